@@ -1,0 +1,94 @@
+"""What the files of an artifact hold: models, predictions and records, to and from the store."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Any
+
+import torch
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor, nn
+
+from . import metrics, pretrain
+from .contrastive import SimCLR
+from .datasets import facts
+from .finetune import Classifier
+from .records import Record
+from .scenario import EvaluateSpec, FinetuneSpec, PretrainSpec
+from .store import Store, encode, read_json
+
+
+def save_trained(
+    store: Store,
+    spec: PretrainSpec | FinetuneSpec,
+    module: nn.Module,
+    history: list[dict[str, float]],
+    provenance: dict[str, Any],
+) -> None:
+    """Weights (of SimCLR with its head, or of the linear layer), history, and where they come from."""
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
+    seconds = round(sum(entry["seconds"] for entry in history), 3)
+    files = {
+        "weights.safetensors": save_tensors(weights),
+        "history.jsonl": "".join(json.dumps(entry) + "\n" for entry in history).encode(),
+        "stage.json": encode({"seconds": seconds, "provenance": provenance}),
+    }
+    store.write(spec, files)
+
+
+def load_simclr(store: Store, spec: PretrainSpec) -> SimCLR:
+    """The pretrained model, on the CPU, in eval mode."""
+    model = pretrain.build(spec)
+    model.load_state_dict(load_tensors(store.read(spec, "weights.safetensors")))
+    return model.eval()
+
+
+def load_classifier(store: Store, spec: FinetuneSpec) -> Classifier:
+    """The finetuned classifier, on the CPU, frozen encoder and all."""
+    classifier = Classifier(load_simclr(store, spec.pretrain).encoder, facts(spec.target).classes)
+    classifier.linear.load_state_dict(load_tensors(store.read(spec, "weights.safetensors")))
+    return classifier
+
+
+def save_cell(
+    store: Store,
+    spec: EvaluateSpec,
+    ranked: Tensor,
+    labels: Tensor,
+    *,
+    scenario: str,
+    deviations: dict[str, Any],
+    seconds: float,
+    provenance: dict[str, Any],
+) -> None:
+    """The predictions of a cell, int16 [n, min(5, classes)] beside the labels [n], and its record."""
+    trained = (spec.finetune.pretrain, spec.finetune)
+    stages = {parent.stage: read_json(store.path(parent) / "stage.json") for parent in trained}
+    top1, top5 = metrics.counts_right(ranked, labels).tolist()
+    classes = facts(spec.finetune.target).classes
+    record = Record(
+        key=spec.key,
+        spec=asdict(spec),
+        scenario=scenario,
+        deviations=deviations,
+        seed=spec.seed,
+        n=len(labels),
+        classes=classes,
+        top1_right=top1,
+        top5_right=top5,
+        mcc=metrics.matthews(ranked[:, 0], labels, classes),
+        seconds={**{name: stage["seconds"] for name, stage in stages.items()}, spec.stage: round(seconds, 3)},
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        provenance={**{name: stage["provenance"] for name, stage in stages.items()}, spec.stage: provenance},
+    )
+    arrays = {"predictions": ranked.to(torch.int16).contiguous(), "labels": labels.to(torch.int16)}
+    store.write(spec, {"record.json": encode(asdict(record)), "predictions.safetensors": save_tensors(arrays)})
+
+
+def load_predictions(store: Store, spec: EvaluateSpec) -> tuple[Tensor, Tensor]:
+    """Ranked classes int64 [n, min(5, classes)] and labels int64 [n] of a cell."""
+    arrays = load_tensors(store.read(spec, "predictions.safetensors"))
+    return arrays["predictions"].long(), arrays["labels"].long()

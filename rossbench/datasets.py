@@ -1,0 +1,168 @@
+"""Image data sets by name, as tensors. The table of facts needs no torch; loading does."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .errors import DataError, InvalidValue, unknown
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of a data set before it is loaded: sizes of its splits and shape of its images."""
+
+    classes: int
+    channels: int
+    size: int
+    """Height and width in pixels."""
+    train: int
+    test: int
+
+
+# Which third of the digits is the test split is ours (see _digits); the other splits are official.
+DATASETS = {
+    "cifar10": Facts(10, 3, 32, 50_000, 10_000),
+    "cifar100": Facts(100, 3, 32, 50_000, 10_000),
+    "stl10": Facts(10, 3, 96, 5_000, 8_000),
+    "svhn": Facts(10, 3, 32, 73_257, 26_032),
+    "mnist": Facts(10, 1, 28, 60_000, 10_000),
+    "fashion-mnist": Facts(10, 1, 28, 60_000, 10_000),
+    "digits": Facts(10, 1, 16, 1_201, 596),
+    "digits-low": Facts(5, 1, 16, 602, 299),
+    "digits-high": Facts(5, 1, 16, 599, 297),
+}
+
+
+def facts(name: str) -> Facts:
+    """The facts of a data set; UnknownName with the nearest names if there is none."""
+    if name not in DATASETS:
+        raise unknown("data set", name, DATASETS)
+    return DATASETS[name]
+
+
+def count(name: str, split: str, limit: int | None) -> int:
+    """Images in a split under a limit. InvalidValue if the limit leaves a class without an image or is too large."""
+    known = facts(name)
+    total: int = getattr(known, split)
+    if limit is None:
+        return total
+    if not known.classes <= limit <= total:
+        raise InvalidValue(
+            f"{split} limit for {name}: expected {known.classes} (one image a class) to {total}, got {limit}"
+        )
+    return limit
+
+
+def default_data_dir() -> Path:
+    """``ROSSBENCH_DATA``, or ``~/.cache/rossbench/data``."""
+    return Path(os.environ.get("ROSSBENCH_DATA") or "~/.cache/rossbench/data").expanduser()
+
+
+@dataclass(frozen=True)
+class Data:
+    """One split in memory."""
+
+    images: torch.Tensor
+    """uint8, [n, channels, size, size], 0 to 255."""
+    labels: torch.Tensor
+    """int64, [n], 0 to classes - 1."""
+    fingerprint: str
+    """The first 16 hex digits of the SHA-256 of the images' bytes followed by the labels'."""
+
+    def to(self, device: torch.device) -> Data:
+        return Data(self.images.to(device), self.labels.to(device), self.fingerprint)
+
+
+def load(name: str, split: str, limit: int | None = None, data_dir: Path | None = None) -> Data:
+    """A split ("train" or "test") of a data set, or a class-balanced part of it.
+
+    A limited part depends on name, split and limit alone, and a smaller one is contained in a larger one:
+    runs that share a limit share their images. Raises DataError when the files are neither in ``data_dir``
+    nor to be downloaded.
+    """
+    import numpy as np
+    import torch
+
+    known = facts(name)
+    wanted = count(name, split, limit)
+    if name.startswith("digits"):
+        images, labels = _digits(name, split)
+    else:
+        images, labels = _torchvision(name, split, data_dir or default_data_dir())
+    shape = (getattr(known, split), known.channels, known.size, known.size)
+    if images.shape != shape or labels.min() != 0 or labels.max() != known.classes - 1:
+        raise DataError(f"{name} {split}: expected images {shape} of {known.classes} classes, got {images.shape}")
+    if limit is not None:
+        chosen = _balanced(labels, wanted)
+        images, labels = images[chosen], labels[chosen]
+    images, labels = np.ascontiguousarray(images, np.uint8), np.ascontiguousarray(labels, np.int64)
+    digest = hashlib.sha256(images.tobytes() + labels.tobytes()).hexdigest()[:16]
+    return Data(torch.from_numpy(images), torch.from_numpy(labels), digest)
+
+
+def _balanced(labels: np.ndarray, limit: int) -> np.ndarray:
+    """Indices of ``limit`` samples, ascending, drawn one a class in turn from a seeded shuffle."""
+    import numpy as np
+
+    shuffled = np.random.default_rng(0).permutation(len(labels))
+    by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
+    sizes = np.bincount(labels)
+    turn = np.arange(len(labels)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    return np.sort(by_class[np.argsort(turn, kind="stable")[:limit]])
+
+
+def _digits(name: str, split: str) -> tuple[np.ndarray, np.ndarray]:
+    """scikit-learn's handwritten digits at 16 x 16; of each class every third image is a test image."""
+    import numpy as np
+    import torch
+    from sklearn.datasets import load_digits
+
+    raw = load_digits()
+    images, labels = raw.images.astype(np.float32) / 16, raw.target
+    kept = {"digits": range(10), "digits-low": range(5), "digits-high": range(5, 10)}[name]
+    rows = [np.flatnonzero(labels == digit) for digit in kept]
+    parts = [r[2::3] if split == "test" else np.delete(r, np.s_[2::3]) for r in rows]
+    chosen = np.sort(np.concatenate(parts))
+    small = torch.from_numpy(images[chosen, None])
+    large = torch.nn.functional.interpolate(small, size=16, mode="bilinear", align_corners=False)
+    return (large * 255).round().numpy(), labels[chosen] - kept.start
+
+
+def _torchvision(name: str, split: str, root: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Images as [n, channels, height, width] and labels; from ``root``, else downloaded into it."""
+    import numpy as np
+    from torchvision import datasets as tv
+
+    train = split == "train"
+    makers: dict[str, tuple[Any, dict[str, Any]]] = {
+        "cifar10": (tv.CIFAR10, {"train": train}),
+        "cifar100": (tv.CIFAR100, {"train": train}),
+        "stl10": (tv.STL10, {"split": split}),
+        "svhn": (tv.SVHN, {"split": split}),
+        "mnist": (tv.MNIST, {"train": train}),
+        "fashion-mnist": (tv.FashionMNIST, {"train": train}),
+    }
+    maker, arguments = makers[name]
+    try:
+        data = maker(str(root), download=False, **arguments)
+    except RuntimeError:  # torchvision's word for "not there, or its checksum is wrong"
+        try:
+            data = maker(str(root), download=True, **arguments)
+        except (OSError, RuntimeError) as error:
+            raise DataError(
+                f"{name}: expected its files in {root} (--data-dir or ROSSBENCH_DATA), and a download failed: {error}"
+            ) from error
+    images, labels = np.asarray(data.data), np.asarray(getattr(data, "targets", getattr(data, "labels", None)))
+    if images.ndim == 3:
+        images = images[:, None]
+    elif images.shape[-1] == 3:
+        images = images.transpose(0, 3, 1, 2)
+    return images, labels

@@ -1,0 +1,42 @@
+"""Every error that rossbench raises on purpose: one line that says what was expected and what came."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class RossbenchError(Exception):
+    """Base of all errors meant for the user; the command line shows them as one line, exit code 2."""
+
+
+class InvalidValue(RossbenchError, ValueError):
+    """A field, option or file holds a value outside its range."""
+
+
+class UnknownName(RossbenchError, LookupError):
+    """A name that nothing is registered under."""
+
+
+class DataError(RossbenchError):
+    """A data set is not there, or is not what it should be."""
+
+
+class AttackError(RossbenchError):
+    """An attack returned something outside its bounds."""
+
+
+class StoreError(RossbenchError):
+    """The store cannot be read or written, or holds something unexpected."""
+
+
+class Diverged(RossbenchError):
+    """Training gave a loss that is not finite."""
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> UnknownName:
+    """An UnknownName that suggests the nearest known names, or lists them all when none is near."""
+    known = sorted(known)
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known) or 'none'}"
+    return UnknownName(f"unknown {kind} {name!r}; {hint}")

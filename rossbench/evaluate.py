@@ -1,0 +1,32 @@
+"""Stage 3: predictions on a test split under attack (study, sections 5.3 and 5.4)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from . import metrics
+from .attacks import perturb
+from .finetune import Classifier
+from .scenario import EvaluateSpec
+from .seeds import derive
+from .training import Hooks, Tick
+
+
+def evaluate(spec: EvaluateSpec, classifier: Classifier, images: Tensor, labels: Tensor, hooks: Hooks) -> Tensor:
+    """The five likeliest classes of every attacked image, likeliest first: int64 [n, min(5, classes)], on the CPU.
+
+    images: uint8 [n, channels, size, size]; labels: int64 [n]. All images are attacked, also those that are wrong
+    without an attack, as the study counts. Random starts are the same for every epsilon.
+    """
+    classifier.requires_grad_(False)
+    size = spec.recipe.batch_size
+    predictions = []
+    for k, (batch, targets) in enumerate(zip(images.split(size), labels.split(size), strict=True)):
+        seed = derive(spec.seed, "evaluate", k)
+        adversarial = perturb(classifier, batch.float() / 255, targets, spec.recipe.attack, spec.epsilon, seed)
+        with torch.no_grad():
+            predictions.append(metrics.top5(classifier(adversarial)).cpu())
+        done = min((k + 1) * size, len(images))
+        hooks.tick(Tick(done / len(images), f"image {done}/{len(images)}", len(batch)))
+    return torch.cat(predictions)

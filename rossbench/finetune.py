@@ -1,0 +1,91 @@
+"""Stage 2: a linear classifier on the frozen encoder (study, section 5.2)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from . import metrics
+from .attacks import perturb
+from .encoders import Encoder
+from .scenario import FinetuneSpec
+from .seeds import derive
+from .training import Hooks, Loop, Tick
+
+
+class Classifier(nn.Module):
+    """A frozen encoder and a linear layer. forward: images in [0, 1] -> logits [n, classes].
+
+    Made in eval mode with the encoder's gradients off, and meant to stay so: frozen are weights, BatchNorm
+    statistics and mode.
+    """
+
+    def __init__(self, encoder: Encoder, classes: int) -> None:
+        super().__init__()
+        self.encoder = encoder.requires_grad_(False)
+        self.linear = nn.Linear(encoder.features, classes)
+        self.eval()
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.linear(self.encoder(images))
+        return logits
+
+
+def finetune(
+    spec: FinetuneSpec, encoder: Encoder, images: Tensor, labels: Tensor, classes: int, hooks: Hooks
+) -> tuple[Classifier, list[dict[str, float]]]:
+    """Train a fresh linear layer on natural images (epsilon 0) or on images attacked in every step.
+
+    images: uint8 [n, channels, size, size]; labels: int64 [n]; both on the encoder's device, unaugmented. Returns
+    the classifier and its history, an entry an epoch; there "top1" and "top5" are of the training batches, attacked
+    as they were.
+    """
+    recipe = spec.recipe
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive(spec.seed, "linear layer"))
+        classifier = Classifier(encoder, classes).to(images.device)
+    # The encoder is frozen, so without an attack an image has the same features in every epoch.
+    cached = encode(encoder, images, recipe.batch_size, hooks) if spec.epsilon == 0 else None
+    optimizer = torch.optim.Adam(
+        classifier.linear.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True
+    )
+
+    def features(chosen: Tensor, targets: Tensor, seed: int) -> Tensor:
+        if cached is not None:
+            return cached[chosen]
+        natural = images[chosen].float() / 255
+        adversarial = perturb(classifier, natural, targets, recipe.attack, spec.epsilon, seed)
+        with torch.no_grad():
+            return encoder(adversarial)
+
+    def batch(indices: Tensor, seed: int) -> tuple[Tensor, int]:
+        chosen = indices.to(images.device)
+        targets = labels[chosen]
+        logits = classifier.linear(features(chosen, targets, seed))
+        loss = nn.functional.cross_entropy(logits, targets)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        right = metrics.counts_right(metrics.top5(logits.detach()), targets)
+        return torch.stack([loss.detach() * len(targets), *right]), len(targets)
+
+    loop = Loop(
+        spec=spec,
+        images=len(images),
+        drop_last=False,
+        rate=lambda epoch: recipe.learning_rate,
+        optimizer=optimizer,
+        parts={"linear": classifier.linear},
+        batch=batch,
+    )
+    return classifier, loop.run(hooks)
+
+
+@torch.no_grad()
+def encode(encoder: Encoder, images: Tensor, batch_size: int, hooks: Hooks) -> Tensor:
+    """Features [n, features] of uint8 images, in batches."""
+    parts = []
+    for batch in images.split(batch_size):
+        parts.append(encoder(batch.float() / 255))
+        hooks.tick(Tick(0.0, "encoding", len(batch)))
+    return torch.cat(parts)

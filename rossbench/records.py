@@ -1,0 +1,97 @@
+"""The result record of one cell, and where its number comes from. No torch."""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import platform
+import subprocess
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from .errors import StoreError
+from .store import read_json
+
+SCHEMA = 1
+_LIBRARIES = ("rossbench", "torch", "torchvision", "lightly", "torchattacks", "timm", "torchmetrics", "numpy")
+
+
+@dataclass(frozen=True)
+class Record:
+    """One classifier under one attack. ``docs/records.md`` describes every field."""
+
+    key: str
+    spec: dict[str, Any]
+    """The EvaluateSpec in full, with its FinetuneSpec and PretrainSpec nested inside."""
+    scenario: str
+    """For which this cell was computed first."""
+    deviations: dict[str, Any]
+    """Fields that differ from that registered scenario: name -> [here, registered]. Empty: the full protocol."""
+    seed: int
+    n: int
+    classes: int
+    top1_right: int
+    top5_right: int
+    mcc: float
+    seconds: dict[str, float]
+    """Wall time of each stage."""
+    created: str
+    """When, as ISO 8601 in UTC."""
+    provenance: dict[str, dict[str, Any]]
+    """Of each stage: versions, git commit, device, data."""
+    schema: int = SCHEMA
+
+    def metric(self, name: str) -> float:
+        """"top1" or "top5" as a share in [0, 1], or "mcc" in [-1, 1]."""
+        return {"top1": self.top1_right / self.n, "top5": self.top5_right / self.n, "mcc": self.mcc}[name]
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def read_record(path: Path) -> Record:
+    """StoreError if the file is no record, or one of another schema version."""
+    content = read_json(path)
+    expected = {field.name for field in fields(Record)}
+    if not isinstance(content, dict) or content.get("schema") != SCHEMA or set(content) != expected:
+        found = content.get("schema") if isinstance(content, dict) else None
+        raise StoreError(f"{path}: expected a record of schema {SCHEMA}, got one of schema {found}")
+    return Record(**content)
+
+
+def provenance(device: str, dtype: str, deterministic: bool, data: str) -> dict[str, Any]:
+    """What can change a result and is in no spec. ``data`` is the fingerprint of the stage's images and labels."""
+    commit, dirty = _git()
+    return {
+        "git_commit": commit,
+        "git_dirty": dirty,
+        "versions": _versions(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "device": device,
+        "dtype": dtype,
+        "deterministic": deterministic,
+        "data": data,
+    }
+
+
+@functools.cache
+def _versions() -> dict[str, str]:
+    return {name: importlib.metadata.version(name) for name in _LIBRARIES}
+
+
+@functools.cache
+def _git() -> tuple[str | None, bool | None]:
+    """Commit and dirty flag of the checkout that holds this very file; None, None for an installed copy."""
+    here = Path(__file__).resolve()
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(here.parent), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", here.name)  # else the checkout around a virtual environment would answer
+        return git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--untracked-files=no"))
+    except (OSError, subprocess.CalledProcessError):
+        return None, None

@@ -1,0 +1,230 @@
+"""Specs -> stages -> records: builds what the store lacks, in order, and tells an observer how far it is."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from . import artifacts, datasets, records, registry
+from .errors import InvalidValue
+from .evaluate import evaluate
+from .finetune import Classifier, finetune
+from .pretrain import pretrain
+from .records import Record
+from .scenario import AnySpec, EvaluateSpec, FinetuneSpec, PretrainSpec, Scenario
+from .store import Store
+from .training import Hooks, Tick
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is."""
+
+    spec: AnySpec
+    number: int
+    """Of this artifact among those that were missing, from 1."""
+    total: int
+    tick: Tick | None
+    """None: the artifact is finished."""
+    rate: float
+    """Images a second, a mean over this stage so far."""
+    seconds_left: float | None
+    """For the whole run; None before there is anything to tell it from."""
+
+
+Observer = Callable[[Progress], None]
+
+
+def run(
+    scenario: Scenario | str,
+    *,
+    store: Store | Path | str = "rossbench-store",
+    data_dir: Path | str | None = None,
+    device: str = "auto",
+    observe: Observer = lambda progress: None,
+) -> dict[tuple[float, float], Record]:
+    """Do what is missing of a scenario's matrix, and return all of it: (train epsilon, eval epsilon) -> Record.
+
+    ``scenario``: one of the registry, by name, or a value of your own; a value that shares its name with a
+    registered one and differs from it is recorded as deviating. ``data_dir``: default ROSSBENCH_DATA, then
+    ``~/.cache/rossbench/data``. ``device``: auto, cpu, cuda, cuda:N or mps. May be interrupted at any time; the
+    next call goes on from the last finished epoch. Raises RossbenchError.
+    """
+    if isinstance(scenario, str):
+        scenario = registry.get(scenario)
+    registered = registry.get(scenario.name) if scenario.name in registry.names() else scenario
+    job = _Job(
+        scenario,
+        registered,
+        store if isinstance(store, Store) else Store(store),
+        resolve_device(device),
+        Path(data_dir) if data_dir is not None else datasets.default_data_dir(),
+    )
+    return job.run(observe)
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device of that name, made current; auto takes CUDA, then MPS, then the CPU. InvalidValue if not there."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    kind, _, index = name.partition(":")
+    there = {
+        "cpu": 1,
+        "cuda": torch.cuda.device_count() if torch.cuda.is_available() else 0,
+        "mps": int(torch.backends.mps.is_available()),
+    }
+    if kind not in there or (index and not index.isdigit()):
+        raise InvalidValue(f"device: expected auto, cpu, cuda, cuda:N or mps, got {name!r}")
+    if int(index or 0) >= there[kind]:
+        raise InvalidValue(f"device {name!r}: expected one of the {there[kind]} {kind} devices found here")
+    if kind != "cuda":
+        return torch.device(kind)
+    device = torch.device(kind, int(index or 0))
+    torch.cuda.set_device(device)
+    torch.backends.cudnn.allow_tf32 = False  # reported attacks are in full fp32
+    return device
+
+
+@dataclass
+class _Job:
+    scenario: Scenario
+    registered: Scenario
+    store: Store
+    device: torch.device
+    data_dir: Path
+    _data: dict[tuple[str, str, int | None], datasets.Data] = field(default_factory=dict)
+    _classifier: tuple[str, Classifier] | None = None
+    """The last one used, by its key: the cells of a row share theirs."""
+
+    def run(self, observe: Observer) -> dict[tuple[float, float], Record]:
+        self._note_matrix()
+        missing = self._missing()
+        clock = _Clock(missing, observe)
+        for spec in missing:
+            clock.start(spec)
+            self._build(spec, Hooks(clock.tick, self.store.resume_path(spec)))
+            clock.finish()
+        cells = self.scenario.cells.items()
+        return {place: records.read_record(self.store.record_path(spec.key)) for place, spec in cells}
+
+    def _missing(self) -> list[AnySpec]:
+        """What has to be built, parents first; a parent only if something missing is made from it."""
+        needed = set()
+        for cell in self.scenario.cells.values():
+            spec: AnySpec | None = cell
+            while spec is not None and spec not in self.store:
+                needed.add(spec.key)
+                spec = spec.parent
+        return [spec for spec in self.scenario.specs() if spec.key in needed]
+
+    def _note_matrix(self) -> None:
+        """Tell the store which cells belong together; those of earlier runs with the same protocol stay in."""
+        scenario, registered = self.scenario, self.registered
+        before = self.store.read_matrix(scenario.name, scenario.protocol)
+        cells = {(row, column): key for row, column, key in before["cells"]} if before else {}
+        cells |= {place: spec.key for place, spec in scenario.cells.items()}
+        content = {
+            "schema": records.SCHEMA,
+            "name": scenario.name,
+            "source": scenario.source,
+            "target": scenario.target,
+            "protocol": scenario.protocol,
+            "seed": scenario.seed,
+            "deviations": scenario.deviations(registered),
+            "registered_train_epsilons": registered.train_epsilons,
+            "registered_eval_epsilons": registered.eval_epsilons,
+            "cells": [[row, column, key] for (row, column), key in sorted(cells.items())],
+        }
+        self.store.write_matrix(scenario.name, scenario.protocol, content)
+
+    def _build(self, spec: AnySpec, hooks: Hooks) -> None:
+        if isinstance(spec, PretrainSpec):
+            data = self._load(spec.source, "train", spec.limit)
+            model, history = pretrain(spec, data.images, hooks)
+            artifacts.save_trained(self.store, spec, model, history, self._provenance(data))
+        elif isinstance(spec, FinetuneSpec):
+            data = self._load(spec.target, "train", spec.limit)
+            encoder = artifacts.load_simclr(self.store, spec.pretrain).encoder.to(self.device)
+            classes = datasets.facts(spec.target).classes
+            classifier, history = finetune(spec, encoder, data.images, data.labels, classes, hooks)
+            artifacts.save_trained(self.store, spec, classifier.linear, history, self._provenance(data))
+        else:
+            self._build_cell(spec, hooks)
+
+    def _build_cell(self, spec: EvaluateSpec, hooks: Hooks) -> None:
+        began = time.perf_counter()
+        data = self._load(spec.finetune.target, "test", spec.limit)
+        if self._classifier is None or self._classifier[0] != spec.finetune.key:
+            classifier = artifacts.load_classifier(self.store, spec.finetune).to(self.device)
+            self._classifier = spec.finetune.key, classifier
+        ranked = evaluate(spec, self._classifier[1], data.images, data.labels, hooks)
+        artifacts.save_cell(
+            self.store,
+            spec,
+            ranked,
+            data.labels.cpu(),
+            scenario=self.scenario.name,
+            deviations=self.scenario.deviations(self.registered),
+            seconds=time.perf_counter() - began,
+            provenance=self._provenance(data),
+        )
+
+    def _load(self, name: str, split: str, limit: int | None) -> datasets.Data:
+        place = name, split, limit
+        if place not in self._data:
+            self._data[place] = datasets.load(name, split, limit, self.data_dir).to(self.device)
+        return self._data[place]
+
+    def _provenance(self, data: datasets.Data) -> dict[str, Any]:
+        device = self.device.type
+        if device == "cuda":
+            device = f"cuda ({torch.cuda.get_device_name(self.device)})"
+        deterministic = torch.are_deterministic_algorithms_enabled()
+        return records.provenance(device, "float32", deterministic, data.fingerprint)
+
+
+class _Clock:
+    """Turns a stage's ticks into the progress of the run. Passes are the unit of work; see Scenario.passes."""
+
+    def __init__(self, specs: list[AnySpec], observe: Observer) -> None:
+        self.specs, self.observe = specs, observe
+        self.number = 0
+        self.began = time.perf_counter()
+        self.finished = 0.0  # passes of finished artifacts, as far as they were done in this run
+
+    def start(self, spec: AnySpec) -> None:
+        self.spec = spec
+        self.number += 1
+        self.stage_began = time.perf_counter()
+        self.images = 0
+        self.fraction = 0.0
+        self.resumed_at: float | None = None
+
+    def tick(self, tick: Tick) -> None:
+        if self.resumed_at is None:
+            # The first tick of a resumed stage comes after one batch; what lies before it was not done now.
+            self.resumed_at = tick.fraction if tick.fraction > 0.01 else 0.0
+        self.images += tick.images
+        self.fraction = tick.fraction
+        self._tell(tick)
+
+    def finish(self) -> None:
+        self.fraction = 1.0
+        self._tell(None)
+        self.finished += self._done()
+
+    def _done(self) -> float:
+        return self.spec.passes * (self.fraction - (self.resumed_at or 0.0))
+
+    def _tell(self, tick: Tick | None) -> None:
+        now = time.perf_counter()
+        done = self.finished + self._done()
+        left = sum(spec.passes for spec in self.specs[self.number :]) + self.spec.passes * (1 - self.fraction)
+        seconds_left = left * (now - self.began) / done if done > 0 else None
+        rate = self.images / max(now - self.stage_began, 1e-9)
+        self.observe(Progress(self.spec, self.number, len(self.specs), tick, rate, seconds_left))
