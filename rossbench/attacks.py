@@ -35,7 +35,7 @@ def perturb(
             torch.default_generator.manual_seed(seed)
             if device.type != "cpu":
                 torch.get_device_module(device).manual_seed(seed)
-            adversarial = _build(model, attack, epsilon, mode)(images, labels)
+            adversarial: Tensor = _build(model, attack, epsilon, mode)(images, labels)
     finally:
         for module, training in modes.items():  # torchattacks restores the root's mode, and that of all below it
             module.training = training

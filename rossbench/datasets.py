@@ -1,4 +1,8 @@
-"""Image data sets by name, as tensors. The table of facts needs no torch; loading does."""
+"""Image data sets by name, as tensors. The table of facts needs no torch; loading does.
+
+All images are square and RGB; gray ones have their value in each channel, so that every encoder and every pair
+of source and target is possible. An L2 epsilon on them is in RGB space too: moving one gray level counts sqrt(3) times.
+"""
 
 from __future__ import annotations
 
@@ -17,27 +21,27 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known of a data set before it is loaded: sizes of its splits and shape of its images."""
+    """What is known of a data set before it is loaded."""
 
     classes: int
-    channels: int
     size: int
     """Height and width in pixels."""
     train: int
+    """Images in the split."""
     test: int
 
 
 # Which third of the digits is the test split is ours (see _digits); the other splits are official.
 DATASETS = {
-    "cifar10": Facts(10, 3, 32, 50_000, 10_000),
-    "cifar100": Facts(100, 3, 32, 50_000, 10_000),
-    "stl10": Facts(10, 3, 96, 5_000, 8_000),
-    "svhn": Facts(10, 3, 32, 73_257, 26_032),
-    "mnist": Facts(10, 1, 28, 60_000, 10_000),
-    "fashion-mnist": Facts(10, 1, 28, 60_000, 10_000),
-    "digits": Facts(10, 1, 16, 1_201, 596),
-    "digits-low": Facts(5, 1, 16, 602, 299),
-    "digits-high": Facts(5, 1, 16, 599, 297),
+    "cifar10": Facts(10, 32, 50_000, 10_000),
+    "cifar100": Facts(100, 32, 50_000, 10_000),
+    "stl10": Facts(10, 96, 5_000, 8_000),
+    "svhn": Facts(10, 32, 73_257, 26_032),
+    "mnist": Facts(10, 28, 60_000, 10_000),
+    "fashion-mnist": Facts(10, 28, 60_000, 10_000),
+    "digits": Facts(10, 16, 1_201, 596),
+    "digits-low": Facts(5, 16, 602, 299),
+    "digits-high": Facts(5, 16, 599, 297),
 }
 
 
@@ -71,7 +75,7 @@ class Data:
     """One split in memory."""
 
     images: torch.Tensor
-    """uint8, [n, channels, size, size], 0 to 255."""
+    """uint8, [n, 3, size, size], 0 to 255."""
     labels: torch.Tensor
     """int64, [n], 0 to classes - 1."""
     fingerprint: str
@@ -97,7 +101,7 @@ def load(name: str, split: str, limit: int | None = None, data_dir: Path | None 
         images, labels = _digits(name, split)
     else:
         images, labels = _torchvision(name, split, data_dir or default_data_dir())
-    shape = (getattr(known, split), known.channels, known.size, known.size)
+    shape = (getattr(known, split), 3, known.size, known.size)
     if images.shape != shape or labels.min() != 0 or labels.max() != known.classes - 1:
         raise DataError(f"{name} {split}: expected images {shape} of {known.classes} classes, got {images.shape}")
     if limit is not None:
@@ -120,7 +124,7 @@ def _balanced(labels: np.ndarray, limit: int) -> np.ndarray:
 
 
 def _digits(name: str, split: str) -> tuple[np.ndarray, np.ndarray]:
-    """scikit-learn's handwritten digits at 16 x 16; of each class every third image is a test image."""
+    """scikit-learn's 8 x 8 handwritten digits, enlarged to 16 x 16; of each class every third image is a test image."""
     import numpy as np
     import torch
     from sklearn.datasets import load_digits
@@ -133,11 +137,11 @@ def _digits(name: str, split: str) -> tuple[np.ndarray, np.ndarray]:
     chosen = np.sort(np.concatenate(parts))
     small = torch.from_numpy(images[chosen, None])
     large = torch.nn.functional.interpolate(small, size=16, mode="bilinear", align_corners=False)
-    return (large * 255).round().numpy(), labels[chosen] - kept.start
+    return (large * 255).round().repeat(1, 3, 1, 1).numpy(), labels[chosen] - kept.start
 
 
 def _torchvision(name: str, split: str, root: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Images as [n, channels, height, width] and labels; from ``root``, else downloaded into it."""
+    """Images as [n, 3, height, width] and labels; from ``root``, else downloaded into it."""
     import numpy as np
     from torchvision import datasets as tv
 
@@ -162,7 +166,7 @@ def _torchvision(name: str, split: str, root: Path) -> tuple[np.ndarray, np.ndar
             ) from error
     images, labels = np.asarray(data.data), np.asarray(getattr(data, "targets", getattr(data, "labels", None)))
     if images.ndim == 3:
-        images = images[:, None]
+        images = np.repeat(images[:, None], 3, axis=1)
     elif images.shape[-1] == 3:
         images = images.transpose(0, 3, 1, 2)
     return images, labels

@@ -2,34 +2,35 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import timm
 import torch
 from timm.models.resnet import ResNet
 from torch import Tensor, nn
 
-from .datasets import Facts
 from .errors import InvalidValue, unknown
 
-SMALL = "conv4"
+SMALL = "conv3"
 CIFAR_STEM = ":cifar"
 
 
 class Encoder(nn.Module):
-    """Images in [0, 1] in, features out; channel means and deviations are applied inside, so attacks see [0, 1].
+    """RGB images in [0, 1] in, features out; channel means and deviations are applied inside, so attacks see [0, 1].
 
-    forward: float [n, channels, size, size] -> float [n, features].
+    forward: float [n, 3, size, size] -> float [n, features].
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, backbone: nn.Module, facts: Facts) -> None:
+    def __init__(self, backbone: nn.Module, size: int) -> None:
         super().__init__()
         self.backbone = backbone
-        self.register_buffer("mean", torch.zeros(facts.channels, 1, 1))
-        self.register_buffer("std", torch.ones(facts.channels, 1, 1))
+        self.register_buffer("mean", torch.zeros(3, 1, 1))
+        self.register_buffer("std", torch.ones(3, 1, 1))
         with torch.no_grad():
-            probe = backbone.eval()(torch.zeros(1, facts.channels, facts.size, facts.size))
+            probe = backbone.eval()(torch.zeros(1, 3, size, size))
         if probe.ndim != 2:
             raise InvalidValue(f"encoder: expected one vector of features an image, got shape {tuple(probe.shape)}")
         self.features: int = probe.shape[1]
@@ -39,44 +40,46 @@ class Encoder(nn.Module):
         return features
 
 
-def build(name: str, facts: Facts, seed: int) -> Encoder:
-    """An untrained encoder for images of a data set's shape; its weights depend on the seed alone.
+def build(name: str, size: int, seed: int) -> Encoder:
+    """An untrained encoder for images of ``size`` pixels square; its weights depend on the seed alone.
 
-    ``name`` is ``conv4``, a timm model, or a timm ResNet with ``:cifar`` appended (first convolution 3x3 with
+    ``name`` is ``conv3``, a timm model, or a timm ResNet with ``:cifar`` appended (first convolution 3x3 with
     stride 1, no pooling after it). Raises UnknownName, or InvalidValue when the model cannot take such images.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        backbone = _conv4(facts.channels) if name == SMALL else _timm(name, facts)
+        backbone = _conv3() if name == SMALL else _timm(name, size)
         try:
-            return Encoder(backbone, facts)
+            return Encoder(backbone, size)
         except (AssertionError, RuntimeError) as error:
-            raise InvalidValue(f"encoder {name!r} cannot take {facts.size} x {facts.size} images: {error}") from error
+            raise InvalidValue(f"encoder {name!r} cannot take {size} x {size} images: {error}") from error
 
 
-def _timm(name: str, facts: Facts) -> nn.Module:
+def _timm(name: str, size: int) -> nn.Module:
     base = name.removesuffix(CIFAR_STEM)
     if not timm.is_model(base):
         raise unknown("encoder", name, [SMALL, *timm.list_models()])
-    arguments: dict[str, object] = {"num_classes": 0, "in_chans": facts.channels}
+    arguments: dict[str, object] = {"num_classes": 0}
     config = timm.get_pretrained_cfg(base)
     if config is not None and config.fixed_input_size:  # such as vision transformers, built for one image size
-        arguments["img_size"] = facts.size
+        arguments["img_size"] = size
     model: nn.Module = timm.create_model(base, pretrained=False, **arguments)
     if name.endswith(CIFAR_STEM):
         if not isinstance(model, ResNet) or not isinstance(model.conv1, nn.Conv2d):
             raise InvalidValue(f"encoder {name!r}: expected a ResNet with a single-convolution stem, such as resnet18")
-        model.conv1 = nn.Conv2d(facts.channels, model.conv1.out_channels, 3, padding=1, bias=False)
+        model.conv1 = nn.Conv2d(3, model.conv1.out_channels, 3, padding=1, bias=False)
         nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
         model.maxpool = nn.Identity()
     return model
 
 
-def _conv4(channels: int) -> nn.Module:
-    """Four 3x3 convolutions with BatchNorm and ReLU, 32 to 256 channels, three of stride 2, then the average."""
-    widths = (channels, 32, 64, 128, 256)
+def _conv3() -> nn.Module:
+    """Three 3x3 convolutions of stride 2 with BatchNorm and ReLU, 32 to 128 channels; 512 features at 16 pixels.
+
+    Nothing is averaged: where a stroke is tells digits apart.
+    """
     layers: list[nn.Module] = []
-    for k, (before, after) in enumerate(zip(widths, widths[1:], strict=False)):
-        conv = nn.Conv2d(before, after, 3, stride=1 if k == 0 else 2, padding=1, bias=False)
+    for before, after in pairwise((3, 32, 64, 128)):
+        conv = nn.Conv2d(before, after, 3, stride=2, padding=1, bias=False)
         layers += [conv, nn.BatchNorm2d(after), nn.ReLU(inplace=True)]
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    return nn.Sequential(*layers, nn.Flatten())

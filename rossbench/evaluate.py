@@ -16,7 +16,7 @@ from .training import Hooks, Tick
 def evaluate(spec: EvaluateSpec, classifier: Classifier, images: Tensor, labels: Tensor, hooks: Hooks) -> Tensor:
     """The five likeliest classes of every attacked image, likeliest first: int64 [n, min(5, classes)], on the CPU.
 
-    images: uint8 [n, channels, size, size]; labels: int64 [n]. All images are attacked, also those that are wrong
+    images: uint8 [n, 3, size, size]; labels: int64 [n]. All images are attacked, also those that are wrong
     without an attack, as the study counts. Random starts are the same for every epsilon.
     """
     classifier.requires_grad_(False)

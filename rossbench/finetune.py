@@ -36,7 +36,7 @@ def finetune(
 ) -> tuple[Classifier, list[dict[str, float]]]:
     """Train a fresh linear layer on natural images (epsilon 0) or on images attacked in every step.
 
-    images: uint8 [n, channels, size, size]; labels: int64 [n]; both on the encoder's device, unaugmented. Returns
+    images: uint8 [n, 3, size, size]; labels: int64 [n]; both on the encoder's device, unaugmented. Returns
     the classifier and its history, an entry an epoch; there "top1" and "top5" are of the training batches, attacked
     as they were.
     """
@@ -50,18 +50,19 @@ def finetune(
         classifier.linear.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True
     )
 
-    def features(chosen: Tensor, targets: Tensor, seed: int) -> Tensor:
+    def features_of(chosen: Tensor, targets: Tensor, seed: int) -> Tensor:
         if cached is not None:
             return cached[chosen]
         natural = images[chosen].float() / 255
         adversarial = perturb(classifier, natural, targets, recipe.attack, spec.epsilon, seed)
         with torch.no_grad():
-            return encoder(adversarial)
+            features: Tensor = encoder(adversarial)
+        return features
 
     def batch(indices: Tensor, seed: int) -> tuple[Tensor, int]:
         chosen = indices.to(images.device)
         targets = labels[chosen]
-        logits = classifier.linear(features(chosen, targets, seed))
+        logits = classifier.linear(features_of(chosen, targets, seed))
         loss = nn.functional.cross_entropy(logits, targets)
         optimizer.zero_grad()
         loss.backward()

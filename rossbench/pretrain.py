@@ -19,7 +19,7 @@ from .views import two_views
 def pretrain(spec: PretrainSpec, images: Tensor, hooks: Hooks) -> tuple[SimCLR, list[dict[str, float]]]:
     """Train SimCLR on views attacked with the spec's epsilon; 0 is plain SimCLR.
 
-    images: uint8 [n, channels, size, size], on the device to train on. Returns the model in eval mode and its
+    images: uint8 [n, 3, size, size], on the device to train on. Returns the model in eval mode and its
     history, an entry an epoch; there "top1" and "top5" are of the contrastive task: how often a view's partner is
     the most similar, or among the five most similar, of all others.
     """
@@ -61,7 +61,7 @@ def pretrain(spec: PretrainSpec, images: Tensor, hooks: Hooks) -> tuple[SimCLR, 
 
 def build(spec: PretrainSpec) -> SimCLR:
     """The spec's model before training; its weights depend on encoder and seed alone."""
-    encoder = encoders.build(spec.encoder, facts(spec.source), derive(spec.seed, "encoder"))
+    encoder = encoders.build(spec.encoder, facts(spec.source).size, derive(spec.seed, "encoder"))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(spec.seed, "projection head"))
         return SimCLR(encoder, spec.recipe)

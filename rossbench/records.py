@@ -43,7 +43,7 @@ class Record:
     schema: int = SCHEMA
 
     def metric(self, name: str) -> float:
-        """"top1" or "top5" as a share in [0, 1], or "mcc" in [-1, 1]."""
+        """``top1`` or ``top5`` as a share in [0, 1], or ``mcc`` in [-1, 1]."""
         return {"top1": self.top1_right / self.n, "top5": self.top5_right / self.n, "mcc": self.mcc}[name]
 
     def to_json(self) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from fractions import Fraction
 from functools import cached_property, lru_cache
+from itertools import pairwise
 from typing import Any, ClassVar, get_type_hints
 
 from . import datasets
@@ -45,9 +46,10 @@ class Value:
     """Base of the dataclasses below: checks and normalises the fields of a new instance."""
 
     def __post_init__(self) -> None:
+        hints = _hints(type(self))  # type: ignore[arg-type]  # mypy takes a class's hash for its instances'
         for spec in fields(self):  # type: ignore[arg-type]
-            value = getattr(self, spec.name)
-            value = _checked(f"{type(self).__name__}.{spec.name}", value, _hints(type(self))[spec.name], spec.metadata)
+            name = f"{type(self).__name__}.{spec.name}"
+            value = _checked(name, getattr(self, spec.name), hints[spec.name], spec.metadata)
             object.__setattr__(self, spec.name, value)
 
 
@@ -312,13 +314,13 @@ class Scenario(Value):
             raise InvalidValue(f"Scenario.name: expected lower-case letters, digits, . _ or -, got {self.name!r}")
         for name in ("train_epsilons", "eval_epsilons"):
             grid = getattr(self, name)
-            if not grid or any(a >= b for a, b in zip(grid, grid[1:], strict=False)):
+            if not grid or any(a >= b for a, b in pairwise(grid)):
                 raise InvalidValue(f"Scenario.{name}: expected ascending epsilons, at least one, got {grid}")
         source, target = datasets.facts(self.source), datasets.facts(self.target)
-        if (source.channels, source.size) != (target.channels, target.size):
+        if source.size != target.size:
             raise InvalidValue(
-                f"Scenario.target: expected images of {self.source}'s shape, {_shape(source)}, "
-                f"got {self.target}'s, {_shape(target)}"
+                f"Scenario.target: expected images of {self.source}'s size, {source.size} pixels, "
+                f"got {self.target}'s, {target.size}"
             )
         for dataset in (self.source, self.target):
             datasets.count(dataset, "train", self.train_limit)
@@ -378,10 +380,6 @@ class Scenario(Value):
 _NOT_PROTOCOL = ("name", "description", "recipe.name", "train_epsilons", "eval_epsilons")
 
 
-def _shape(facts: datasets.Facts) -> str:
-    return f"{facts.channels} x {facts.size} x {facts.size}"
-
-
 def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
     """A nested value as one dictionary, such as {"recipe.pretraining.epochs": 500}."""
     flat: dict[str, Any] = {}
@@ -417,7 +415,7 @@ def parse_epsilons(text: str) -> tuple[float, ...]:
             found += [start + i * step for i in range(steps + 1)]
         else:
             raise InvalidValue(f"epsilons {text!r}: expected numbers or start:stop:step, got {part!r}")
-    if any(a >= b for a, b in zip(found, found[1:], strict=False)):
+    if any(a >= b for a, b in pairwise(found)):
         raise InvalidValue(f"epsilons {text!r}: expected ascending numbers, got {', '.join(map(str, found))}")
     return tuple(float(number) for number in found)
 

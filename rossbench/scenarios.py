@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from .scenario import Attack, Augmentation, Evaluation, Finetuning, Pretraining, Recipe, Scenario
+from .scenario import Augmentation, Finetuning, Pretraining, Recipe, Scenario
 
 ROSS2022 = Recipe("ross2022")
 
-# Digits are 1 x 16 x 16: no colour to jitter, nothing to flip, a crop that keeps most of the figure.
+# Digits are gray and 16 pixels wide: no colour to jitter, nothing to flip, a crop that keeps most of the figure.
+# The attacks are the study's; the rest is what gives good encoders in a minute.
 DIGITS = Recipe(
     "digits",
     Pretraining(
-        epochs=60,
+        epochs=10,
+        batch_size=64,
         learning_rate=2e-3,
-        temperature=0.2,
-        augmentation=Augmentation(crop_scale=(0.5, 1.0), flip_probability=0, jitter=(0.4, 0.4, 0, 0)),
+        constant_epochs=5,
+        temperature=0.5,
+        augmentation=Augmentation(crop_scale=(0.7, 1.0), flip_probability=0, jitter_probability=0),
     ),
-    Finetuning(epochs=60, learning_rate=1e-2, weight_decay=0),
-    Evaluation(Attack(steps=20, step_size=0.25)),
+    Finetuning(epochs=10, batch_size=64, learning_rate=1e-2, weight_decay=0),
 )
 
 
@@ -32,7 +34,7 @@ def _digits(name: str, source: str, target: str, description: str) -> Scenario:
         source,
         target,
         DIGITS,
-        encoder="conv4",
+        encoder="conv3",
         train_epsilons=(0, 0.5, 1),
         eval_epsilons=(0, 0.25, 0.5, 0.75, 1),
         description=description,
@@ -45,5 +47,5 @@ BUILTIN = (
     _cifar("cifar100", "cifar10"),
     _cifar("cifar100", "cifar100"),
     _digits("digits", "digits", "digits", "Handwritten digits, embedded: needs no download."),
-    _digits("digits-low-to-high", "digits-low", "digits-high", "Pretrained on 0 to 4, finetuned and attacked on 5 to 9."),
+    _digits("digits-low-to-high", "digits-low", "digits-high", "Pretrained on 0 to 4, tuned and attacked on 5 to 9."),
 )

@@ -18,7 +18,7 @@ _GRAY = (0.2989, 0.587, 0.114)  # torchvision's weights
 def two_views(images: Tensor, augmentation: Augmentation, generator: torch.Generator) -> Tensor:
     """Two random views of each image.
 
-    images: uint8 [n, channels, size, size], square. Returns float32 [2n, channels, size, size] in [0, 1]; sample i's
+    images: uint8 [n, 3, size, size]. Returns float32 [2n, 3, size, size] in [0, 1]; sample i's
     views are rows i and n + i. ``generator`` lives on the images' device; the same state gives the same views.
     """
     doubled = (images.float() / 255).repeat(2, 1, 1, 1)
@@ -26,15 +26,14 @@ def two_views(images: Tensor, augmentation: Augmentation, generator: torch.Gener
 
 
 def augment(images: Tensor, augmentation: Augmentation, generator: torch.Generator) -> Tensor:
-    """One random view of each image: float32 [n, channels, size, size] in [0, 1], in and out."""
-    count, channels, size, _ = images.shape
+    """One random view of each image: float32 [n, 3, size, size] in [0, 1], in and out."""
+    count, _, size, _ = images.shape
     draw = _Draw(count, generator, images.device)
     rows, columns = _crop_and_flip(draw, size, augmentation)
     images = _separable(images, rows, columns)
     images = _jitter(images, draw, augmentation)
-    if channels == 3:
-        grayed = draw.happens(augmentation.grayscale_probability)
-        images = torch.where(grayed[:, None, None, None], grayscale(images), images)
+    grayed = draw.happens(augmentation.grayscale_probability)
+    images = torch.where(grayed[:, None, None, None], grayscale(images), images)
     width = blur_width(augmentation.blur_kernel, size)
     if width > 1:
         sigma = draw.uniform(*augmentation.blur_sigma)
@@ -117,9 +116,7 @@ def resize_matrix(start: Tensor, length: Tensor, size: int) -> Tensor:
 
 
 def grayscale(images: Tensor) -> Tensor:
-    """The luma of RGB images, [n, 1, size, size]; a one-channel image is its own."""
-    if images.shape[1] == 1:
-        return images
+    """The luma of RGB images, [n, 1, size, size]."""
     red, green, blue = images.unbind(1)
     return (_GRAY[0] * red + _GRAY[1] * green + _GRAY[2] * blue)[:, None]
 
@@ -163,11 +160,11 @@ _OPERATIONS = (brightness, contrast, saturation, hue)
 
 
 def _jitter(images: Tensor, draw: _Draw, augmentation: Augmentation) -> Tensor:
-    """ColorJitter: the four operations in an order of each sample's own; one channel has no saturation and hue."""
+    """ColorJitter: the four operations in an order of each sample's own."""
     jittered = draw.happens(augmentation.jitter_probability)
     order = draw.uniform(0, 1, 4).argsort(1)
     factors = torch.stack([draw.uniform(*_factor_range(k, s)) for k, s in enumerate(augmentation.jitter)], 1)
-    used = [k for k, s in enumerate(augmentation.jitter) if s > 0 and (k < 2 or images.shape[1] == 3)]
+    used = [k for k, s in enumerate(augmentation.jitter) if s > 0]
     images = images.clone()
     for place in range(4):
         for k in used:

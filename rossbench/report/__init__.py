@@ -1,0 +1,1 @@
+"""Tables of what a store holds. No torch."""

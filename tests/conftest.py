@@ -1,0 +1,47 @@
+"""Small things that many tests need: a scenario of seconds, and a run of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from rossbench import registry, runner
+from rossbench.scenario import Scenario
+
+
+def tiny(name: str = "digits", **changes: object) -> Scenario:
+    """A registered digits scenario, cut down to seconds: two models, two evaluations, a few images."""
+    scenario = registry.get(name)
+    recipe = dataclasses.replace(
+        scenario.recipe,
+        pretraining=dataclasses.replace(scenario.recipe.pretraining, epochs=2, batch_size=20),
+        finetuning=dataclasses.replace(scenario.recipe.finetuning, epochs=2, batch_size=20),
+    )
+    small = {"recipe": recipe, "train_epsilons": (0, 1), "eval_epsilons": (0, 0.5), "train_limit": 60, "test_limit": 40}
+    return dataclasses.replace(scenario, **{**small, **changes})  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store in which the tiny digits run is complete. Tests read it; those that write copy it."""
+    root = tmp_path_factory.mktemp("finished")
+    runner.run(tiny(), store=root, device="cpu")
+    return root
+
+
+@pytest.fixture
+def cifar() -> Path:
+    """The folder of the real CIFAR files."""
+    folder = os.environ.get("ROSSBENCH_DATA")
+    if not folder or not (Path(folder) / "cifar-10-batches-py").is_dir():
+        pytest.skip("ROSSBENCH_DATA names no folder with cifar-10-batches-py")
+    return Path(folder)
+
+
+@pytest.fixture
+def generator() -> torch.Generator:
+    return torch.Generator().manual_seed(0)

@@ -1,0 +1,124 @@
+import pytest
+import torch
+import torchattacks
+from torch import nn
+
+from rossbench import attacks
+from rossbench.errors import AttackError
+from rossbench.scenario import Attack
+
+
+class Model(nn.Module):
+    """Modes differ below: BatchNorm inside is frozen, dropout is not."""
+
+    def __init__(self):
+        super().__init__()
+        self.frozen = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2), nn.BatchNorm2d(8), nn.ReLU())
+        self.rest = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(8 * 49, 10))
+
+    def forward(self, images):
+        return self.rest(self.frozen(images))
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    model = Model().train()
+    model.frozen.eval()
+    return model
+
+
+@pytest.fixture
+def batch(generator):
+    return torch.rand(16, 3, 16, 16, generator=generator), torch.randint(0, 10, (16,), generator=generator)
+
+
+THEIRS = {"L2": torchattacks.PGDL2, "Linf": torchattacks.PGD}
+CASES = [("L2", 0.05), ("L2", 1.0), ("L2", 5.0), ("Linf", 8 / 255), ("Linf", 0.5)]
+
+
+@pytest.mark.parametrize(("norm", "epsilon"), CASES)
+def test_the_result_is_torchattacks_own_for_the_same_seed(model, batch, norm, epsilon):
+    attack = Attack(norm=norm, steps=4, step_size=0.1)
+    ours = attacks.perturb(model, *batch, attack, epsilon, seed=7)
+    torch.manual_seed(7)
+    theirs = THEIRS[norm](model, eps=epsilon, alpha=0.1, steps=4)(*batch)
+    assert torch.equal(ours, theirs)
+    assert not torch.equal(ours, attacks.perturb(model, *batch, attack, epsilon, seed=8))
+
+
+@pytest.mark.parametrize(("norm", "epsilon"), CASES)
+def test_the_result_is_bounded_in_range_finite_and_stronger_than_nothing(model, batch, norm, epsilon):
+    images, labels = batch
+    adversarial = attacks.perturb(model, images, labels, Attack(norm=norm, steps=20, step_size=0.1), epsilon, seed=0)
+    order = 2 if norm == "L2" else torch.inf
+    distance = torch.linalg.vector_norm((adversarial - images).flatten(1), ord=order, dim=1)
+    assert adversarial.isfinite().all()
+    assert 0 <= adversarial.min() <= adversarial.max() <= 1
+    assert distance.max() <= epsilon * (1 + 1e-4) + 1e-6
+    assert distance.min() > 0
+    model.eval()
+    loss = nn.functional.cross_entropy
+    assert loss(model(adversarial), labels) > loss(model(images), labels)
+
+
+@pytest.mark.parametrize("mode", ["eval", "train"])
+def test_modes_and_random_state_are_as_before(model, batch, mode):
+    modes = [module.training for module in model.modules()]
+    before = torch.get_rng_state()
+    attacks.perturb(model, *batch, Attack(steps=2), 0.5, seed=0, mode=mode)
+    assert [module.training for module in model.modules()] == modes
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_modes_and_random_state_are_as_before_when_the_attack_raises(model, batch):
+    modes = [module.training for module in model.modules()]
+    before = torch.get_rng_state()
+    with pytest.raises(RuntimeError):
+        attacks.perturb(model, batch[0][:, :2], batch[1], Attack(steps=2), 0.5, seed=0)
+    assert [module.training for module in model.modules()] == modes
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(("mode", "changed"), [("eval", False), ("train", True)])
+def test_the_mode_under_attack_is_the_one_asked_for(model, batch, mode, changed):
+    """Seen from BatchNorm's statistics, which move in train mode only."""
+    statistics = model.frozen[1].running_mean.clone()
+    attacks.perturb(model, *batch, Attack(steps=2), 0.5, seed=0, mode=mode)
+    assert (not torch.equal(model.frozen[1].running_mean, statistics)) is changed
+
+
+def test_epsilon_0_is_no_attack(model, batch):
+    assert attacks.perturb(model, *batch, Attack(), 0, seed=0) is batch[0]
+
+
+class Wrong(nn.Module):
+    """Logits whose gradient is not a number."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1))
+
+    def forward(self, images):
+        return (self.weight * images.flatten(1)[:, :2] * 0).sqrt() / 0
+
+
+def test_a_result_that_is_not_finite_is_refused(batch):
+    with pytest.raises(AttackError, match=r"expected a L2 distance of at most 0\.5, got nan"):
+        attacks.perturb(Wrong(), batch[0], batch[1] % 2, Attack(steps=2), 0.5, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda x: x[:, :, :8], "expected shape"),
+        (lambda x: (x + 0.1).clamp(0, 1), "expected a L2 distance of at most 0.5, got"),
+        (lambda x: x - 1e-4, r"expected pixels in \[0, 1\]"),
+    ],
+)
+def test_what_an_attack_returns_is_not_trusted(batch, change, message):
+    images = batch[0].clone()
+    images[0, 0, 0, 0] = 0
+    with pytest.raises(AttackError, match=message):
+        attacks._check(change(images), images, "L2", 0.5)

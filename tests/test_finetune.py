@@ -1,0 +1,90 @@
+import dataclasses
+
+import pytest
+import torch
+from conftest import tiny
+
+from rossbench import datasets
+from rossbench.finetune import Classifier, encode, finetune
+from rossbench.pretrain import build
+from rossbench.training import Hooks
+
+
+@pytest.fixture(scope="module")
+def data():
+    return datasets.load("digits", "train", 60)
+
+
+def spec(epsilon, **changes):
+    base = tiny().cells[1.0, 0].finetune
+    return dataclasses.replace(base, epsilon=epsilon, recipe=dataclasses.replace(base.recipe, **changes))
+
+
+@pytest.fixture
+def encoder():
+    """With statistics and a mode that any training would change."""
+    encoder = build(spec(0).pretrain).encoder.train()
+    encoder(torch.rand(30, 3, 16, 16))
+    return encoder
+
+
+@pytest.mark.parametrize("epsilon", [0.0, 1.0], ids=["standard", "adversarial"])
+def test_frozen_is_frozen_bit_for_bit(encoder, data, epsilon):
+    before = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
+    classifier, _ = finetune(spec(epsilon, epochs=3), encoder, data.images, data.labels, 10, Hooks())
+    assert classifier.encoder is encoder
+    for name, tensor in encoder.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
+    assert not any(module.training for module in classifier.modules())
+    assert all(parameter.grad is None for parameter in encoder.parameters())
+
+
+@pytest.mark.parametrize("epsilon", [0.0, 1.0], ids=["standard", "adversarial"])
+def test_training_lowers_the_loss_and_gets_training_images_right(encoder, data, epsilon):
+    one = spec(epsilon, epochs=30, learning_rate=0.1)
+    classifier, history = finetune(one, encoder, data.images, data.labels, 10, Hooks())
+    assert history[-1]["loss"] < 0.8 * history[0]["loss"]
+    with torch.no_grad():
+        right = (classifier(data.images / 255).argmax(1) == data.labels).float().mean()
+    assert right > 0.5
+
+
+def test_features_computed_once_train_the_same_head_as_features_of_every_batch(encoder, data):
+    """The shortcut for epsilon 0 against the long way round."""
+    one = spec(0.0, epochs=3)
+    quick, _ = finetune(one, encoder, data.images, data.labels, 10, Hooks())
+    slow = Classifier(encoder, 10)
+    with torch.random.fork_rng():
+        from rossbench.seeds import derive
+
+        torch.manual_seed(derive(one.seed, "linear layer"))
+        slow.linear.reset_parameters()
+    optimizer = torch.optim.Adam(slow.linear.parameters(), one.recipe.learning_rate, weight_decay=0, fused=True)
+    for epoch in range(3):
+        shuffle = torch.Generator().manual_seed(derive(one.seed, "finetune", "order", epoch))
+        for indices in torch.randperm(60, generator=shuffle).split(20):
+            loss = torch.nn.functional.cross_entropy(slow(data.images[indices] / 255), data.labels[indices])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    torch.testing.assert_close(quick.linear.weight, slow.linear.weight)
+    torch.testing.assert_close(quick.linear.bias, slow.linear.bias)
+
+
+def test_features_do_not_depend_on_the_batch(encoder, data):
+    encoder.eval()
+    whole = encode(encoder, data.images, 60, Hooks())
+    torch.testing.assert_close(encode(encoder, data.images, 7, Hooks()), whole)
+
+
+def test_adversarial_finetuning_sees_attacked_images(encoder, data, monkeypatch):
+    seen = []
+
+    def recorded(model, images, labels, attack, epsilon, seed):
+        seen.append((epsilon, attack))
+        return images * 0
+
+    monkeypatch.setattr("rossbench.finetune.perturb", recorded)
+    one = spec(0.3, epochs=2)
+    finetune(one, encoder, data.images, data.labels, 10, Hooks())
+    assert seen == [(0.3, one.recipe.attack)] * 6

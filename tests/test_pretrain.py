@@ -1,0 +1,78 @@
+import dataclasses
+
+import pytest
+import torch
+from conftest import tiny
+
+from rossbench import contrastive, datasets
+from rossbench.pretrain import build, learning_rate, pretrain
+from rossbench.scenario import Pretraining
+from rossbench.training import Hooks
+
+
+@pytest.fixture(scope="module")
+def images():
+    return datasets.load("digits", "train", 60).images
+
+
+def spec(epsilon=0.0, **changes):
+    cell = tiny(train_epsilons=(epsilon,)).cells[epsilon, 0]
+    base = cell.finetune.pretrain
+    return dataclasses.replace(base, recipe=dataclasses.replace(base.recipe, **changes))
+
+
+@pytest.mark.parametrize("epsilon", [0.0, 1.0])
+def test_training_lowers_the_loss(images, epsilon):
+    model, history = pretrain(spec(epsilon, epochs=12, temperature=0.5), images, Hooks())
+    assert not model.training
+    assert [entry["epoch"] for entry in history] == list(range(1, 13))
+    assert history[-1]["loss"] < history[0]["loss"]
+    assert all(0 <= entry["top1"] <= entry["top5"] <= 1 for entry in history)
+
+
+def test_the_first_step_is_one_of_adam_on_nt_xent_of_adversarial_views(images, monkeypatch):
+    """The hook is called with the spec's epsilon, and what it returns is what is trained on."""
+    calls = []
+    real = contrastive.adversarial_views
+
+    def recorded(model, views, recipe, epsilon, seed):
+        calls.append((views, epsilon, real(model, views, recipe, epsilon, seed)))
+        return calls[-1][2]
+
+    monkeypatch.setattr("rossbench.pretrain.adversarial_views", recorded)
+    one = spec(0.7, epochs=1, batch_size=60)
+    trained, history = pretrain(one, images, Hooks())
+    (views, epsilon, adversarial), *rest = calls
+    assert not rest
+    assert epsilon == 0.7
+    assert views.shape == adversarial.shape == (120, 3, 16, 16)
+    by_hand = build(one).train()
+    optimizer = torch.optim.Adam(by_hand.parameters(), one.recipe.learning_rate, weight_decay=1e-4, fused=True)
+    loss = contrastive.nt_xent(one.recipe.temperature)(by_hand.project(adversarial))
+    loss.backward()
+    optimizer.step()
+    assert history[0]["loss"] == pytest.approx(loss.item(), rel=1e-6)
+    for name, tensor in by_hand.state_dict().items():
+        torch.testing.assert_close(trained.state_dict()[name], tensor, msg=name)
+
+
+def test_the_same_spec_gives_the_same_weights_and_another_seed_others(images):
+    runs = [pretrain(s, images, Hooks())[0].state_dict() for s in (spec(1.0), spec(1.0))]
+    other = pretrain(dataclasses.replace(spec(1.0), seed=1), images, Hooks())[0].state_dict()
+    assert all(torch.equal(runs[0][name], runs[1][name]) for name in runs[0])
+    assert not torch.equal(runs[0]["encoder.backbone.0.weight"], other["encoder.backbone.0.weight"])
+
+
+def test_normalisation_takes_the_sources_statistics(images):
+    model, _ = pretrain(spec(normalize=True, epochs=1), images, Hooks())
+    pixels = images.float() / 255
+    torch.testing.assert_close(model.encoder.mean.flatten(), pixels.mean((0, 2, 3)))
+    torch.testing.assert_close(model.encoder.std.flatten(), pixels.std((0, 2, 3)))
+
+
+def test_the_rate_is_full_then_a_cosine():
+    recipe = Pretraining(epochs=110, constant_epochs=10, learning_rate=1.0)
+    assert [learning_rate(recipe, e) for e in (0, 9, 10)] == [1, 1, 1]
+    assert learning_rate(recipe, 60) == pytest.approx(0.5)
+    assert 0 < learning_rate(recipe, 109) < 0.001
+    assert learning_rate(Pretraining(epochs=5, learning_rate=1.0), 4) == 1

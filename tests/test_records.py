@@ -1,0 +1,99 @@
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import tiny
+
+from rossbench import records
+from rossbench.errors import StoreError
+from rossbench.records import Record, read_record
+from rossbench.store import Store, encode
+
+
+@pytest.fixture
+def record(finished):
+    return read_record(Store(finished).record_path(tiny().cells[1.0, 0.5].key))
+
+
+def test_a_record_survives_being_written_and_read(record, tmp_path):
+    path = tmp_path / "record.json"
+    path.write_bytes(encode(dataclasses.asdict(record)))
+    assert read_record(path) == record
+
+
+def test_a_record_says_what_was_run_and_how(record):
+    cell = tiny().cells[1.0, 0.5]
+    assert record.schema == records.SCHEMA
+    assert record.key == cell.key
+    assert record.spec == json.loads(json.dumps(dataclasses.asdict(cell)))
+    assert (record.scenario, record.seed, record.n, record.classes) == ("digits", 0, 40, 10)
+    assert 0 <= record.top1_right <= record.top5_right <= 40
+    assert -1 <= record.mcc <= 1
+    assert set(record.seconds) == set(record.provenance) == {"pretrain", "finetune", "evaluate"}
+    assert record.deviations["recipe.pretraining.epochs"][0] == 2
+    assert record.deviations["train_limit"] == [60, None]
+
+
+def test_provenance_says_what_can_change_a_result(record):
+    for stage in record.provenance.values():
+        assert set(stage) == {
+            "git_commit",
+            "git_dirty",
+            "versions",
+            "python",
+            "platform",
+            "device",
+            "dtype",
+            "deterministic",
+            "data",
+        }
+        assert {"torch", "torchattacks", "lightly", "timm", "rossbench"} <= set(stage["versions"])
+        assert (stage["device"], stage["dtype"]) == ("cpu", "float32")
+    assert record.provenance["pretrain"]["data"] == record.provenance["finetune"]["data"]
+    assert record.provenance["evaluate"]["data"] != record.provenance["finetune"]["data"]
+
+
+def test_the_commit_is_that_of_the_code_and_of_no_other_checkout(tmp_path):
+    """A copy of the package inside somebody else's repository has no commit."""
+    here = Path(records.__file__).parent
+    for command in (
+        ["init", "-q"],
+        ["-c", "user.name=x", "-c", "user.email=x@x", "commit", "-q", "--allow-empty", "-m", "x"],
+    ):
+        subprocess.run(["git", "-C", str(tmp_path), *command], check=True)
+    (tmp_path / "rossbench").mkdir()
+    for path in here.glob("*.py"):
+        (tmp_path / "rossbench" / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "rossbench" / "__init__.py").write_text("")
+    code = "from rossbench import records; print(records._git())"
+    found = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "(None, None)"
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        (lambda content: content | {"schema": 0}, "got one of schema 0"),
+        (lambda content: content | {"schema": 99}, "got one of schema 99"),
+        (lambda content: {}, "got one of schema None"),
+        (lambda content: [content], "got one of schema None"),
+        (lambda content: {k: v for k, v in content.items() if k != "n"}, "expected a record of schema 1"),
+        (lambda content: content | {"extra": 1}, "expected a record of schema 1"),
+    ],
+)
+def test_what_is_no_record_of_this_schema_is_refused_by_name(record, tmp_path, change, found):
+    path = tmp_path / "record.json"
+    path.write_bytes(encode(change(dataclasses.asdict(record))))
+    with pytest.raises(StoreError, match="expected a record of schema 1") as raised:
+        read_record(path)
+    assert found in str(raised.value)
+    assert str(path) in str(raised.value)
+
+
+def test_every_field_is_documented():
+    text = (Path(__file__).parent.parent / "docs" / "records.md").read_text()
+    for field in dataclasses.fields(Record):
+        assert f"`{field.name}`" in text, field.name

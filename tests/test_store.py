@@ -1,0 +1,91 @@
+import os
+
+import pytest
+
+from rossbench import store as store_module
+from rossbench.errors import StoreError
+from rossbench.scenario import Scenario
+from rossbench.store import Store, write_atomically
+
+CELL = Scenario("x", "digits", "digits").cells[0, 0]
+
+
+@pytest.fixture
+def store(tmp_path):
+    return Store(tmp_path / "store")
+
+
+def test_nothing_is_created_by_looking(store):
+    assert CELL not in store
+    assert list(store.matrices()) == []
+    assert not store.root.exists()
+
+
+def test_what_is_written_is_read(store):
+    store.write(CELL, {"record.json": b"{}", "more": b"\x00\xff"})
+    assert CELL in store
+    assert store.read(CELL, "more") == b"\x00\xff"
+    assert sorted(p.name for p in store.path(CELL).iterdir()) == ["more", "record.json", "spec.json"]
+    assert list(store.path(CELL).parent.iterdir()) == [store.path(CELL)]
+
+
+def test_an_artifact_is_there_whole_or_not_at_all(store, monkeypatch):
+    """The second of its files cannot be written, as on a full disk."""
+    real = store_module._write_synced
+
+    def fails(path, content):
+        if path.name == "b":
+            raise OSError(28, "No space left on device", str(path))
+        real(path, content)
+
+    monkeypatch.setattr(store_module, "_write_synced", fails)
+    with pytest.raises(StoreError, match="No space left on device"):
+        store.write(CELL, {"a": b"1", "b": b"2"})
+    assert CELL not in store
+    assert list((store.root / "evaluate").iterdir()) == []
+
+
+def test_the_first_writer_wins(store):
+    store.write(CELL, {"a": b"first"})
+    store.write(CELL, {"a": b"second"})
+    assert store.read(CELL, "a") == b"first"
+
+
+def test_a_finished_artifact_drops_its_resume_state(store):
+    write_atomically(store.resume_path(CELL), b"state")
+    store.write(CELL, {"a": b"1"})
+    assert not store.resume_path(CELL).exists()
+
+
+def test_a_file_keeps_its_old_content_when_the_new_one_fails(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    write_atomically(path, b"old")
+
+    def fails(file):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fails)
+    with pytest.raises(StoreError, match="No space left"):
+        write_atomically(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_matrices_are_listed_by_name(store):
+    for name in ("b", "a"):
+        store.write_matrix(name, "0" * 8, {"name": name})
+    assert [m["name"] for m in store.matrices()] == ["a", "b"]
+    assert store.read_matrix("a", "0" * 8) == {"name": "a"}
+    assert store.read_matrix("c", "0" * 8) is None
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [(b"{", "expected JSON"), (b"\xff", "expected JSON"), (None, "No such")]
+)
+def test_what_cannot_be_read_is_named(tmp_path, content, message):
+    path = tmp_path / "x.json"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(StoreError, match=message) as raised:
+        store_module.read_json(path)
+    assert str(path) in str(raised.value)

@@ -1,0 +1,113 @@
+import dataclasses
+import math
+
+import pytest
+import torch
+
+from rossbench import registry
+from rossbench.errors import Diverged
+from rossbench.scenario import Finetuning
+from rossbench.training import Hooks, Loop
+
+SPEC = dataclasses.replace(registry.get("digits").cells[0, 0].finetune, recipe=Finetuning(epochs=4, batch_size=4))
+
+
+def loop(model, seen, *, loss=lambda epoch: 1.0, **changes):
+    """Moves one weight by the numbers of the images it sees, so that their order shows."""
+    optimizer = torch.optim.Adam(model.parameters(), lr=1)
+
+    def batch(indices, seed):
+        seen.append((indices.tolist(), seed))
+        optimizer.zero_grad()
+        (model.weight * (indices + seed % 7).sum()).sum().backward()
+        optimizer.step()
+        return torch.tensor([loss(len(seen)) * len(indices), 1.0, 2.0]), len(indices)
+
+    parts = {
+        "spec": SPEC,
+        "images": 10,
+        "drop_last": False,
+        "rate": lambda epoch: 0.1 / (epoch + 1),
+        "optimizer": optimizer,
+        "parts": {"model": model},
+        "batch": batch,
+    }
+    return Loop(**{**parts, **changes})
+
+
+def model():
+    torch.manual_seed(0)
+    return torch.nn.Linear(1, 1, bias=False)
+
+
+def without_times(history):
+    return [{name: value for name, value in entry.items() if name != "seconds"} for entry in history]
+
+
+def test_every_epoch_sees_every_image_once_in_an_order_of_its_own():
+    seen = []
+    loop(model(), seen).run(Hooks())
+    epochs = [[i for batch, _ in seen[k : k + 3] for i in batch] for k in range(0, 12, 3)]
+    assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) == 4
+    assert len({seed for _, seed in seen}) == 12
+
+
+def test_an_incomplete_batch_is_dropped_on_request():
+    seen = []
+    loop(model(), seen, drop_last=True).run(Hooks())
+    assert [len(batch) for batch, _ in seen] == [4, 4] * 4
+
+
+def test_fewer_images_than_a_batch_are_one_batch():
+    seen = []
+    loop(model(), seen, images=3, drop_last=True).run(Hooks())
+    assert [len(batch) for batch, _ in seen] == [3] * 4
+
+
+def test_history_holds_means_over_samples_and_the_rate():
+    history = loop(model(), []).run(Hooks())
+    assert without_times(history)[1] == {
+        "epoch": 2,
+        "loss": 1.0,
+        "top1": pytest.approx(0.3),
+        "top5": pytest.approx(0.6),
+        "learning_rate": 0.05,
+    }
+
+
+def test_ticks_go_from_0_to_1_and_count_images():
+    ticks = []
+    loop(model(), []).run(Hooks(tick=ticks.append))
+    fractions = [tick.fraction for tick in ticks]
+    assert fractions == sorted(fractions)
+    assert fractions[-1] == 1
+    assert sum(tick.images for tick in ticks) == 40
+    assert ticks[-1].position == "epoch 4/4"
+
+
+@pytest.mark.parametrize("killed_at", [1, 3, 4, 7, 12])
+def test_a_resumed_run_is_the_uninterrupted_one(tmp_path, killed_at):
+    whole = model()
+    expected = loop(whole, []).run(Hooks())
+
+    def killed(tick):
+        ticks.append(tick)
+        if len(ticks) == killed_at:
+            raise KeyboardInterrupt
+
+    ticks = []
+    hooks = Hooks(killed, tmp_path / "resume.pt")
+    with pytest.raises(KeyboardInterrupt):
+        loop(model(), []).run(hooks)
+    seen, resumed = [], model()
+    history = loop(resumed, seen).run(Hooks(resume=tmp_path / "resume.pt"))
+    assert without_times(history) == without_times(expected)
+    assert torch.equal(resumed.weight, whole.weight)
+    assert len(seen) == 12 - (killed_at - 1) // 3 * 3  # only the epochs that were not finished
+
+
+def test_a_loss_that_is_not_finite_stops_with_the_epoch_and_the_last_finite_one(tmp_path):
+    with pytest.raises(Diverged, match=r"got nan in epoch 3 \(last finite loss: 1\); lower the learning rate, 0\.0333"):
+        loop(model(), [], loss=lambda calls: math.nan if calls > 6 else 1.0).run(Hooks(resume=tmp_path / "resume.pt"))
+    assert len(torch.load(tmp_path / "resume.pt", weights_only=True)["history"]) == 2
