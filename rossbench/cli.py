@@ -37,10 +37,8 @@ def main(arguments: list[str] | None = None) -> None:
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message())
         sys.exit(0)
-    except KeyboardInterrupt:
+    except click.Abort:  # click's form of KeyboardInterrupt
         _fail("interrupted; the same command goes on from the last finished epoch", EXIT_INTERRUPTED)
-    except click.Abort:
-        _fail("interrupted", EXIT_INTERRUPTED)
     except click.ClickException as error:
         _fail(error.format_message())
     except RossbenchError as error:
@@ -251,8 +249,6 @@ def run(name: str, device: str, data_dir: Path | None, store: Path, **changed: A
 def report(names: tuple[str, ...], metric: str, form: str, store: Path) -> None:
     """The matrices in the store: rows are the models' epsilons, columns those of the evaluation."""
     matrices = tables.load(Store(store), names)
-    if not matrices:
-        raise RossbenchError(f"nothing to report in {store}: expected a store that rossbench run has written")
     if form != "table":
         click.echo(tables.FORMATS[form](matrices, metric), nl=False)
         return

@@ -26,7 +26,7 @@ def showing(console: Console) -> Iterator[Observer]:
         with Live(console=console, auto_refresh=False, transient=True) as live:
             yield _Throttle(LIVE_EVERY, lambda progress: _show_live(live, progress))
     else:
-        yield _Throttle(PLAIN_EVERY, lambda progress: console.print(_line(progress), soft_wrap=True))
+        yield _Throttle(PLAIN_EVERY, lambda progress: _show_plain(console, progress))
 
 
 class _Throttle:
@@ -46,6 +46,13 @@ class _Throttle:
             self.show(progress)
 
 
+def _show_plain(console: Console, progress: Progress) -> None:
+    line = _line(progress)
+    if progress.tick is not None:
+        line.append(f"  {_left(progress)}")
+    console.print(line, soft_wrap=True)
+
+
 def _show_live(live: Live, progress: Progress) -> None:
     if progress.tick is None:
         live.console.print(_line(progress))
@@ -63,21 +70,18 @@ def _line(progress: Progress) -> Text:
     width = len(str(progress.total))
     text = Text(f"[{progress.number:>{width}}/{progress.total}] {progress.spec}", no_wrap=True, overflow="ellipsis")
     if tick is None:
-        text.append("  done", style="green")
-    else:
-        text.append(f"  {tick.position}", style="cyan")
-        if tick.loss is not None:
-            text.append(f"  loss {float(tick.loss):.3f}")
-    if progress.rate:
-        text.append(f"  {progress.rate:,.0f} images/s")
-    if tick is not None and progress.seconds_left is not None:
-        text.append(f"  {_left(progress)}", style="dim")
-    return text
+        return text.append(f"  done in {_duration(progress.seconds)}", style="green")
+    text.append(f"  {tick.position}", style="cyan")
+    if tick.loss is not None:
+        text.append(f"  loss {float(tick.loss):.3f}")
+    return text.append(f"  {progress.rate:,.0f} images/s")
 
 
 def _left(progress: Progress) -> str:
-    if progress.seconds_left is None:
-        return ""
-    minutes, seconds = divmod(round(progress.seconds_left), 60)
+    return "" if progress.seconds_left is None else f"{_duration(progress.seconds_left)} left"
+
+
+def _duration(seconds: float) -> str:
+    minutes, whole = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours}h{minutes:02}m left" if hours else f"{minutes}m{seconds:02}s left"
+    return f"{hours}h{minutes:02}m" if hours else f"{minutes}m{whole:02}s" if minutes else f"{seconds:.1f}s"

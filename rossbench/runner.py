@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from . import artifacts, datasets, records, registry
+from . import artifacts, datasets, encoders, records, registry
 from .errors import InvalidValue
 from .evaluate import evaluate
 from .finetune import Classifier, finetune
@@ -31,8 +31,10 @@ class Progress:
     total: int
     tick: Tick | None
     """None: the artifact is finished."""
+    seconds: float
+    """Since this stage began, in this run."""
     rate: float
-    """Images a second, a mean over this stage so far."""
+    """Images a second, a mean over these seconds."""
     seconds_left: float | None
     """For the whole run; None before there is anything to tell it from."""
 
@@ -102,8 +104,10 @@ class _Job:
     """The last one used, by its key: the cells of a row share theirs."""
 
     def run(self, observe: Observer) -> dict[tuple[float, float], Record]:
-        self._note_matrix()
         missing = self._missing()
+        if missing:  # a name that means nothing should fail before anything is begun
+            encoders.build(self.scenario.encoder, datasets.facts(self.scenario.source).size, seed=0)
+        self._note_matrix()
         clock = _Clock(missing, observe)
         for spec in missing:
             clock.start(spec)
@@ -226,5 +230,6 @@ class _Clock:
         done = self.finished + self._done()
         left = sum(spec.passes for spec in self.specs[self.number :]) + self.spec.passes * (1 - self.fraction)
         seconds_left = left * (now - self.began) / done if done > 0 else None
-        rate = self.images / max(now - self.stage_began, 1e-9)
-        self.observe(Progress(self.spec, self.number, len(self.specs), tick, rate, seconds_left))
+        seconds = max(now - self.stage_began, 1e-9)
+        rate = self.images / seconds
+        self.observe(Progress(self.spec, self.number, len(self.specs), tick, seconds, rate, seconds_left))

@@ -14,7 +14,7 @@ from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
-from ..errors import unknown
+from ..errors import StoreError, unknown
 from ..records import Record, read_record
 from ..scenario import EPS, format_epsilon
 from ..store import Store
@@ -106,8 +106,13 @@ def _epsilons(grid: Sequence[float]) -> str:
 
 
 def load(store: Store, names: Sequence[str] = ()) -> list[Matrix]:
-    """The matrices in a store, all or those of some scenarios. UnknownName for a name of which it holds none."""
+    """The matrices in a store, all or those of some scenarios.
+
+    Raises StoreError if it holds none at all, UnknownName for a scenario of which it holds none.
+    """
     found = [_matrix(store, content) for content in store.matrices()]
+    if not found:
+        raise StoreError(f"nothing to report in {store.root}: expected a store that rossbench run has written")
     here = {matrix.name for matrix in found}
     for name in names:
         if name not in here:
@@ -129,7 +134,7 @@ def _matrix(store: Store, content: dict[str, Any]) -> Matrix:
 
 def to_rich(matrix: Matrix, metric: str) -> RenderableType:
     """For a terminal: the best of each column in bold."""
-    table = Table(title=escape(matrix.title(metric)), title_style="bold", title_justify="left", show_edge=False)
+    table = Table(show_edge=False)
     table.add_column(f"model {EPS}", style="cyan", no_wrap=True)
     for column in matrix.columns:
         table.add_column(f"{EPS}={format_epsilon(column)}", justify="right", no_wrap=True)
@@ -139,7 +144,7 @@ def to_rich(matrix: Matrix, metric: str) -> RenderableType:
         shown = [f"[bold]{t}[/]" if t == best[c] else t for t, c in zip(texts, matrix.columns, strict=True)]
         table.add_row(format_epsilon(row), *shown)
     notes = [f"[yellow]{escape(note)}[/]" for note in matrix.notes()]
-    return Group(*notes, table, f"[dim]{escape(matrix.caption())}[/]", "")
+    return Group(*notes, f"[bold]{escape(matrix.title(metric))}[/]", table, f"[dim]{escape(matrix.caption())}[/]", "")
 
 
 def _best(matrix: Matrix, column: float, metric: str) -> str | None:
