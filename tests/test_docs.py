@@ -1,0 +1,104 @@
+"""What the README and docs/ say is true: commands, Python, tables."""
+
+import re
+import runpy
+import shlex
+import sys
+from pathlib import Path
+
+import click
+import pytest
+
+from rossbench import cli, datasets, registry
+from rossbench.scenario import flatten
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def blocks(path, language):
+    return re.findall(rf"```{language}\n(.*?)```", path.read_text(), re.DOTALL)
+
+
+COMMANDS = [
+    (path.name, line.split("#")[0].strip())
+    for path in PAGES
+    for block in blocks(path, "sh")
+    for line in block.splitlines()
+    if line.startswith("rossbench ")
+]
+
+
+@pytest.fixture
+def own_registry(monkeypatch):
+    monkeypatch.setattr(registry, "_scenarios", dict(registry._scenarios))
+
+
+@pytest.mark.parametrize(("page", "line"), COMMANDS, ids=[f"{page}: {line}" for page, line in COMMANDS])
+def test_every_command_is_understood(page, line, own_registry, tmp_path, monkeypatch):
+    """Parsed with all its options, and its scenario made; not run."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my.py").write_text(next(b for b in blocks(ROOT / "docs" / "scenarios.md", "python") if "# my.py" in b))
+    _, name, *arguments = shlex.split(line)
+    command = cli.cli.commands[name]
+    parsed = command.make_context(name, arguments, parent=click.Context(cli.cli)).params
+    if name in ("run", "show"):
+        cli._scenario(parsed["name"], parsed)
+
+
+def test_there_are_commands_to_check():
+    assert len(COMMANDS) > 10
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_every_python_example_runs(page, own_registry, tmp_path, monkeypatch, finished):
+    """In the order of the page; what would run the whole of digits is given the finished tiny store instead."""
+    from conftest import tiny
+
+    registry._scenarios["digits"] = tiny()
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rossbench-store").symlink_to(finished)
+    for k, block in enumerate(blocks(page, "python")):
+        script = tmp_path / f"block{k}.py"
+        script.write_text(block)
+        runpy.run_path(str(script))
+
+
+def test_every_link_leads_somewhere():
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+            if not target.startswith("https://"):
+                assert (page.parent / target).exists(), (page.name, target)
+
+
+def test_every_field_of_the_protocol_exists():
+    """The last column of the protocol's tables names recipe fields."""
+    known = {part for name in flatten(registry.get("cifar10-to-cifar100")) for part in (name, *name.split("."))}
+    known |= {"pretraining.attack", "pretraining.augmentation", "finetuning.attack"}
+    text = (ROOT / "docs" / "protocol.md").read_text()
+    named = [name for line in text.splitlines() if line.startswith("|") for name in re.findall(r"`([a-z_.]+)`", line)]
+    assert len(named) > 20
+    for name in named:
+        assert name in known, name
+
+
+def test_the_table_of_data_sets_is_that_of_the_code():
+    text = (ROOT / "docs" / "scenarios.md").read_text()
+    for name, known in datasets.DATASETS.items():
+        assert f"| `{name}` | {known.classes} | {known.size} | {known.train:,} | {known.test:,} |" in text
+
+
+def test_the_two_commands_stand_in_the_readme_and_ci_runs_the_second():
+    text = (ROOT / "README.md").read_text()
+    commands = [block.strip() for block in blocks(ROOT / "README.md", "sh") if "pip install" in block]
+    assert len(commands) == 2
+    assert commands[0].endswith("rossbench run digits")
+    assert commands[1].endswith("-m pytest")
+    assert len([line for line in text.splitlines() if line.endswith("-m pytest")]) == 1
+    assert "grep -m 1 -- '-m pytest$' README.md" in (ROOT / ".ci" / "run").read_text()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX paths")
+def test_no_page_names_a_path_of_somebodys_machine():
+    for page in PAGES:
+        assert not re.search(r"(?<![\w.~])/(home|work|root|Users)/", page.read_text()), page.name

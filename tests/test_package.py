@@ -1,0 +1,136 @@
+"""The shape of the package: what is public, who imports whom, and that it is clean."""
+
+import ast
+import importlib.metadata
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import rossbench
+
+PACKAGE = Path(rossbench.__file__).parent
+ROOT = PACKAGE.parent
+
+# docs/architecture.md's picture, from below. A module imports from its own layer or those below.
+LAYERS = [
+    {"errors", "seeds"},
+    {"datasets"},
+    {"scenario"},
+    {"scenarios", "store"},
+    {"registry", "records"},
+    {"views", "metrics", "attacks", "encoders"},
+    {"contrastive", "training"},
+    {"pretrain", "finetune"},
+    {"evaluate", "artifacts"},
+    {"runner", "report", "report.tables"},
+    {"display"},
+    {"cli"},
+]
+HOMES = {
+    "click": {"cli"},
+    "lightly": {"contrastive"},
+    "rich": {"cli", "display", "report.tables"},
+    "safetensors": {"artifacts"},
+    "sklearn": {"datasets"},
+    "timm": {"encoders"},
+    "torchattacks": {"attacks"},
+    "torchmetrics": {"metrics"},
+    "torchvision": {"datasets"},
+}
+NO_TORCH = {"errors", "seeds", "datasets", "scenario", "scenarios", "store", "registry", "records", "report", "cli"}
+
+
+def modules():
+    for path in sorted(PACKAGE.rglob("*.py")):
+        name = ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__")
+        if name != "__init__":
+            yield name, ast.parse(path.read_text())
+
+
+def imports(tree, name):
+    """(imported rossbench module or outside package, whether at the top of the file)."""
+    top = {id(node) for node in tree.body}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield alias.name.split(".")[0], id(node) in top
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            yield node.module.split(".")[0], id(node) in top
+        elif isinstance(node, ast.ImportFrom):
+            inside = [f"{node.module}.{a.name}" if node.module else a.name for a in node.names]
+            for target in inside:
+                known = target if any(target in layer for layer in LAYERS) else node.module
+                yield f"rossbench.{known}", id(node) in top
+
+
+def layer_of(name):
+    return next(k for k, layer in enumerate(LAYERS) if name in layer)
+
+
+def test_every_module_has_a_layer_and_is_in_the_picture():
+    names = {name for name, _ in modules()}
+    assert names == set().union(*LAYERS)
+    picture = (ROOT / "docs" / "architecture.md").read_text()
+    for name in names - {"report.tables", "scenarios"}:
+        assert name in picture, name
+
+
+def test_imports_go_down():
+    for name, tree in modules():
+        for target, _ in imports(tree, name):
+            if target.startswith("rossbench."):
+                below = target.removeprefix("rossbench.")
+                assert layer_of(below) <= layer_of(name), f"{name} imports {below}"
+
+
+def test_each_library_has_one_home():
+    for name, tree in modules():
+        for target, _ in imports(tree, name):
+            if target in HOMES:
+                assert name in HOMES[target], f"{name} imports {target}"
+
+
+def test_below_the_line_nothing_imports_torch_at_the_top():
+    for name, tree in modules():
+        if name.split(".")[0] in NO_TORCH:
+            for target, at_top in imports(tree, name):
+                assert not (at_top and target in {"torch", "numpy", "sklearn", "torchvision"}), name
+
+
+def test_the_public_names_are_these():
+    assert sorted(rossbench.__all__) == [
+        "Attack",
+        "Augmentation",
+        "Evaluation",
+        "Finetuning",
+        "Pretraining",
+        "Recipe",
+        "RossbenchError",
+        "Scenario",
+        "get",
+        "names",
+        "register",
+        "run",
+    ]
+    for name in rossbench.__all__:
+        assert getattr(rossbench, name).__doc__
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = rossbench.nothing
+
+
+def test_importing_the_package_imports_no_torch():
+    code = "import sys, rossbench; assert 'torch' not in sys.modules and 'numpy' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_it_is_typed_and_licensed():
+    assert (PACKAGE / "py.typed").exists()
+    assert importlib.metadata.metadata("rossbench")["License-Expression"] == "MIT"
+
+
+@pytest.mark.parametrize("command", ["ruff check", "ruff format --check", "mypy"])
+def test_it_is_clean(command):
+    done = subprocess.run([sys.executable, "-m", *command.split()], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
