@@ -60,8 +60,7 @@ def _show_live(live: Live, progress: Progress) -> None:
     bar = Table.grid(padding=(0, 2), expand=True)
     bar.add_column(ratio=1)
     bar.add_column(justify="right", no_wrap=True)
-    done = progress.number - 1 + progress.tick.fraction
-    bar.add_row(ProgressBar(total=progress.total, completed=done), _left(progress))
+    bar.add_row(ProgressBar(total=1, completed=progress.fraction), _left(progress))
     live.update(Group(_line(progress), bar), refresh=True)
 
 

@@ -35,6 +35,8 @@ class Progress:
     """Since this stage began, in this run."""
     rate: float
     """Images a second, a mean over these seconds."""
+    fraction: float
+    """Of the whole run's work, in [0, 1]."""
     seconds_left: float | None
     """For the whole run; None before there is anything to tell it from."""
 
@@ -197,9 +199,11 @@ class _Clock:
 
     def __init__(self, specs: list[AnySpec], observe: Observer) -> None:
         self.specs, self.observe = specs, observe
-        self.number = 0
+        self.total = sum(spec.passes for spec in specs)
         self.began = time.perf_counter()
-        self.finished = 0.0  # passes of finished artifacts, as far as they were done in this run
+        self.number = 0
+        self.before = 0.0  # passes of the artifacts before this one
+        self.skipped = 0.0  # those of them that an earlier run had done
 
     def start(self, spec: AnySpec) -> None:
         self.spec = spec
@@ -207,12 +211,10 @@ class _Clock:
         self.stage_began = time.perf_counter()
         self.images = 0
         self.fraction = 0.0
-        self.resumed_at: float | None = None
 
     def tick(self, tick: Tick) -> None:
-        if self.resumed_at is None:
-            # The first tick of a resumed stage comes after one batch; what lies before it was not done now.
-            self.resumed_at = tick.fraction if tick.fraction > 0.01 else 0.0
+        if tick.images == 0:  # what a resume state held
+            self.skipped += tick.fraction * self.spec.passes
         self.images += tick.images
         self.fraction = tick.fraction
         self._tell(tick)
@@ -220,16 +222,21 @@ class _Clock:
     def finish(self) -> None:
         self.fraction = 1.0
         self._tell(None)
-        self.finished += self._done()
-
-    def _done(self) -> float:
-        return self.spec.passes * (self.fraction - (self.resumed_at or 0.0))
+        self.before += self.spec.passes
 
     def _tell(self, tick: Tick | None) -> None:
         now = time.perf_counter()
-        done = self.finished + self._done()
-        left = sum(spec.passes for spec in self.specs[self.number :]) + self.spec.passes * (1 - self.fraction)
-        seconds_left = left * (now - self.began) / done if done > 0 else None
+        done = self.before + self.fraction * self.spec.passes
+        worked = done - self.skipped
         seconds = max(now - self.stage_began, 1e-9)
-        rate = self.images / seconds
-        self.observe(Progress(self.spec, self.number, len(self.specs), tick, seconds, rate, seconds_left))
+        progress = Progress(
+            spec=self.spec,
+            number=self.number,
+            total=len(self.specs),
+            tick=tick,
+            seconds=seconds,
+            rate=self.images / seconds,
+            fraction=done / self.total,
+            seconds_left=(self.total - done) * (now - self.began) / worked if worked > 0 else None,
+        )
+        self.observe(progress)

@@ -35,7 +35,7 @@ class Tick:
     position: str
     """Such as ``epoch 3/60``."""
     images: int
-    """Images since the last tick."""
+    """Images since the last tick; 0 in the one that says how much an earlier run had done."""
     loss: Tensor | None = None
     """Mean of the epoch so far; on the device, so read it only to show it."""
 
@@ -75,7 +75,10 @@ class Loop:
         """
         saved: dict[str, Stateful] = {**self.parts, "optimizer": self.optimizer}
         history = _load(hooks.resume, saved)
-        for epoch in range(len(history), self.spec.recipe.epochs):
+        epochs = self.spec.recipe.epochs
+        if history:
+            hooks.tick(Tick(len(history) / epochs, f"resumed after epoch {len(history)}/{epochs}", images=0))
+        for epoch in range(len(history), epochs):
             began = time.perf_counter()
             for group in self.optimizer.param_groups:
                 group["lr"] = self.rate(epoch)

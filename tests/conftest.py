@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from rossbench import registry, runner
+from rossbench.records import Record
 from rossbench.scenario import Scenario
 
 
@@ -31,6 +32,12 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("finished")
     runner.run(tiny(), store=root, device="cpu")
     return root
+
+
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[float, float], Record]:
+    """The whole digits scenario, as registered: about a minute on two cores."""
+    return runner.run("digits", store=tmp_path_factory.mktemp("digits"), device="cpu")
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ TICK = Tick(0.35, "epoch 4/10", 64, torch.tensor(4.3119))
 
 
 def progress(tick, seconds_left=83.0):
-    return Progress(SPEC, 3, 21, tick, 12.34, 4120.4, seconds_left)
+    return Progress(SPEC, 3, 21, tick, 12.34, 4120.4, 0.4, seconds_left)
 
 
 def shown(monkeypatch, steps, **console):

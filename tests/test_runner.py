@@ -84,7 +84,9 @@ def test_a_resumed_stage_repeats_no_finished_epoch(tmp_path):
         run(scenario, tmp_path, observe=kill)
     resumed = []
     run(scenario, tmp_path, observe=resumed.append)
-    assert resumed[0].tick.position == "epoch 2/2"
+    assert [p.tick.position for p in resumed[:2]] == ["resumed after epoch 1/2", "epoch 2/2"]
+    assert resumed[0].fraction > 0.4
+    assert resumed[0].seconds_left is None
 
 
 def test_one_more_epsilon_costs_one_more_cell(finished, tmp_path):
@@ -136,6 +138,9 @@ def test_progress_counts_artifacts_and_time(tmp_path):
     assert [p.number for p in steps if p.tick is None] == list(range(1, 9))
     assert all(p.total == 8 for p in steps)
     assert all(p.rate > 0 for p in steps)
+    fractions = [p.fraction for p in steps]
+    assert fractions == sorted(fractions)
+    assert fractions[-1] == 1
     left = [p.seconds_left for p in steps]
     assert left[-1] == 0
     assert all(seconds >= 0 for seconds in left[:-1] if seconds is not None)
@@ -170,6 +175,17 @@ def test_auto_finds_a_device():
 def test_a_large_images_scenario_can_be_declared_without_its_data():
     own = Scenario("stl", source="stl10", target="stl10", encoder="resnet50")
     assert all(isinstance(cell, EvaluateSpec) for cell in own.cells.values())
+
+
+def test_digits_shows_the_effect(digits):
+    """A plain encoder is right without an attack and falls under it; one pretrained under attack stands."""
+    accuracy = {place: record.metric("top1") for place, record in digits.items()}
+    assert len({row for row, _ in accuracy}) == 3
+    assert len({column for _, column in accuracy}) == 5
+    assert accuracy[0, 0] >= 0.95
+    assert accuracy[0, 1] < 0.10
+    assert accuracy[1, 1] > 0.70
+    assert all(record.deviations == {} for record in digits.values())
 
 
 @pytest.mark.parametrize("name", ["cifar10-to-cifar100"])

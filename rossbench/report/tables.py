@@ -11,8 +11,8 @@ from functools import cached_property
 from typing import Any
 
 from rich.console import Group, RenderableType
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from ..errors import StoreError, unknown
 from ..records import Record, read_record
@@ -141,10 +141,10 @@ def to_rich(matrix: Matrix, metric: str) -> RenderableType:
     best = {column: _best(matrix, column, metric) for column in matrix.columns}
     for row in matrix.rows:
         texts = [matrix.text(row, column, metric) for column in matrix.columns]
-        shown = [f"[bold]{t}[/]" if t == best[c] else t for t, c in zip(texts, matrix.columns, strict=True)]
+        shown = [Text(t, "bold" if t == best[c] else "") for t, c in zip(texts, matrix.columns, strict=True)]
         table.add_row(format_epsilon(row), *shown)
-    notes = [f"[yellow]{escape(note)}[/]" for note in matrix.notes()]
-    return Group(*notes, f"[bold]{escape(matrix.title(metric))}[/]", table, f"[dim]{escape(matrix.caption())}[/]", "")
+    notes = [Text(note, "yellow") for note in matrix.notes()]
+    return Group(*notes, Text(matrix.title(metric), "bold"), table, Text(matrix.caption(), "dim"), "")
 
 
 def _best(matrix: Matrix, column: float, metric: str) -> str | None:
