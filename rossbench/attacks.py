@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from .errors import AttackError
 from .scenario import Attack
+from .seeds import seeded
 
 _CLASSES = {("pgd", "L2"): torchattacks.PGDL2, ("pgd", "Linf"): torchattacks.PGD}
 
@@ -28,13 +29,8 @@ def perturb(
         return images
     modes = {module: module.training for module in model.modules()}
     images = images.contiguous()
-    device = images.device
     try:
-        # Seeds no device but this one: torch.manual_seed would seed all, and only this one is restored.
-        with torch.random.fork_rng([] if device.type == "cpu" else [device], device_type=device.type):
-            torch.default_generator.manual_seed(seed)
-            if device.type != "cpu":
-                torch.get_device_module(device).manual_seed(seed)
+        with seeded(seed, images.device):
             adversarial: Tensor = _build(model, attack, epsilon, mode)(images, labels)
     finally:
         for module, training in modes.items():  # torchattacks restores the root's mode, and that of all below it

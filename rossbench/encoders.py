@@ -10,6 +10,7 @@ from timm.models.resnet import ResNet
 from torch import Tensor, nn
 
 from .errors import InvalidValue, unknown
+from .seeds import seeded
 
 SMALL = "conv3"
 CIFAR_STEM = ":cifar"
@@ -46,8 +47,7 @@ def build(name: str, size: int, seed: int) -> Encoder:
     ``name`` is ``conv3``, a timm model, or a timm ResNet with ``:cifar`` appended (first convolution 3x3 with
     stride 1, no pooling after it). Raises UnknownName, or InvalidValue when the model cannot take such images.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         backbone = _conv3() if name == SMALL else _timm(name, size)
         try:
             return Encoder(backbone, size)

@@ -9,7 +9,7 @@ from . import metrics
 from .attacks import perturb
 from .encoders import Encoder
 from .scenario import FinetuneSpec
-from .seeds import derive
+from .seeds import derive, seeded
 from .training import Hooks, Loop, Tick
 
 
@@ -41,8 +41,7 @@ def finetune(
     as they were.
     """
     recipe = spec.recipe
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive(spec.seed, "linear layer"))
+    with seeded(derive(spec.seed, "linear layer")):
         classifier = Classifier(encoder, classes).to(images.device)
     # The encoder is frozen, so without an attack an image has the same features in every epoch.
     cached = encode(encoder, images, recipe.batch_size, hooks) if spec.epsilon == 0 else None

@@ -11,7 +11,7 @@ from . import encoders, metrics
 from .contrastive import SimCLR, adversarial_views, nt_xent, partners, similarities
 from .datasets import facts
 from .scenario import Pretraining, PretrainSpec
-from .seeds import derive
+from .seeds import derive, seeded
 from .training import Hooks, Loop
 from .views import two_views
 
@@ -62,8 +62,7 @@ def pretrain(spec: PretrainSpec, images: Tensor, hooks: Hooks) -> tuple[SimCLR, 
 def build(spec: PretrainSpec) -> SimCLR:
     """The spec's model before training; its weights depend on encoder and seed alone."""
     encoder = encoders.build(spec.encoder, facts(spec.source).size, derive(spec.seed, "encoder"))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive(spec.seed, "projection head"))
+    with seeded(derive(spec.seed, "projection head")):
         return SimCLR(encoder, spec.recipe)
 
 

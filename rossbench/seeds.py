@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+from collections.abc import Iterator
+
+import torch
 
 
 def derive(seed: int, *purpose: str | int) -> int:
@@ -12,3 +16,17 @@ def derive(seed: int, *purpose: str | int) -> int:
     """
     text = "/".join(str(part) for part in (seed, *purpose))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+@contextlib.contextmanager
+def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
+    """torch's global generators start from a seed inside, and are afterwards as before: the CPU's and one device's.
+
+    Not torch.manual_seed: it seeds every device there is, and they would stay so.
+    """
+    elsewhere = device is not None and device.type != "cpu"
+    with torch.random.fork_rng([device] if elsewhere else [], device_type=device.type if device else "cpu"):
+        torch.default_generator.manual_seed(seed)
+        if device is not None and elsewhere:
+            torch.get_device_module(device).manual_seed(seed)
+        yield

@@ -7,6 +7,7 @@ from conftest import tiny
 from rossbench import datasets
 from rossbench.finetune import Classifier, encode, finetune
 from rossbench.pretrain import build
+from rossbench.seeds import derive, seeded
 from rossbench.training import Hooks
 
 
@@ -54,10 +55,7 @@ def test_features_computed_once_train_the_same_head_as_features_of_every_batch(e
     one = spec(0.0, epochs=3)
     quick, _ = finetune(one, encoder, data.images, data.labels, 10, Hooks())
     slow = Classifier(encoder, 10)
-    with torch.random.fork_rng():
-        from rossbench.seeds import derive
-
-        torch.manual_seed(derive(one.seed, "linear layer"))
+    with seeded(derive(one.seed, "linear layer")):
         slow.linear.reset_parameters()
     optimizer = torch.optim.Adam(slow.linear.parameters(), one.recipe.learning_rate, weight_decay=0, fused=True)
     for epoch in range(3):
