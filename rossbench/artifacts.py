@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
@@ -15,9 +16,10 @@ from torch import Tensor, nn
 from . import metrics, pretrain
 from .contrastive import SimCLR
 from .datasets import facts
+from .errors import StoreError
 from .finetune import Classifier
 from .records import Record
-from .scenario import EvaluateSpec, FinetuneSpec, PretrainSpec
+from .scenario import AnySpec, EvaluateSpec, FinetuneSpec, PretrainSpec
 from .store import Store, encode, read_json
 
 
@@ -26,15 +28,15 @@ def save_trained(
     spec: PretrainSpec | FinetuneSpec,
     module: nn.Module,
     history: list[dict[str, float]],
+    seconds: float,
     provenance: dict[str, Any],
 ) -> None:
     """Weights (of SimCLR with its head, or of the linear layer), history, and where they come from."""
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
-    seconds = round(sum(entry["seconds"] for entry in history), 3)
     files = {
         "weights.safetensors": save_tensors(weights),
         "history.jsonl": "".join(json.dumps(entry) + "\n" for entry in history).encode(),
-        "stage.json": encode({"seconds": seconds, "provenance": provenance}),
+        "stage.json": encode({"seconds": round(seconds, 3), "provenance": provenance}),
     }
     store.write(spec, files)
 
@@ -42,14 +44,14 @@ def save_trained(
 def load_simclr(store: Store, spec: PretrainSpec) -> SimCLR:
     """The pretrained model, on the CPU, in eval mode."""
     model = pretrain.build(spec)
-    model.load_state_dict(load_tensors(store.read(spec, "weights.safetensors")))
+    model.load_state_dict(_tensors(store, spec, "weights.safetensors"))
     return model.eval()
 
 
 def load_classifier(store: Store, spec: FinetuneSpec) -> Classifier:
     """The finetuned classifier, on the CPU, frozen encoder and all."""
     classifier = Classifier(load_simclr(store, spec.pretrain).encoder, facts(spec.target).classes)
-    classifier.linear.load_state_dict(load_tensors(store.read(spec, "weights.safetensors")))
+    classifier.linear.load_state_dict(_tensors(store, spec, "weights.safetensors"))
     return classifier
 
 
@@ -90,5 +92,12 @@ def save_cell(
 
 def load_predictions(store: Store, spec: EvaluateSpec) -> tuple[Tensor, Tensor]:
     """Ranked classes int64 [n, min(5, classes)] and labels int64 [n] of a cell."""
-    arrays = load_tensors(store.read(spec, "predictions.safetensors"))
+    arrays = _tensors(store, spec, "predictions.safetensors")
     return arrays["predictions"].long(), arrays["labels"].long()
+
+
+def _tensors(store: Store, spec: AnySpec, name: str) -> dict[str, Tensor]:
+    try:
+        return load_tensors(store.read(spec, name))
+    except SafetensorError as error:
+        raise StoreError(f"{store.path(spec) / name}: expected safetensors, got a damaged file: {error}") from error

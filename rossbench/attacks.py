@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torchattacks
 from torch import Tensor, nn
@@ -10,6 +12,7 @@ from .errors import AttackError
 from .scenario import Attack
 from .seeds import seeded
 
+EPS_FOR_DIVISION = 1e-30
 _CLASSES = {("pgd", "L2"): torchattacks.PGDL2, ("pgd", "Linf"): torchattacks.PGD}
 
 
@@ -40,9 +43,12 @@ def perturb(
 
 
 def _build(model: nn.Module, attack: Attack, epsilon: float, mode: str) -> torchattacks.attack.Attack:
-    made = _CLASSES[attack.name, attack.norm](
-        model, eps=epsilon, alpha=attack.step_size, steps=attack.steps, random_start=attack.random_start
-    )
+    options = {"eps": epsilon, "alpha": attack.step_size, "steps": attack.steps, "random_start": attack.random_start}
+    if attack.norm == "L2":
+        # The loss is a mean over the batch, so a sample's gradient is small, and a confident one's tiny: beside
+        # torchattacks' default of 1e-10 it would not be normalised, and the sample not be attacked.
+        options["eps_for_division"] = EPS_FOR_DIVISION
+    made = _CLASSES[attack.name, attack.norm](model, **options)
     training = mode == "train"
     made.set_model_training_mode(model_training=training, batchnorm_training=training, dropout_training=training)
     return made
@@ -55,8 +61,10 @@ def _check(adversarial: Tensor, images: Tensor, norm: str, epsilon: float) -> No
     distance = torch.linalg.vector_norm((adversarial - images).flatten(1), ord=order, dim=1).max()
     low, high = adversarial.aminmax()
     worst, low, high = torch.stack([distance, low, high]).tolist()  # one wait for the device, not three
+    if not math.isfinite(worst):
+        raise AttackError("attack: expected finite gradients, got some that are not; a model in training has diverged")
     # The projection rounds: a relative 1e-4, or the resolution of pixels near 1, is not a step outside.
-    if not worst <= epsilon * (1 + 1e-4) + 1e-6:  # "not <=" also catches NaN
+    if worst > epsilon * (1 + 1e-4) + 1e-6:
         raise AttackError(f"attack: expected a {norm} distance of at most {epsilon}, got {worst}")
-    if not (low >= 0 and high <= 1):
+    if low < 0 or high > 1:
         raise AttackError(f"attack: expected pixels in [0, 1], got [{low}, {high}]")

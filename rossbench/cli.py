@@ -15,6 +15,7 @@ import click
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from . import registry
 from .errors import RossbenchError
@@ -22,58 +23,48 @@ from .report import tables
 from .scenario import EPS, Scenario, flatten, format_epsilon, parse_epsilons
 from .store import Store
 
-EXIT_ERROR = 2
+EXIT_UNEXPECTED = 1
+EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
-
-_debug = False
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point. Errors are one line on stderr and exit code 2; --debug shows where they come from."""
-    global _debug
-    _debug = False
+    given = sys.argv[1:] if arguments is None else arguments
     try:
-        cli.main(arguments, prog_name="rossbench", standalone_mode=False)
+        cli.main(given, prog_name="rossbench", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message())
-        sys.exit(0)
-    except click.Abort:  # click's form of KeyboardInterrupt
-        _fail("interrupted; the same command goes on from the last finished epoch", EXIT_INTERRUPTED)
-    except click.ClickException as error:
-        _fail(error.format_message())
-    except RossbenchError as error:
-        _fail(str(error))
+    except (Exception, KeyboardInterrupt) as error:
+        if "--debug" in given:
+            traceback.print_exc()
+        message, code = _explain(error)
+        click.echo("rossbench: " + " ".join(message.split()), err=True)
+        sys.exit(code)
 
 
-def _fail(message: str, code: int = EXIT_ERROR) -> None:
-    if _debug:
-        traceback.print_exc()
-    click.echo("rossbench: " + " ".join(message.split()), err=True)
-    sys.exit(code)
+def _explain(error: BaseException) -> tuple[str, int]:
+    """What to say of an error, and the exit code."""
+    if isinstance(error, click.ClickException):
+        return error.format_message(), EXIT_USAGE
+    if isinstance(error, RossbenchError):
+        return str(error), EXIT_USAGE
+    if isinstance(error, (click.Abort, KeyboardInterrupt)):
+        return "interrupted; the same command goes on from the last finished epoch", EXIT_INTERRUPTED
+    return f"unexpected {type(error).__name__}: {error} (--debug shows where)", EXIT_UNEXPECTED
 
 
 # --- options -----------------------------------------------------------------------------------------------
 
 
-class _Epsilons(click.ParamType[tuple[float, ...]]):
-    name = "epsilons"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
-        return parse_epsilons(value)
+def _epsilons(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[float, ...] | None:
+    return None if value is None else parse_epsilons(value)
 
 
-class _Device(click.ParamType[str]):
-    name = "device"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", value):
-            self.fail(f"expected auto, cpu, cuda, cuda:N or mps, got {value!r}", param, ctx)
-        return str(value)
-
-
-def _set_debug(ctx: click.Context, param: click.Parameter, value: bool) -> None:
-    global _debug
-    _debug = _debug or value
+def _device(ctx: click.Context, param: click.Parameter, value: str) -> str:
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", value):
+        raise click.BadParameter(f"expected auto, cpu, cuda, cuda:N or mps, got {value!r}", ctx, param)
+    return value
 
 
 def _load_scenario_file(ctx: click.Context, param: click.Parameter, value: Path | None) -> None:
@@ -93,9 +84,7 @@ def _together(*decorators: _Decorator) -> _Decorator:
     return decorate
 
 
-_debug_option = click.option(
-    "--debug", is_flag=True, is_eager=True, expose_value=False, callback=_set_debug, help="Show tracebacks."
-)
+_debug_option = click.option("--debug", is_flag=True, expose_value=False, help="Show a traceback with an error.")
 _scenario_file = click.option(
     "--scenario-file",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
@@ -115,8 +104,8 @@ _store = click.option(
 )
 _count = click.IntRange(min=1)
 _overrides = _together(
-    click.option("--train-eps", type=_Epsilons(), help="Rows, such as 0,1 or 0:1:0.2 or 8/255."),
-    click.option("--eval-eps", type=_Epsilons(), help="Columns, written the same way."),
+    click.option("--train-eps", callback=_epsilons, help="Rows, such as 0,1 or 0:1:0.2 or 8/255."),
+    click.option("--eval-eps", callback=_epsilons, help="Columns, written the same way."),
     click.option("--epochs", type=_count, help="Of pretraining."),
     click.option("--finetune-epochs", type=_count, help="Of finetuning."),
     click.option("--train-limit", type=_count, help="Use that many training images, class-balanced."),
@@ -217,7 +206,7 @@ def show(name: str, **changed: Any) -> None:
 @cli.command()
 @click.argument("name")
 @_overrides
-@click.option("--device", type=_Device(), default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
+@click.option("--device", callback=_device, default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
 @click.option(
     "--data-dir",
     type=click.Path(file_okay=False, path_type=Path),
@@ -234,10 +223,9 @@ def run(name: str, device: str, data_dir: Path | None, store: Path, **changed: A
         from . import display, runner
     with display.showing(console) as observe:
         runner.run(scenario, store=store, data_dir=data_dir, device=device, observe=observe)
-    for matrix in tables.load(Store(store), [scenario.name]):
-        if matrix.protocol == scenario.protocol:
-            console.print(tables.to_rich(matrix, "top1"))
-    console.print(f"Stored in {store}; see it again: rossbench report {scenario.name}", soft_wrap=True, highlight=False)
+    for matrix in tables.load(Store(store), [scenario.name], scenario.protocol):
+        console.print(tables.to_rich(matrix, "top1", console.width))
+    console.print(Text(f"Stored in {store}; see it again: rossbench report {scenario.name}"), soft_wrap=True)
 
 
 @cli.command()
@@ -254,4 +242,4 @@ def report(names: tuple[str, ...], metric: str, form: str, store: Path) -> None:
         return
     console = Console()
     for matrix in matrices:
-        console.print(tables.to_rich(matrix, metric))
+        console.print(tables.to_rich(matrix, metric, console.width))

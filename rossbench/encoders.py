@@ -48,11 +48,10 @@ def build(name: str, size: int, seed: int) -> Encoder:
     stride 1, no pooling after it). Raises UnknownName, or InvalidValue when the model cannot take such images.
     """
     with seeded(seed):
-        backbone = _conv3() if name == SMALL else _timm(name, size)
         try:
-            return Encoder(backbone, size)
-        except (AssertionError, RuntimeError) as error:
-            raise InvalidValue(f"encoder {name!r} cannot take {size} x {size} images: {error}") from error
+            return Encoder(_conv3() if name == SMALL else _timm(name, size), size)
+        except (AssertionError, RuntimeError) as error:  # timm's and torch's words for what does not fit
+            raise InvalidValue(f"encoder {name!r} cannot be built for {size} x {size} images: {error}") from error
 
 
 def _timm(name: str, size: int) -> nn.Module:

@@ -38,5 +38,6 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> UnknownName:
     """An UnknownName that suggests the nearest known names, or lists them all when none is near."""
     known = sorted(known)
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known) or 'none'}"
+    more = f", ... ({len(known)} in all)" if len(known) > 12 else ""
+    hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known[:12]) or 'none'}{more}"
     return UnknownName(f"unknown {kind} {name!r}; {hint}")

@@ -6,7 +6,7 @@ import functools
 import importlib.metadata
 import platform
 import subprocess
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -46,9 +46,6 @@ class Record:
         """``top1`` or ``top5`` as a share in [0, 1], or ``mcc`` in [-1, 1]."""
         return {"top1": self.top1_right / self.n, "top5": self.top5_right / self.n, "mcc": self.mcc}[name]
 
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
 
 def read_record(path: Path) -> Record:
     """StoreError if the file is no record, or one of another schema version."""
@@ -60,8 +57,8 @@ def read_record(path: Path) -> Record:
     return Record(**content)
 
 
-def provenance(device: str, dtype: str, deterministic: bool, data: str) -> dict[str, Any]:
-    """What can change a result and is in no spec. ``data`` is the fingerprint of the stage's images and labels."""
+def provenance(device: str, dtype: str, deterministic: bool) -> dict[str, Any]:
+    """What can change a result and is in no spec, as it is now: ask before the work, not after it."""
     commit, dirty = _git()
     return {
         "git_commit": commit,
@@ -72,7 +69,6 @@ def provenance(device: str, dtype: str, deterministic: bool, data: str) -> dict[
         "device": device,
         "dtype": dtype,
         "deterministic": deterministic,
-        "data": data,
     }
 
 

@@ -64,7 +64,7 @@ def _load_plugins() -> None:
     for entry in importlib.metadata.entry_points(group="rossbench.scenarios"):
         try:
             entry.load()
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             log.warning("plug-in %s (%s) is left out: %r", entry.name, entry.value, error)
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from . import artifacts, datasets, encoders, records, registry
 from .errors import InvalidValue
@@ -107,33 +109,32 @@ class _Job:
 
     def run(self, observe: Observer) -> dict[tuple[float, float], Record]:
         missing = self._missing()
-        if missing:  # a name that means nothing should fail before anything is begun
+        if missing:  # what is not to be had should be said now, not after days of pretraining
             encoders.build(self.scenario.encoder, datasets.facts(self.scenario.source).size, seed=0)
+            for spec in missing:
+                self._data_of(spec)
         self._note_matrix()
         clock = _Clock(missing, observe)
         for spec in missing:
             clock.start(spec)
+            self.store.discard(spec)
             self._build(spec, Hooks(clock.tick, self.store.resume_path(spec)))
             clock.finish()
         cells = self.scenario.cells.items()
         return {place: records.read_record(self.store.record_path(spec.key)) for place, spec in cells}
 
     def _missing(self) -> list[AnySpec]:
-        """What has to be built, parents first; a parent only if something missing is made from it."""
+        """What has to be built, parents first: all that missing cells are made from, from the first gap on."""
         needed = set()
         for cell in self.scenario.cells.values():
-            spec: AnySpec | None = cell
-            while spec is not None and spec not in self.store:
-                needed.add(spec.key)
-                spec = spec.parent
+            if cell not in self.store:
+                chain: tuple[AnySpec, ...] = (cell.finetune.pretrain, cell.finetune, cell)
+                gap = next(k for k, spec in enumerate(chain) if spec not in self.store)
+                needed |= {spec.key for spec in chain[gap:]}
         return [spec for spec in self.scenario.specs() if spec.key in needed]
 
     def _note_matrix(self) -> None:
-        """Tell the store which cells belong together; those of earlier runs with the same protocol stay in."""
         scenario, registered = self.scenario, self.registered
-        before = self.store.read_matrix(scenario.name, scenario.protocol)
-        cells = {(row, column): key for row, column, key in before["cells"]} if before else {}
-        cells |= {place: spec.key for place, spec in scenario.cells.items()}
         content = {
             "schema": records.SCHEMA,
             "name": scenario.name,
@@ -142,43 +143,54 @@ class _Job:
             "protocol": scenario.protocol,
             "seed": scenario.seed,
             "deviations": scenario.deviations(registered),
+            "registered_seed": registered.seed,
             "registered_train_epsilons": registered.train_epsilons,
             "registered_eval_epsilons": registered.eval_epsilons,
-            "cells": [[row, column, key] for (row, column), key in sorted(cells.items())],
+            "cells": [[row, column, spec.key] for (row, column), spec in scenario.cells.items()],
         }
         self.store.write_matrix(scenario.name, scenario.protocol, content)
 
     def _build(self, spec: AnySpec, hooks: Hooks) -> None:
+        data, began = self._data_of(spec), time.perf_counter()
+        provenance = {**self.provenance, "data": data.fingerprint}
+        if isinstance(spec, EvaluateSpec):
+            classifier = self._classifier_of(spec.finetune)
+            began = time.perf_counter()
+            ranked = evaluate(spec, classifier, data.images, data.labels, hooks)
+            artifacts.save_cell(
+                self.store,
+                spec,
+                ranked,
+                data.labels.cpu(),
+                scenario=self.scenario.name,
+                deviations=self.scenario.deviations(self.registered),
+                seconds=time.perf_counter() - began,
+                provenance=provenance,
+            )
+            return
+        module: nn.Module
         if isinstance(spec, PretrainSpec):
-            data = self._load(spec.source, "train", spec.limit)
-            model, history = pretrain(spec, data.images, hooks)
-            artifacts.save_trained(self.store, spec, model, history, self._provenance(data))
-        elif isinstance(spec, FinetuneSpec):
-            data = self._load(spec.target, "train", spec.limit)
+            module, history = pretrain(spec, data.images, hooks)
+        else:
             encoder = artifacts.load_simclr(self.store, spec.pretrain).encoder.to(self.device)
             classes = datasets.facts(spec.target).classes
             classifier, history = finetune(spec, encoder, data.images, data.labels, classes, hooks)
-            artifacts.save_trained(self.store, spec, classifier.linear, history, self._provenance(data))
-        else:
-            self._build_cell(spec, hooks)
+            module = classifier.linear
+        # After an interruption the epochs' own times are the better account.
+        seconds = max(time.perf_counter() - began, sum(entry["seconds"] for entry in history))
+        artifacts.save_trained(self.store, spec, module, history, seconds, provenance)
 
-    def _build_cell(self, spec: EvaluateSpec, hooks: Hooks) -> None:
-        began = time.perf_counter()
-        data = self._load(spec.finetune.target, "test", spec.limit)
-        if self._classifier is None or self._classifier[0] != spec.finetune.key:
-            classifier = artifacts.load_classifier(self.store, spec.finetune).to(self.device)
-            self._classifier = spec.finetune.key, classifier
-        ranked = evaluate(spec, self._classifier[1], data.images, data.labels, hooks)
-        artifacts.save_cell(
-            self.store,
-            spec,
-            ranked,
-            data.labels.cpu(),
-            scenario=self.scenario.name,
-            deviations=self.scenario.deviations(self.registered),
-            seconds=time.perf_counter() - began,
-            provenance=self._provenance(data),
-        )
+    def _classifier_of(self, spec: FinetuneSpec) -> Classifier:
+        if self._classifier is None or self._classifier[0] != spec.key:
+            self._classifier = spec.key, artifacts.load_classifier(self.store, spec).to(self.device)
+        return self._classifier[1]
+
+    def _data_of(self, spec: AnySpec) -> datasets.Data:
+        if isinstance(spec, PretrainSpec):
+            return self._load(spec.source, "train", spec.limit)
+        if isinstance(spec, FinetuneSpec):
+            return self._load(spec.target, "train", spec.limit)
+        return self._load(spec.finetune.target, "test", spec.limit)
 
     def _load(self, name: str, split: str, limit: int | None) -> datasets.Data:
         place = name, split, limit
@@ -186,12 +198,12 @@ class _Job:
             self._data[place] = datasets.load(name, split, limit, self.data_dir).to(self.device)
         return self._data[place]
 
-    def _provenance(self, data: datasets.Data) -> dict[str, Any]:
+    @cached_property
+    def provenance(self) -> dict[str, Any]:
         device = self.device.type
         if device == "cuda":
             device = f"cuda ({torch.cuda.get_device_name(self.device)})"
-        deterministic = torch.are_deterministic_algorithms_enabled()
-        return records.provenance(device, "float32", deterministic, data.fingerprint)
+        return records.provenance(device, "float32", torch.are_deterministic_algorithms_enabled())
 
 
 class _Clock:
@@ -213,7 +225,7 @@ class _Clock:
         self.fraction = 0.0
 
     def tick(self, tick: Tick) -> None:
-        if tick.images == 0:  # what a resume state held
+        if tick.resumed:
             self.skipped += tick.fraction * self.spec.passes
         self.images += tick.images
         self.fraction = tick.fraction

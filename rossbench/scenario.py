@@ -11,11 +11,11 @@ import json
 import math
 import re
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from fractions import Fraction
 from functools import cached_property, lru_cache
 from itertools import pairwise
-from typing import Any, ClassVar, get_type_hints
+from typing import Any, ClassVar, TypeVar, get_type_hints
 
 from . import datasets
 from .errors import InvalidValue, unknown
@@ -322,19 +322,24 @@ class Scenario(Value):
                 f"Scenario.target: expected images of {self.source}'s size, {source.size} pixels, "
                 f"got {self.target}'s, {target.size}"
             )
-        for dataset in (self.source, self.target):
-            datasets.count(dataset, "train", self.train_limit)
-        datasets.count(self.target, "test", self.test_limit)
+        counts = [datasets.count(dataset, "train", self.train_limit) for dataset in (self.source, self.target)]
+        if counts == [source.train, target.train]:
+            object.__setattr__(self, "train_limit", None)  # a limit that leaves nothing out is none
+        if datasets.count(self.target, "test", self.test_limit) == target.test:
+            object.__setattr__(self, "test_limit", None)
 
     @cached_property
     def cells(self) -> dict[tuple[float, float], EvaluateSpec]:
         """The matrix: (pretraining epsilon, evaluation epsilon) -> spec."""
-        recipe, cells = self.recipe, {}
+        cells = {}
         for row in self.train_epsilons:
-            pretrain = PretrainSpec(self.source, self.train_limit, self.encoder, row, recipe.pretraining, self.seed)
-            finetune = FinetuneSpec(pretrain, self.target, self.train_limit, row, recipe.finetuning)
+            pretraining = _unattacked(self.recipe.pretraining, row)
+            pretrain = PretrainSpec(self.source, self.train_limit, self.encoder, row, pretraining, self.seed)
+            finetuning = _unattacked(self.recipe.finetuning, row)
+            finetune = FinetuneSpec(pretrain, self.target, self.train_limit, row, finetuning)
             for column in self.eval_epsilons:
-                cells[row, column] = EvaluateSpec(finetune, self.test_limit, column, recipe.evaluation)
+                evaluation = _unattacked(self.recipe.evaluation, column)
+                cells[row, column] = EvaluateSpec(finetune, self.test_limit, column, evaluation)
         return cells
 
     def specs(self) -> Iterator[AnySpec]:
@@ -375,6 +380,17 @@ class Scenario(Value):
             for name in ours
             if name not in _NOT_PROTOCOL and name != "seed" and ours[name] != theirs[name]
         }
+
+
+Part = TypeVar("Part", Pretraining, Finetuning, Evaluation)
+
+
+def _unattacked(part: Part, epsilon: float) -> Part:
+    """At epsilon 0 the settings of the attack change nothing, so they are set to the defaults: one key for all."""
+    if epsilon > 0:
+        return part
+    settings = [spec.name for spec in fields(part) if spec.name.startswith("attack")]
+    return replace(part, **{name: getattr(type(part)(), name) for name in settings})
 
 
 _NOT_PROTOCOL = ("name", "description", "recipe.name", "train_epsilons", "eval_epsilons")

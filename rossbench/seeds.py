@@ -24,9 +24,14 @@ def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
 
     Not torch.manual_seed: it seeds every device there is, and they would stay so.
     """
-    elsewhere = device is not None and device.type != "cpu"
-    with torch.random.fork_rng([device] if elsewhere else [], device_type=device.type if device else "cpu"):
+    if device is None or device.type == "cpu":
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            yield
+        return
+    module = torch.get_device_module(device)
+    with torch.random.fork_rng([device], device_type=device.type):
         torch.default_generator.manual_seed(seed)
-        if device is not None and elsewhere:
-            torch.get_device_module(device).manual_seed(seed)
+        with module.device(device) if hasattr(module, "device") else contextlib.nullcontext():
+            module.manual_seed(seed)  # of the current device
         yield

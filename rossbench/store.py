@@ -6,12 +6,13 @@
     <root>/finetune/<key>/   the same
     <root>/evaluate/<key>/   spec.json  record.json  predictions.safetensors
     <root>/resume/<key>.pt   what an unfinished stage needs to go on
-    <root>/matrices/<name>-<protocol>.json   which cells make up a scenario's matrix
+    <root>/matrices/<name>-<protocol>-<run>.json   which cells a run was about
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import shutil
@@ -61,23 +62,28 @@ class Store:
     def resume_path(self, spec: AnySpec) -> Path:
         return self.root / "resume" / f"{spec.key}.pt"
 
+    def discard(self, spec: AnySpec) -> None:
+        """Take an artifact away, if it is there."""
+        path = self.path(spec)
+        if path.exists():
+            with _one_line_errors(path):
+                doomed = Path(tempfile.mkdtemp(prefix=".discarded-", dir=path.parent))
+                os.rename(path, doomed / path.name)  # at once: deleting takes time
+                shutil.rmtree(doomed)
+
     def write_matrix(self, name: str, protocol: str, content: dict[str, Any]) -> None:
-        write_atomically(self._matrix_path(name, protocol), encode(content))
+        """Note which cells a run is about. Runs do not share files, so two at once do not lose each other's."""
+        body = encode(content)
+        run = hashlib.sha256(body).hexdigest()[:8]
+        write_atomically(self.root / "matrices" / f"{name}-{protocol}-{run}.json", body)
 
-    def read_matrix(self, name: str, protocol: str) -> dict[str, Any] | None:
-        path = self._matrix_path(name, protocol)
-        return read_json(path) if path.exists() else None
-
-    def matrices(self) -> Iterator[dict[str, Any]]:
-        """All matrices that were ever run into this store, ordered by file name."""
+    def matrices(self) -> Iterator[tuple[Path, Any]]:
+        """The notes of all runs into this store, ordered by file name, so by scenario and protocol."""
         for path in sorted((self.root / "matrices").glob("*.json")):
-            yield read_json(path)
+            yield path, read_json(path)
 
     def record_path(self, key: str) -> Path:
         return self.root / "evaluate" / key / "record.json"
-
-    def _matrix_path(self, name: str, protocol: str) -> Path:
-        return self.root / "matrices" / f"{name}-{protocol}.json"
 
 
 def encode(content: Any) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import math
 import time
 from collections.abc import Callable
@@ -15,8 +16,10 @@ from torch import Tensor
 
 from .errors import Diverged
 from .scenario import FinetuneSpec, PretrainSpec
-from .seeds import derive
+from .seeds import derive, seeded
 from .store import write_atomically
+
+log = logging.getLogger(__name__)
 
 
 class Stateful(Protocol):
@@ -35,9 +38,11 @@ class Tick:
     position: str
     """Such as ``epoch 3/60``."""
     images: int
-    """Images since the last tick; 0 in the one that says how much an earlier run had done."""
+    """Images since the last tick."""
     loss: Tensor | None = None
     """Mean of the epoch so far; on the device, so read it only to show it."""
+    resumed: bool = False
+    """Whether what is done was done by an earlier run."""
 
 
 @dataclass
@@ -77,7 +82,7 @@ class Loop:
         history = _load(hooks.resume, saved)
         epochs = self.spec.recipe.epochs
         if history:
-            hooks.tick(Tick(len(history) / epochs, f"resumed after epoch {len(history)}/{epochs}", images=0))
+            hooks.tick(Tick(len(history) / epochs, f"resumed after epoch {len(history)}/{epochs}", 0, resumed=True))
         for epoch in range(len(history), epochs):
             began = time.perf_counter()
             for group in self.optimizer.param_groups:
@@ -108,10 +113,13 @@ class Loop:
         order = torch.randperm(self.images, generator=shuffle)
         size = min(spec.recipe.batch_size, self.images)
         batches = [batch for batch in order.split(size) if len(batch) == size or not self.drop_last]
+        device = self.optimizer.param_groups[0]["params"][0].device
         sums: Tensor | None = None
         samples = 0
         for k, indices in enumerate(batches):
-            part, count = self.batch(indices, derive(spec.seed, spec.stage, epoch, k))
+            seed = derive(spec.seed, spec.stage, epoch, k)
+            with seeded(seed, device):  # for what draws from the global generator, such as dropout
+                part, count = self.batch(indices, seed)
             sums, samples = part if sums is None else sums + part, samples + count
             fraction = (epoch + (k + 1) / len(batches)) / epochs
             hooks.tick(Tick(fraction, f"epoch {epoch + 1}/{epochs}", len(indices), sums[0] / samples))
@@ -130,7 +138,11 @@ def _save(path: Path | None, saved: dict[str, Stateful], history: list[dict[str,
 def _load(path: Path | None, saved: dict[str, Stateful]) -> list[dict[str, float]]:
     if path is None or not path.exists():
         return []
-    state = torch.load(path, weights_only=True, map_location="cpu")
+    try:
+        state = torch.load(path, weights_only=True, map_location="cpu")
+    except Exception as error:  # torch.load has many words for a damaged file; none is worth more than starting anew
+        log.warning("%s cannot be read (%r); the stage starts anew", path, error)
+        return []
     for name, part in saved.items():
         part.load_state_dict(state[name])
     history: list[dict[str, float]] = state["history"]

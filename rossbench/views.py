@@ -97,7 +97,7 @@ def _boxes(draw: _Draw, size: int, augmentation: Augmentation) -> tuple[Tensor, 
     width = torch.where(any_fits, widths.gather(1, first)[:, 0], round(size * min(1.0, fallback)))
     height = torch.where(any_fits, heights.gather(1, first)[:, 0], round(size / max(1.0, fallback)))
     top, left = draw.below(size - height + 1), draw.below(size - width + 1)
-    centre_top, centre_left = ((size - height) / 2).round(), ((size - width) / 2).round()
+    centre_top, centre_left = ((size - height) / 2).floor(), ((size - width) / 2).floor()
     return torch.where(any_fits, top, centre_top), torch.where(any_fits, left, centre_left), height, width
 
 

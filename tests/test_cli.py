@@ -107,6 +107,11 @@ WRONG = [
     (["run", "digits", "--device", "tpu"], "expected auto, cpu, cuda, cuda:N or mps, got 'tpu'"),
     (["run", "digits", "--device", "cuda:99"], "device 'cuda:99': expected one of the"),
     (["run", "digits", "--encoder", "resnet81", "--device", "cpu"], "unknown encoder 'resnet81'; did you mean"),
+    (
+        ["run", "digits", "--encoder", "resnet18.nothing", "--device", "cpu"],
+        "encoder 'resnet18.nothing' cannot be built",
+    ),
+    (["run", "digits", "--encoder", "qqqqqqqq", "--device", "cpu"], "in all)"),
     (["run", "digits", "--scenario-file", "none.py"], "'none.py' does not exist"),
     (["run", "digits", "--out", "file.txt"], "'file.txt' is a file"),
     (["run", "cifar10-to-cifar10", "--data-dir", "file.txt"], "'file.txt' is a file"),
@@ -126,7 +131,20 @@ def test_an_error_is_one_line_on_stderr_and_exit_code_2(rossbench, tmp_path, arg
     assert err.count("\n") == 1
     assert message in err
     assert "Traceback" not in out + err
+    assert len(err) < 400
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file.txt"]  # nothing was begun
+
+
+def test_an_error_that_nobody_expected_is_one_line_too(rossbench, monkeypatch):
+    from rossbench import runner
+
+    def broken(*arguments, **keywords):
+        raise ZeroDivisionError("by\nzero")
+
+    monkeypatch.setattr(runner, "run", broken)
+    code, _, err = rossbench("run", "digits")
+    assert code == 1
+    assert err == "rossbench: unexpected ZeroDivisionError: by zero (--debug shows where)\n"
 
 
 @pytest.mark.parametrize("arguments", [["show", "digitz", "--debug"], ["--debug", "show", "digitz"]])

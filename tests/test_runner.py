@@ -1,13 +1,15 @@
 import dataclasses
 import json
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
 from conftest import tiny
 
 from rossbench import artifacts, metrics, runner
-from rossbench.errors import InvalidValue
+from rossbench.errors import InvalidValue, StoreError
 from rossbench.scenario import EvaluateSpec, Scenario
 from rossbench.store import Store
 
@@ -52,9 +54,9 @@ class Killed(BaseException):
     """As abrupt as a signal: nothing in the package catches it."""
 
 
-@pytest.mark.parametrize("after", [2, 5, 8, 13, 16, 20])
+@pytest.mark.parametrize("after", [2, 5, 9, 16, 20, 23, 26, 30, 33, 36])
 def test_a_killed_run_goes_on_and_gives_the_uninterrupted_records(finished, tmp_path, after):
-    """Killed in either pretraining, in finetuning, and between evaluations: see the progress of ``after``."""
+    """Killed in pretraining, finetuning and evaluation of the plain model (up to 21) and of the attacked one."""
     seen = []
 
     def kill(progress):
@@ -69,6 +71,13 @@ def test_a_killed_run_goes_on_and_gives_the_uninterrupted_records(finished, tmp_
         ours, theirs = (artifacts.load_predictions(Store(root), cell)[0] for root in (tmp_path, finished))
         assert torch.equal(ours, theirs)
     assert not list((tmp_path / "resume").glob("*"))
+
+
+def test_the_kills_above_hit_every_stage_of_both_models(tmp_path):
+    steps = []
+    run(tiny(), tmp_path, observe=steps.append)
+    hit = {(steps[k - 1].spec.stage, steps[k - 1].spec.epsilon) for k in (2, 5, 9, 16, 20, 23, 26, 30, 33, 36)}
+    assert {("pretrain", 0.0), ("finetune", 0.0), ("pretrain", 1.0), ("finetune", 1.0), ("evaluate", 0.5)} <= hit
 
 
 def test_a_resumed_stage_repeats_no_finished_epoch(tmp_path):
@@ -115,6 +124,78 @@ def test_a_parent_is_not_built_again_for_cells_that_are_there(finished, tmp_path
     steps = []
     run(tiny(), store, observe=steps.append)
     assert steps == []
+
+
+def test_a_gap_is_filled_with_all_that_hangs_on_it(finished, tmp_path):
+    """A head belongs to the encoder it was trained on, so it is built again with it; finished cells stay."""
+    store, wider = tmp_path / "copy", tiny(train_epsilons=(1,), eval_epsilons=(0, 0.7))
+    shutil.copytree(finished, store)
+    shutil.rmtree(Store(store).path(wider.cells[1, 0].finetune.pretrain))
+    head = Store(store).path(wider.cells[1, 0].finetune) / "weights.safetensors"
+    before, built = head.stat().st_mtime_ns, []
+    run(wider, store, observe=lambda p: built.append(p.spec.stage) if p.tick is None else None)
+    assert built == ["pretrain", "finetune", "evaluate"]
+    assert head.stat().st_mtime_ns > before
+
+
+def test_data_that_is_missing_is_said_before_anything_is_built(tmp_path, monkeypatch):
+    from rossbench import datasets
+    from rossbench.errors import DataError
+
+    real = datasets.load
+
+    def load(name, split, *arguments):
+        if split == "test":
+            raise DataError("digits: not there")
+        return real(name, split, *arguments)
+
+    monkeypatch.setattr(datasets, "load", load)
+    with pytest.raises(DataError, match="not there"):
+        run(tiny(), tmp_path / "store")
+    assert not (tmp_path / "store").exists()
+
+
+def test_a_model_that_draws_random_numbers_of_its_own_is_reproducible(tmp_path):
+    """Drop-path takes them from torch's global generator."""
+    pretrain_only = tiny(train_epsilons=(0,), eval_epsilons=(0,), encoder="tiny_vit_5m_224", train_limit=20)
+    weights = []
+    for name in ("a", "b"):
+        torch.manual_seed(len(weights))
+        run(pretrain_only, tmp_path / name)
+        model = artifacts.load_simclr(Store(tmp_path / name), pretrain_only.cells[0, 0].finetune.pretrain)
+        weights.append(model.head.layers[0].weight)
+    assert torch.equal(*weights)
+
+
+def test_two_runs_at_once_share_a_store(finished, tmp_path):
+    """Each does a row; in the end both are whole, and both are in the table."""
+    from rossbench.report import tables
+
+    options = "--eval-eps 0,0.5 --epochs 2 --finetune-epochs 2 --train-limit 60 --test-limit 40 --device cpu"
+    code = "import sys; from rossbench.cli import main; main(sys.argv[1:])"
+    command = [sys.executable, "-c", code, "run", "digits", *options.split(), "--out", str(tmp_path), "--train-eps"]
+    runs = [subprocess.Popen([*command, row], stdout=subprocess.DEVNULL) for row in ("0", "1", "1")]
+    assert [one.wait(timeout=300) for one in runs] == [0, 0, 0]
+    (matrix,) = tables.load(Store(tmp_path))
+    assert (matrix.rows, matrix.columns) == ([0, 1], [0, 0.5])
+    assert len(matrix.records) == 4
+
+
+def test_a_damaged_resume_state_costs_its_stage_only(finished, tmp_path, caplog):
+    path = Store(tmp_path).resume_path(tiny().cells[0.0, 0.0].finetune.pretrain)
+    path.parent.mkdir()
+    path.write_bytes(b"PK damaged")
+    assert comparable(run(tiny(), tmp_path)) == comparable(run(tiny(), finished))
+    assert "cannot be read" in caplog.text
+
+
+def test_damaged_weights_are_named(finished, tmp_path):
+    store, cell = tmp_path / "copy", tiny().cells[1.0, 0.5]
+    shutil.copytree(finished, store)
+    path = Store(store).path(cell.finetune) / "weights.safetensors"
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(StoreError, match=r"weights\.safetensors: expected safetensors, got a damaged file"):
+        artifacts.load_classifier(Store(store), cell.finetune)
 
 
 def test_a_record_counts_its_own_predictions(finished):

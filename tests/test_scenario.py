@@ -10,6 +10,7 @@ from rossbench.scenario import (
     Attack,
     Augmentation,
     EvaluateSpec,
+    Evaluation,
     Finetuning,
     Pretraining,
     Recipe,
@@ -146,6 +147,35 @@ def _changed(spec: object, path: str) -> EvaluateSpec:
     other = not old if isinstance(old, bool) else old + 1 if isinstance(old, int) else None
     new = known[path] if path in known else old / 2 if other is None else other
     return dataclasses.replace(spec, **{path: new})
+
+
+@pytest.mark.parametrize("field", sorted(set(flatten(Finetuning())) - {"attack.name"}))
+def test_every_field_of_a_finetuning_is_in_its_key(field):
+    spec = scenario().cells[0.2, 0].finetune
+    assert dataclasses.replace(spec, recipe=_changed(spec.recipe, field)).key != spec.key
+
+
+@pytest.mark.parametrize("field", sorted(set(flatten(Evaluation())) - {"attack.name"}))
+def test_every_field_of_an_evaluation_is_in_its_key(field):
+    spec = scenario().cells[0.2, 0.2]
+    assert dataclasses.replace(spec, recipe=_changed(spec.recipe, field)).key != spec.key
+
+
+def test_without_an_attack_its_settings_are_in_no_key():
+    attack = Attack(norm="Linf", steps=7, step_size=0.1)
+    recipe = Recipe(
+        pretraining=Pretraining(attack=attack, attack_mode="train"),
+        finetuning=Finetuning(attack=attack),
+        evaluation=Evaluation(attack=attack),
+    )
+    plain, other = scenario(), scenario(recipe=recipe)
+    assert plain.cells[0, 0].key == other.cells[0, 0].key
+    assert plain.cells[0, 0.2].key != other.cells[0, 0.2].key
+    assert plain.cells[0.2, 0].finetune.pretrain.key != other.cells[0.2, 0].finetune.pretrain.key
+
+
+def test_a_limit_that_leaves_nothing_out_is_none():
+    assert scenario(train_limit=50_000, test_limit=10_000) == scenario()
 
 
 def test_scenarios_share_what_is_the_same():

@@ -71,12 +71,20 @@ def test_a_file_keeps_its_old_content_when_the_new_one_fails(tmp_path, monkeypat
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_matrices_are_listed_by_name(store):
-    for name in ("b", "a"):
-        store.write_matrix(name, "0" * 8, {"name": name})
-    assert [m["name"] for m in store.matrices()] == ["a", "b"]
-    assert store.read_matrix("a", "0" * 8) == {"name": "a"}
-    assert store.read_matrix("c", "0" * 8) is None
+def test_runs_are_noted_by_name_and_once_each(store):
+    for name, cells in (("b", 1), ("a", 1), ("a", 1), ("a", 2)):
+        store.write_matrix(name, "0" * 8, {"name": name, "cells": cells})
+    found = [content for _, content in store.matrices()]
+    assert [content["name"] for content in found] == ["a", "a", "b"]
+    assert {content["cells"] for content in found} == {1, 2}
+
+
+def test_what_is_discarded_is_gone(store):
+    store.discard(CELL)
+    store.write(CELL, {"a": b"1"})
+    store.discard(CELL)
+    assert CELL not in store
+    assert list(store.path(CELL).parent.iterdir()) == []
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
 import csv
+import dataclasses
 import io
 import json
 import shutil
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from rossbench.errors import UnknownName
+from rossbench.errors import StoreError, UnknownName
 from rossbench.records import read_record
 from rossbench.report import tables
 from rossbench.store import Store
@@ -64,7 +65,8 @@ def test_csv_has_one_line_a_cell(matrix):
     for row in rows:
         place = float(row["train_epsilon"]), float(row["eval_epsilon"])
         assert float(row["value"]) == matrix.cells[place].mcc
-        assert (row["full_protocol"], row["n"]) == ("False", "40")
+        assert row["n"] == "40"
+        assert row["notes"].startswith("REDUCED OR CHANGED PROTOCOL")
 
 
 def test_json_carries_the_records(matrix):
@@ -93,8 +95,61 @@ def test_a_missing_cell_shows_as_missing_in_every_format(finished, tmp_path):
     assert terminal(matrix).splitlines()[-3].endswith("│     — ")
     assert "| — |" in tables.to_markdown([matrix], "top1")
     assert r"& -- \\" in tables.to_latex([matrix], "top1")
-    assert ",top1,,,\n" in tables.to_csv([matrix], "top1")
+    assert ",top1,,,,REDUCED" in tables.to_csv([matrix], "top1")
     assert json.loads(tables.to_json([matrix], "top1"))[0]["cells"][-1]["value"] is None
+
+
+def test_rows_with_columns_of_their_own_leave_cells_missing_in_every_format(finished, tmp_path):
+    from rossbench import runner
+
+    runner.run(tiny(train_epsilons=(0,), eval_epsilons=(0, 0.5)), store=tmp_path, device="cpu")
+    runner.run(tiny(train_epsilons=(1,), eval_epsilons=(0.25,)), store=tmp_path, device="cpu")
+    (matrix,) = tables.load(Store(tmp_path))
+    assert (len(matrix.cells), len(matrix.records)) == (6, 3)
+    assert len(list(csv.DictReader(io.StringIO(tables.to_csv([matrix], "top1"))))) == 6
+    assert len(json.loads(tables.to_json([matrix], "top1"))[0]["cells"]) == 6
+    assert terminal(matrix).count("—") == 3 + 1  # and once in the note that says so
+
+
+def test_a_wide_matrix_is_split_and_nothing_of_it_cut(matrix):
+    columns = [k / 20 for k in range(21)]
+    cells = {(row, column): matrix.cells[row, 0.5] for row in (0.0, 1.0) for column in columns}
+    text = terminal(dataclasses.replace(matrix, cells=cells))
+    assert "…" not in text
+    assert all(f"ε={column:.4g} " in text + " " for column in columns)
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def test_another_seed_is_said_above_the_table(matrix):
+    assert "seed 5 (registered: 0)" in terminal(dataclasses.replace(matrix, seed=5))
+
+
+def test_an_attack_is_described_by_a_cell_that_was_attacked(matrix):
+    attack = matrix.cells[0.0, 0.5].spec["recipe"]["attack"]
+    attack["steps"] = 17
+    assert "17 steps" in matrix.caption()
+
+
+@pytest.mark.parametrize("change", [{"schema": 0}, {"extra": 1}])
+def test_a_note_of_another_schema_is_named(finished, tmp_path, change):
+    store = tmp_path / "copy"
+    shutil.copytree(finished, store)
+    (path,) = (store / "matrices").glob("*.json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(StoreError, match="expected the note of a run, of schema 1") as raised:
+        tables.load(Store(store))
+    assert str(path) in str(raised.value)
+
+
+def test_a_damaged_record_of_another_scenario_is_not_in_the_way(finished, tmp_path):
+    from rossbench import runner
+
+    store = tmp_path / "copy"
+    shutil.copytree(finished, store)
+    other = tiny("digits-low-to-high", train_epsilons=(0,), eval_epsilons=(0,))
+    runner.run(other, store=store, device="cpu")
+    Store(store).record_path(other.cells[0, 0].key).write_text("{")
+    assert len(tables.load(Store(store), ["digits"])) == 1
 
 
 def test_the_best_of_a_column_is_bold(matrix):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from typing import Any
 
@@ -15,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..errors import StoreError, unknown
-from ..records import Record, read_record
+from ..records import SCHEMA, Record, read_record
 from ..scenario import EPS, format_epsilon
 from ..store import Store
 
@@ -25,7 +26,7 @@ MISSING = "—"
 
 @dataclass(frozen=True)
 class Matrix:
-    """One scenario under one protocol: a record, or None where it is missing, for each pair of epsilons."""
+    """One scenario under one protocol: a record, or None where it is missing, for every row and column."""
 
     name: str
     source: str
@@ -33,6 +34,7 @@ class Matrix:
     protocol: str
     seed: int
     deviations: dict[str, list[Any]]
+    registered_seed: int
     registered_train_epsilons: list[float]
     registered_eval_epsilons: list[float]
     cells: dict[tuple[float, float], Record | None]
@@ -67,6 +69,8 @@ class Matrix:
                 for name, (here, registered) in self.deviations.items()
             ]
             notes.append("REDUCED OR CHANGED PROTOCOL: " + ", ".join(parts))
+        if self.seed != self.registered_seed:
+            notes.append(f"seed {self.seed} (registered: {self.registered_seed})")
         grids = (
             ("rows", self.registered_train_epsilons, self.rows),
             ("columns", self.registered_eval_epsilons, self.columns),
@@ -74,9 +78,9 @@ class Matrix:
         for what, registered, here in grids:
             if registered != here:
                 notes.append(f"{what} {_epsilons(here)} (registered: {_epsilons(registered)})")
-        missing = len(self.rows) * len(self.columns) - len(self.records)
+        missing = len(self.cells) - len(self.records)
         if missing:
-            notes.append(f"{missing} of {len(self.rows) * len(self.columns)} cells are missing, shown as {MISSING}")
+            notes.append(f"{missing} of {len(self.cells)} cells are missing, shown as {MISSING}")
         return notes
 
     def title(self, metric: str) -> str:
@@ -86,10 +90,10 @@ class Matrix:
         """How the numbers were made, from the records themselves."""
         if not self.records:
             return "nothing evaluated yet"
-        spec = self.records[0].spec
-        attack = spec["recipe"]["attack"]
+        record = max(self.records, key=lambda record: record.spec["epsilon"])  # at epsilon 0 no attack was made
+        spec, attack = record.spec, record.spec["recipe"]["attack"]
         return (
-            f"{self.name}, seed {self.seed}: {self.records[0].n} test images, "
+            f"{self.name}, seed {self.seed}: {record.n} test images, "
             f"{spec['finetune']['pretrain']['encoder']}, {attack['name'].upper()}-{attack['norm']}, "
             f"{attack['steps']} steps of {attack['step_size']:g}"
         )
@@ -105,46 +109,72 @@ def _epsilons(grid: Sequence[float]) -> str:
     return ", ".join(map(format_epsilon, grid))
 
 
-def load(store: Store, names: Sequence[str] = ()) -> list[Matrix]:
-    """The matrices in a store, all or those of some scenarios.
+def load(store: Store, names: Sequence[str] = (), protocol: str | None = None) -> list[Matrix]:
+    """The matrices in a store: all, or those of some scenarios, or of one protocol.
 
-    Raises StoreError if it holds none at all, UnknownName for a scenario of which it holds none.
+    Runs of a scenario that differ in their grids alone are one matrix. Raises StoreError if the store holds none at
+    all, UnknownName for a scenario of which it holds none.
     """
-    found = [_matrix(store, content) for content in store.matrices()]
-    if not found:
+    runs: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for path, content in store.matrices():
+        if not isinstance(content, dict) or content.get("schema") != SCHEMA or set(content) != _FIELDS:
+            raise StoreError(f"{path}: expected the note of a run, of schema {SCHEMA}")
+        runs.setdefault((content["name"], content["protocol"]), []).append(content)
+    if not runs:
         raise StoreError(f"nothing to report in {store.root}: expected a store that rossbench run has written")
-    here = {matrix.name for matrix in found}
     for name in names:
-        if name not in here:
-            raise unknown(f"scenario in {store.root}", name, here)
-    return [matrix for matrix in found if not names or matrix.name in names]
+        if name not in {known for known, _ in runs}:
+            raise unknown(f"scenario in {store.root}", name, {known for known, _ in runs})
+    return [
+        _merged(store, contents)
+        for (name, known), contents in runs.items()
+        if (not names or name in names) and protocol in (None, known)
+    ]
 
 
-def _matrix(store: Store, content: dict[str, Any]) -> Matrix:
-    cells = {}
-    for row, column, key in content.pop("cells"):
-        path = store.record_path(key)
-        cells[row, column] = read_record(path) if path.exists() else None
-    content.pop("schema")
-    return Matrix(cells=cells, **content)
+_FIELDS = {field.name for field in fields(Matrix)} | {"schema"}
+
+
+def _merged(store: Store, runs: list[dict[str, Any]]) -> Matrix:
+    keys = {(row, column): key for run in runs for row, column, key in run["cells"]}
+    rows, columns = {row for row, _ in keys}, {column for _, column in keys}
+    cells: dict[tuple[float, float], Record | None] = {}
+    for place in itertools.product(sorted(rows), sorted(columns)):
+        path = store.record_path(keys[place]) if place in keys else None
+        cells[place] = read_record(path) if path is not None and path.exists() else None
+    return Matrix(**{name: value for name, value in runs[-1].items() if name != "schema"} | {"cells": cells})
 
 
 # --- formats -----------------------------------------------------------------------------------------------
 
 
-def to_rich(matrix: Matrix, metric: str) -> RenderableType:
-    """For a terminal: the best of each column in bold."""
+def to_rich(matrix: Matrix, metric: str, width: int = 80) -> RenderableType:
+    """For a terminal, the best of each column in bold; as many tables as it takes to cut off no column."""
+    shown: list[RenderableType] = [Text(note, "yellow") for note in matrix.notes()]
+    shown.append(Text(matrix.title(metric), "bold"))
+    rest = matrix.columns
+    while rest:
+        ends = list(itertools.accumulate(max(len(_head(column)), len("100.00")) + 3 for column in rest))
+        fitting = max(1, sum(end <= width - 11 for end in ends))
+        shown.append(_table(matrix, metric, rest[:fitting]))
+        rest = rest[fitting:]
+    return Group(*shown, Text(matrix.caption(), "dim"), "")
+
+
+def _head(column: float) -> str:
+    return f"{EPS}={format_epsilon(column)}"
+
+
+def _table(matrix: Matrix, metric: str, columns: Sequence[float]) -> Table:
     table = Table(show_edge=False)
     table.add_column(f"model {EPS}", style="cyan", no_wrap=True)
-    for column in matrix.columns:
-        table.add_column(f"{EPS}={format_epsilon(column)}", justify="right", no_wrap=True)
-    best = {column: _best(matrix, column, metric) for column in matrix.columns}
+    for column in columns:
+        table.add_column(_head(column), justify="right", no_wrap=True)
+    best = {column: _best(matrix, column, metric) for column in columns}
     for row in matrix.rows:
-        texts = [matrix.text(row, column, metric) for column in matrix.columns]
-        shown = [Text(t, "bold" if t == best[c] else "") for t, c in zip(texts, matrix.columns, strict=True)]
-        table.add_row(format_epsilon(row), *shown)
-    notes = [Text(note, "yellow") for note in matrix.notes()]
-    return Group(*notes, Text(matrix.title(metric), "bold"), table, Text(matrix.caption(), "dim"), "")
+        texts = {column: matrix.text(row, column, metric) for column in columns}
+        table.add_row(format_epsilon(row), *(Text(t, "bold" if t == best[c] else "") for c, t in texts.items()))
+    return table
 
 
 def _best(matrix: Matrix, column: float, metric: str) -> str | None:
@@ -208,17 +238,14 @@ def to_csv(matrices: Sequence[Matrix], metric: str) -> str:
     """One line a cell; the value is empty where the cell is missing."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    head = ["scenario", "protocol", "seed", "full_protocol", "train_epsilon", "eval_epsilon", "metric", "value", "n"]
-    writer.writerow([*head, "key"])
+    head = ["scenario", "protocol", "seed", "train_epsilon", "eval_epsilon", "metric", "value", "n", "key", "notes"]
+    writer.writerow(head)
     for matrix in matrices:
-        for (row, column), record in sorted(matrix.cells.items()):
-            place = [matrix.name, matrix.protocol, matrix.seed, not matrix.deviations, row, column, metric]
-            writer.writerow([*place, *(["", "", ""] if record is None else _cell(matrix, record, row, column, metric))])
+        for (row, column), record in matrix.cells.items():
+            found = ["", "", ""] if record is None else [matrix.value(row, column, metric), record.n, record.key]
+            place = [matrix.name, matrix.protocol, matrix.seed, row, column, metric]
+            writer.writerow([*place, *found, "; ".join(matrix.notes())])
     return buffer.getvalue()
-
-
-def _cell(matrix: Matrix, record: Record, row: float, column: float, metric: str) -> list[Any]:
-    return [matrix.value(row, column, metric), record.n, record.key]
 
 
 def to_json(matrices: Sequence[Matrix], metric: str) -> str:
@@ -239,7 +266,7 @@ def to_json(matrices: Sequence[Matrix], metric: str) -> str:
                     "value": matrix.value(row, column, metric),
                     "record": None if record is None else asdict(record),
                 }
-                for (row, column), record in sorted(matrix.cells.items())
+                for (row, column), record in matrix.cells.items()
             ],
         }
         for matrix in matrices
