@@ -1,7 +1,7 @@
 """Image data sets by name, as tensors. The table of facts needs no torch; loading does.
 
-All images are square and RGB; gray ones have their value in each channel, so that every encoder and every pair
-of source and target is possible. An L2 epsilon on them is in RGB space too: moving one gray level counts sqrt(3) times.
+All images are square and RGB; gray ones have their value in each channel, so that every encoder fits every
+set. An L2 epsilon on them is in RGB space too: moving one gray level counts sqrt(3) times.
 """
 
 from __future__ import annotations

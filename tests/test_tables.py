@@ -95,7 +95,7 @@ def test_a_missing_cell_shows_as_missing_in_every_format(finished, tmp_path):
     assert terminal(matrix).splitlines()[-3].endswith("│     — ")
     assert "| — |" in tables.to_markdown([matrix], "top1")
     assert r"& -- \\" in tables.to_latex([matrix], "top1")
-    assert ",top1,,,,REDUCED" in tables.to_csv([matrix], "top1")
+    assert ',top1,,,,"REDUCED' in tables.to_csv([matrix], "top1")
     assert json.loads(tables.to_json([matrix], "top1"))[0]["cells"][-1]["value"] is None
 
 
