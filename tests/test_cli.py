@@ -92,7 +92,7 @@ WRONG = [
     (["show", "digitz"], "unknown scenario 'digitz'; did you mean digits"),
     (["run"], "Missing argument 'NAME'"),
     (["rum", "digits"], "No such command 'rum'"),
-    (["run", "digits", "--epoch", "3"], "No such option '--epoch'"),
+    (["run", "digits", "--epoch", "3"], "No such option"),
     (["run", "digits", "--epochs", "0"], "'--epochs'"),
     (["run", "digits", "--epochs", "x"], "'--epochs'"),
     (["run", "digits", "--finetune-epochs", "-1"], "'--finetune-epochs'"),
