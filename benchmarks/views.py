@@ -14,7 +14,7 @@ from lightly.transforms import SimCLRTransform
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.v2.functional import to_pil_image
 
-from rossbench.scenario import Augmentation
+from rossbench.recipe import Augmentation
 from rossbench.views import two_views
 
 COUNT, BATCH = 2048, 256

@@ -9,8 +9,9 @@ from importlib.metadata import version as _version
 from typing import TYPE_CHECKING, Any
 
 from .errors import RossbenchError
+from .recipe import Attack, Augmentation, Evaluation, Finetuning, Pretraining, Recipe
 from .registry import get, names, register
-from .scenario import Attack, Augmentation, Evaluation, Finetuning, Pretraining, Recipe, Scenario
+from .scenario import Scenario
 
 if TYPE_CHECKING:
     from .runner import run

@@ -19,7 +19,7 @@ from .datasets import facts
 from .errors import StoreError
 from .finetune import Classifier
 from .records import Record
-from .scenario import AnySpec, EvaluateSpec, FinetuneSpec, PretrainSpec
+from .specs import AnySpec, EvaluateSpec, FinetuneSpec, PretrainSpec
 from .store import Store, encode, read_json
 
 

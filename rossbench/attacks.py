@@ -9,7 +9,7 @@ import torchattacks
 from torch import Tensor, nn
 
 from .errors import AttackError
-from .scenario import Attack
+from .recipe import Attack
 from .seeds import seeded
 
 EPS_FOR_DIVISION = 1e-30

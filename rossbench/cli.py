@@ -18,10 +18,12 @@ from rich.table import Table
 from rich.text import Text
 
 from . import registry
+from .epsilons import EPS, format_epsilon, parse_epsilons
 from .errors import RossbenchError
 from .report import tables
-from .scenario import EPS, Scenario, flatten, format_epsilon, parse_epsilons
+from .scenario import Scenario
 from .store import Store
+from .values import flatten
 
 EXIT_UNEXPECTED = 1
 EXIT_USAGE = 2

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from .attacks import perturb
 from .encoders import Encoder
-from .scenario import Pretraining
+from .recipe import Pretraining
 
 
 class SimCLR(nn.Module):

@@ -8,8 +8,8 @@ from torch import Tensor
 from . import metrics
 from .attacks import perturb
 from .finetune import Classifier
-from .scenario import EvaluateSpec
 from .seeds import derive
+from .specs import EvaluateSpec
 from .training import Hooks, Tick
 
 

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from . import metrics
 from .attacks import perturb
 from .encoders import Encoder
-from .scenario import FinetuneSpec
 from .seeds import derive, seeded
+from .specs import FinetuneSpec
 from .training import Hooks, Loop, Tick
 
 

@@ -10,8 +10,9 @@ from torch import Tensor
 from . import encoders, metrics
 from .contrastive import SimCLR, adversarial_views, nt_xent, partners, similarities
 from .datasets import facts
-from .scenario import Pretraining, PretrainSpec
+from .recipe import Pretraining
 from .seeds import derive, seeded
+from .specs import PretrainSpec
 from .training import Hooks, Loop
 from .views import two_views
 

@@ -18,7 +18,8 @@ from .evaluate import evaluate
 from .finetune import Classifier, finetune
 from .pretrain import pretrain
 from .records import Record
-from .scenario import AnySpec, EvaluateSpec, FinetuneSpec, PretrainSpec, Scenario
+from .scenario import Scenario
+from .specs import AnySpec, EvaluateSpec, FinetuneSpec, PretrainSpec
 from .store import Store
 from .training import Hooks, Tick
 

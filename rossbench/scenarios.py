@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from .scenario import Augmentation, Finetuning, Pretraining, Recipe, Scenario
+from .recipe import Augmentation, Finetuning, Pretraining, Recipe
+from .scenario import Scenario
 
 ROSS2022 = Recipe("ross2022")
 

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import StoreError
-from .scenario import AnySpec
+from .specs import AnySpec
 
 
 class Store:

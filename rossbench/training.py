@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from .errors import Diverged
-from .scenario import FinetuneSpec, PretrainSpec
 from .seeds import derive, seeded
+from .specs import FinetuneSpec, PretrainSpec
 from .store import write_atomically
 
 log = logging.getLogger(__name__)

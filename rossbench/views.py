@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .scenario import Augmentation
+from .recipe import Augmentation
 
 _GRAY = (0.2989, 0.587, 0.114)  # torchvision's weights
 

@@ -5,7 +5,7 @@ from torch import nn
 
 from rossbench import attacks
 from rossbench.errors import AttackError
-from rossbench.scenario import Attack
+from rossbench.recipe import Attack
 
 
 class Model(nn.Module):

@@ -7,7 +7,8 @@ from lightly.loss import NTXentLoss
 
 from rossbench import attacks, contrastive
 from rossbench.pretrain import build
-from rossbench.scenario import Attack, Pretraining, PretrainSpec
+from rossbench.recipe import Attack, Pretraining
+from rossbench.specs import PretrainSpec
 
 
 @pytest.fixture

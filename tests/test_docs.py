@@ -11,7 +11,7 @@ import click
 import pytest
 
 from rossbench import cli, datasets, registry
-from rossbench.scenario import flatten
+from rossbench.values import flatten
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

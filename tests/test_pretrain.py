@@ -6,7 +6,7 @@ from conftest import tiny
 
 from rossbench import contrastive, datasets
 from rossbench.pretrain import build, learning_rate, pretrain
-from rossbench.scenario import Pretraining
+from rossbench.recipe import Pretraining
 from rossbench.training import Hooks
 
 

@@ -10,7 +10,8 @@ from conftest import tiny
 
 from rossbench import artifacts, metrics, runner
 from rossbench.errors import InvalidValue, StoreError
-from rossbench.scenario import EvaluateSpec, Scenario
+from rossbench.scenario import Scenario
+from rossbench.specs import EvaluateSpec
 from rossbench.store import Store
 
 TIMES = ("seconds", "created")

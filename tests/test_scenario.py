@@ -5,20 +5,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rossbench.epsilons import format_epsilon, parse_epsilons
 from rossbench.errors import InvalidValue, UnknownName
-from rossbench.scenario import (
-    Attack,
-    Augmentation,
-    EvaluateSpec,
-    Evaluation,
-    Finetuning,
-    Pretraining,
-    Recipe,
-    Scenario,
-    flatten,
-    format_epsilon,
-    parse_epsilons,
-)
+from rossbench.recipe import Attack, Augmentation, Evaluation, Finetuning, Pretraining, Recipe
+from rossbench.scenario import Scenario
+from rossbench.specs import EvaluateSpec
+from rossbench.values import flatten
 
 
 def scenario(**changes: object) -> Scenario:

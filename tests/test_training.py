@@ -6,7 +6,7 @@ import torch
 
 from rossbench import registry
 from rossbench.errors import Diverged
-from rossbench.scenario import Finetuning
+from rossbench.recipe import Finetuning
 from rossbench.training import Hooks, Loop
 
 SPEC = dataclasses.replace(registry.get("digits").cells[0, 0].finetune, recipe=Finetuning(epochs=4, batch_size=4))

@@ -8,7 +8,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from rossbench import views
-from rossbench.scenario import Augmentation
+from rossbench.recipe import Augmentation
 
 TOLERANCE = 1e-5
 

@@ -15,9 +15,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from ..epsilons import EPS, format_epsilon
 from ..errors import StoreError, unknown
 from ..records import SCHEMA, Record, read_record
-from ..scenario import EPS, format_epsilon
 from ..store import Store
 
 METRICS = {"top1": "Top-1 accuracy (%)", "top5": "Top-5 accuracy (%)", "mcc": "MCC"}

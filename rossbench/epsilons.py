@@ -1,0 +1,52 @@
+"""Epsilons as people write and read them."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from itertools import pairwise
+
+from .errors import InvalidValue
+
+EPS = "ε"
+
+
+def parse_epsilons(text: str) -> tuple[float, ...]:
+    """Epsilons from ``0,0.5,8/255`` or ``start:stop:step`` (stop included), or both, joined by commas.
+
+    Computed in fractions: ``0:1:0.2`` gives 0.6, not 0.6000000000000001. Raises InvalidValue.
+    """
+    found: list[Fraction] = []
+    for part in text.split(","):
+        numbers = [_fraction(piece, text) for piece in part.split(":")]
+        if len(numbers) == 1:
+            found += numbers
+        elif len(numbers) == 3 and numbers[2] > 0 and numbers[0] <= numbers[1]:
+            start, stop, step = numbers
+            steps = (stop - start) // step
+            if steps > 1000:
+                raise InvalidValue(f"epsilons {text!r}: expected at most 1000 steps, got {steps}")
+            found += [start + i * step for i in range(steps + 1)]
+        else:
+            raise InvalidValue(f"epsilons {text!r}: expected numbers or start:stop:step, got {part!r}")
+    if any(a >= b for a, b in pairwise(found)):
+        raise InvalidValue(f"epsilons {text!r}: expected ascending numbers, got {', '.join(map(str, found))}")
+    return tuple(float(number) for number in found)
+
+
+def _fraction(text: str, whole: str) -> Fraction:
+    try:
+        number = Fraction(text.strip())
+    except (ValueError, ZeroDivisionError):
+        raise InvalidValue(f"epsilons {whole!r}: expected numbers such as 0.5 or 8/255, got {text!r}") from None
+    if number < 0 or number > 1000:
+        raise InvalidValue(f"epsilons {whole!r}: expected numbers in [0, 1000], got {text.strip()}")
+    return number
+
+
+def format_epsilon(epsilon: float) -> str:
+    """``0.2``, ``1``, or ``8/255`` where the decimal is long and the fraction is not."""
+    short = f"{epsilon:.4g}"
+    levels = round(epsilon * 255)
+    if float(short) != epsilon and abs(levels / 255 - epsilon) < 1e-9:
+        return f"{levels}/255"
+    return short

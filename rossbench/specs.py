@@ -1,0 +1,117 @@
+"""The nested specs: each names one artifact by a hash of all that can change it, and of nothing else."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import ClassVar
+
+from . import datasets
+from .epsilons import EPS, format_epsilon
+from .recipe import Evaluation, Finetuning, Pretraining
+from .values import Value, within
+
+
+class Spec(Value):
+    """Base of the three specs. Nothing that cannot change a result is in a spec."""
+
+    stage: ClassVar[str]
+    epsilon: float
+
+    @cached_property
+    def key(self) -> str:
+        """The first 16 hex digits of the SHA-256 of the spec's canonical JSON; the artifact's name."""
+        text = json.dumps({self.stage: asdict(self)}, sort_keys=True, separators=(",", ":"))  # type: ignore[call-overload]
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class PretrainSpec(Spec):
+    """One encoder. ``limit`` is the number of training images, None for all."""
+
+    stage: ClassVar[str] = "pretrain"
+    parent: ClassVar[None] = None
+    source: str
+    limit: int | None
+    encoder: str
+    epsilon: float = within(0.0, 0)
+    recipe: Pretraining = Pretraining()
+    seed: int = within(0, 0, 2**62)
+
+    @property
+    def images(self) -> int:
+        """Images an epoch, without those of a dropped last batch."""
+        total = datasets.count(self.source, "train", self.limit)
+        size = min(self.recipe.batch_size, total)
+        return total // size * size
+
+    @property
+    def passes(self) -> int:
+        """See Scenario.passes."""
+        step = 3 + (2 * self.recipe.attack.steps if self.epsilon else 0)
+        return 2 * self.images * self.recipe.epochs * step
+
+    def __str__(self) -> str:
+        return f"pretrain {self.source} {EPS}={format_epsilon(self.epsilon)}"
+
+
+@dataclass(frozen=True)
+class FinetuneSpec(Spec):
+    """One linear classifier on one encoder."""
+
+    stage: ClassVar[str] = "finetune"
+    pretrain: PretrainSpec
+    target: str
+    limit: int | None
+    epsilon: float = within(0.0, 0)
+    recipe: Finetuning = Finetuning()
+
+    @property
+    def parent(self) -> PretrainSpec:
+        return self.pretrain
+
+    @property
+    def seed(self) -> int:
+        return self.pretrain.seed
+
+    @property
+    def passes(self) -> int:
+        """See Scenario.passes. Without an attack the frozen encoder sees each image once."""
+        images = datasets.count(self.target, "train", self.limit)
+        return images * self.recipe.epochs * (1 + 2 * self.recipe.attack.steps) if self.epsilon else images
+
+    def __str__(self) -> str:
+        return f"finetune {self.target} {EPS}={format_epsilon(self.epsilon)}"
+
+
+@dataclass(frozen=True)
+class EvaluateSpec(Spec):
+    """One classifier on one test split under one attack: a cell of a matrix."""
+
+    stage: ClassVar[str] = "evaluate"
+    finetune: FinetuneSpec
+    limit: int | None
+    epsilon: float = within(0.0, 0)
+    recipe: Evaluation = Evaluation()
+
+    @property
+    def parent(self) -> FinetuneSpec:
+        return self.finetune
+
+    @property
+    def seed(self) -> int:
+        return self.finetune.seed
+
+    @property
+    def passes(self) -> int:
+        """See Scenario.passes."""
+        images = datasets.count(self.finetune.target, "test", self.limit)
+        return images * (1 + (2 * self.recipe.attack.steps if self.epsilon else 0))
+
+    def __str__(self) -> str:
+        return f"evaluate {self.finetune.target} {EPS}={format_epsilon(self.epsilon)}"
+
+
+AnySpec = PretrainSpec | FinetuneSpec | EvaluateSpec

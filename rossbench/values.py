@@ -1,0 +1,81 @@
+"""Values that check themselves: the base of recipes, specs and scenarios.
+
+Every class derived from Value is a frozen dataclass that checks its fields when it is made and turns whole numbers into
+floats and lists into tuples where its annotations say so, so that equal values have equal keys.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import field, fields, is_dataclass
+from functools import lru_cache
+from typing import Any, get_type_hints
+
+from .errors import InvalidValue, unknown
+
+
+def within(default: Any, low: float, high: float = math.inf) -> Any:
+    """A dataclass field whose numbers lie in [low, high]."""
+    return field(default=default, metadata={"range": (low, high)})
+
+
+def one_of(default: str, *values: str) -> Any:
+    """A dataclass field that is one of ``values``."""
+    return field(default=default, metadata={"values": values})
+
+
+POSITIVE = 1e-12  # the least learning rate, temperature or sigma: a bound that leaves zero out
+
+
+@lru_cache
+def _hints(cls: type) -> dict[str, Any]:
+    return get_type_hints(cls)
+
+
+class Value:
+    """Base of the dataclasses below: checks and normalises the fields of a new instance."""
+
+    def __post_init__(self) -> None:
+        hints = _hints(type(self))  # type: ignore[arg-type]  # mypy takes a class's hash for its instances'
+        for spec in fields(self):  # type: ignore[arg-type]
+            name = f"{type(self).__name__}.{spec.name}"
+            value = _checked(name, getattr(self, spec.name), hints[spec.name], spec.metadata)
+            object.__setattr__(self, spec.name, value)
+
+
+def _checked(name: str, value: Any, hint: Any, metadata: Any) -> Any:
+    low, high = metadata.get("range", (-math.inf, math.inf))
+    bounds = f" in [{low:g}, {high:g}]" if high < math.inf else f" of at least {low:g}" if low > -math.inf else ""
+    if str(hint).startswith("tuple"):
+        if not isinstance(value, (tuple, list)):
+            raise InvalidValue(f"{name}: expected a list of numbers, got {value!r}")
+        length = str(hint).count("float")
+        if "..." not in str(hint) and len(value) != length:
+            raise InvalidValue(f"{name}: expected {length} numbers, got {value!r}")
+        return tuple(_checked(name, item, float, metadata) for item in value)
+    if hint == int | None:
+        return None if value is None else _checked(name, value, int, metadata)
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if hint is int and not (whole and low <= value <= high):
+        raise InvalidValue(f"{name}: expected a whole number{bounds}, got {value!r}")
+    if hint is float:
+        if not (whole or isinstance(value, float)) or not math.isfinite(value) or not low <= value <= high:
+            raise InvalidValue(f"{name}: expected a finite number{bounds}, got {value!r}")
+        return float(value)
+    if isinstance(hint, type) and not isinstance(value, hint):
+        raise InvalidValue(f"{name}: expected {hint.__name__}, got {value!r}")
+    if value not in metadata.get("values", (value,)):
+        raise unknown(name, value, metadata["values"])
+    return value
+
+
+def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    """A nested value as one dictionary, such as {"recipe.pretraining.epochs": 500}."""
+    flat: dict[str, Any] = {}
+    for spec in fields(value):
+        item = getattr(value, spec.name)
+        if is_dataclass(item):
+            flat.update(flatten(item, f"{prefix}{spec.name}."))
+        else:
+            flat[prefix + spec.name] = item
+    return flat
