@@ -1,0 +1,45 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rossbench.epsilons import format_epsilon, parse_epsilons
+from rossbench.errors import InvalidValue
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("0", (0.0,)),
+        ("0,0.5, 1", (0.0, 0.5, 1.0)),
+        ("0:1:0.2", (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)),
+        ("0:1:0.3", (0.0, 0.3, 0.6, 0.9)),
+        ("0,8/255", (0.0, 8 / 255)),
+        ("0:8/255:4/255", (0.0, 4 / 255, 8 / 255)),
+        ("0:0.4:0.2,2", (0.0, 0.2, 0.4, 2.0)),
+    ],
+)
+def test_epsilons_are_read_exactly(text, expected):
+    assert parse_epsilons(text) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", ",", "a", "1,0", "0,0", "-1", "nan", "inf", "1/0", "0:1", "0:1:0", "1:0:0.1", "0:1:1e-9", "0:1:-1", "1e9"],
+)
+def test_what_is_no_list_of_epsilons_is_refused_in_one_line(text):
+    with pytest.raises(InvalidValue, match="expected") as raised:
+        parse_epsilons(text)
+    assert "\n" not in str(raised.value)
+
+
+@given(st.sets(st.integers(0, 1000), min_size=1, max_size=20), st.sampled_from([1, 10, 255, 1000]))
+def test_epsilons_survive_being_written_and_read(numerators, denominator):
+    epsilons = tuple(n / denominator for n in sorted(numerators))
+    assert parse_epsilons(",".join(f"{n}/{denominator}" for n in sorted(numerators))) == epsilons
+
+
+@pytest.mark.parametrize(
+    ("epsilon", "text"), [(0.0, "0"), (0.2, "0.2"), (1.0, "1"), (8 / 255, "8/255"), (1 / 3, "85/255")]
+)
+def test_epsilons_are_shown_short(epsilon, text):
+    assert format_epsilon(epsilon) == text

@@ -1,0 +1,73 @@
+import math
+
+import pytest
+
+from rossbench.errors import InvalidValue, UnknownName
+from rossbench.recipe import Attack, Augmentation, Finetuning, Pretraining, Recipe
+from rossbench.scenario import Scenario
+from rossbench.values import flatten
+
+
+def test_the_defaults_are_the_protocol_of_the_study():
+    flat = flatten(Recipe())
+    expected = {
+        # section 5.2
+        "pretraining.epochs": 500,
+        "pretraining.batch_size": 256,
+        "pretraining.learning_rate": 2e-4,
+        "pretraining.attack.steps": 3,
+        "pretraining.attack.step_size": 1.0,
+        "pretraining.attack.norm": "L2",
+        "pretraining.augmentation.jitter_probability": 0.8,
+        "pretraining.augmentation.grayscale_probability": 0.2,
+        "pretraining.augmentation.blur_kernel": 0.1,
+        "finetuning.epochs": 100,
+        "finetuning.batch_size": 256,
+        "finetuning.learning_rate": 8e-5,
+        "finetuning.attack.steps": 3,
+        "finetuning.attack.step_size": 1.0,
+        # section 5.4.1
+        "evaluation.attack.steps": 20,
+        "evaluation.attack.step_size": 3.0,
+        "evaluation.batch_size": 1024,
+        # sthalles/SimCLR, where the study is silent
+        "pretraining.temperature": 0.07,
+        "pretraining.weight_decay": 1e-4,
+        "pretraining.projection_dim": 128,
+        "pretraining.projection_batch_norm": False,
+        "pretraining.normalize": False,
+        "pretraining.constant_epochs": 10,
+        "pretraining.augmentation.crop_scale": (0.08, 1.0),
+        "pretraining.augmentation.jitter": (0.8, 0.8, 0.8, 0.2),
+        "pretraining.augmentation.blur_probability": 1.0,
+        "finetuning.weight_decay": 8e-4,
+    }
+    assert {name: flat[name] for name in expected} == expected
+    scenario = Scenario("x", "cifar10", "cifar100")
+    assert scenario.train_epsilons == scenario.eval_epsilons == (0, 0.2, 0.4, 0.6, 0.8, 1)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Pretraining(epochs=0), "Pretraining.epochs: expected a whole number of at least 1, got 0"),
+        (lambda: Pretraining(epochs=1.5), "expected a whole number of at least 1, got 1.5"),
+        (lambda: Pretraining(epochs=True), "expected a whole number of at least 1, got True"),
+        (lambda: Pretraining(learning_rate=0), "Pretraining.learning_rate: expected a finite number"),
+        (lambda: Pretraining(learning_rate=math.nan), "got nan"),
+        (lambda: Pretraining(temperature="hot"), "got 'hot'"),
+        (lambda: Pretraining(normalize=1), "Pretraining.normalize: expected bool, got 1"),
+        (lambda: Pretraining(attack_mode="evil"), "unknown Pretraining.attack_mode 'evil'; did you mean eval"),
+        (lambda: Finetuning(attack="pgd"), "Finetuning.attack: expected Attack, got 'pgd'"),
+        (lambda: Attack(norm="L3"), "unknown Attack.norm 'L3'"),
+        (lambda: Attack(steps=0), "Attack.steps"),
+        (lambda: Augmentation(crop_scale=(1, 0.5)), "Augmentation.crop_scale: expected (low, high)"),
+        (lambda: Augmentation(jitter=(0.8, 0.8)), "Augmentation.jitter: expected 4 numbers"),
+        (lambda: Augmentation(jitter=(0.8, 0.8, 0.8, 0.6)), "hue of at most 0.5, got 0.6"),
+    ],
+)
+def test_a_field_out_of_its_range_is_refused(make, message):
+    with pytest.raises((InvalidValue, UnknownName)) as raised:
+        make()
+    assert message in str(raised.value)
+    assert "\n" not in str(raised.value)

@@ -1,0 +1,87 @@
+import dataclasses
+
+import pytest
+
+from rossbench.recipe import Evaluation, Finetuning, Pretraining, Recipe
+from rossbench.scenario import Scenario
+from rossbench.specs import EvaluateSpec
+from rossbench.values import flatten
+
+
+def scenario(**changes: object) -> Scenario:
+    return Scenario(**{"name": "x", "source": "cifar10", "target": "cifar100", **changes})
+
+
+def test_equal_values_have_equal_keys_however_they_are_written():
+    one = scenario(train_epsilons=[0, 1], eval_epsilons=(0,)).cells[1.0, 0.0]
+    other = scenario(train_epsilons=(0.0, 1.0), eval_epsilons=(0.0,)).cells[1, 0]
+    assert one == other
+    assert one.key == other.key
+
+
+PINNED = ("cdc07a3abd8c619d", "1c3409b8a9d956bc", "c0f7439998095b4b")
+
+
+def test_keys_never_change_without_notice():
+    """A changed key makes every stored artifact unreachable: raise the record's schema when this has to change."""
+    cell = Scenario("x", "cifar10", "cifar100").cells[0.2, 1.0]
+    assert (cell.finetune.pretrain.key, cell.finetune.key, cell.key) == PINNED
+
+
+FIELDS = {*flatten(Pretraining()), "seed", "epsilon", "encoder", "limit"} - {"attack.name"}  # there is one attack
+
+
+@pytest.mark.parametrize("field", sorted(FIELDS))
+def test_every_field_of_a_pretraining_is_in_its_key(field):
+    spec = scenario().cells[0.2, 0].finetune.pretrain
+    assert _changed(spec, field).key != spec.key
+
+
+def _changed(spec: object, path: str) -> EvaluateSpec:
+    """The spec with one field, somewhere in it, set to another valid value."""
+    known = {
+        "norm": "Linf",
+        "limit": 500,
+        "encoder": "resnet34",
+        "attack_mode": "train",
+        "crop_scale": (0.5, 1.0),
+        "crop_ratio": (0.9, 1.1),
+        "jitter": (0.1, 0.1, 0.1, 0.1),
+        "blur_sigma": (1.0, 2.0),
+    }
+    if "." in path:
+        head, rest = path.split(".", 1)
+        if hasattr(spec, head):
+            return dataclasses.replace(spec, **{head: _changed(getattr(spec, head), rest)})
+    if not hasattr(spec, path.split(".")[0]):
+        return dataclasses.replace(spec, recipe=_changed(spec.recipe, path))
+    old = getattr(spec, path)
+    other = not old if isinstance(old, bool) else old + 1 if isinstance(old, int) else None
+    new = known[path] if path in known else old / 2 if other is None else other
+    return dataclasses.replace(spec, **{path: new})
+
+
+@pytest.mark.parametrize("field", sorted(set(flatten(Finetuning())) - {"attack.name"}))
+def test_every_field_of_a_finetuning_is_in_its_key(field):
+    spec = scenario().cells[0.2, 0].finetune
+    assert dataclasses.replace(spec, recipe=_changed(spec.recipe, field)).key != spec.key
+
+
+@pytest.mark.parametrize("field", sorted(set(flatten(Evaluation())) - {"attack.name"}))
+def test_every_field_of_an_evaluation_is_in_its_key(field):
+    spec = scenario().cells[0.2, 0.2]
+    assert dataclasses.replace(spec, recipe=_changed(spec.recipe, field)).key != spec.key
+
+
+def test_passes_are_counted_by_hand():
+    recipe = Recipe(
+        pretraining=Pretraining(epochs=2, batch_size=300),
+        finetuning=Finetuning(epochs=3),
+    )
+    one = scenario(recipe=recipe, train_epsilons=(0, 1), eval_epsilons=(0, 1), train_limit=1000, test_limit=100)
+    views = 2 * 900  # the incomplete batch of 100 is dropped
+    assert one.passes() == {
+        "pretrain": 2 * views * (3 + (3 + 2 * 3)),
+        "finetune": 1000 + 3 * 1000 * (1 + 2 * 3),
+        "evaluate": 2 * 100 * (1 + (1 + 2 * 20)),
+    }
