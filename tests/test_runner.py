@@ -3,12 +3,13 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
 from conftest import tiny
 
-from rossbench import artifacts, metrics, runner
+from rossbench import artifacts, metrics, registry, runner
 from rossbench.errors import InvalidValue, StoreError
 from rossbench.scenario import Scenario
 from rossbench.specs import EvaluateSpec
@@ -168,14 +169,39 @@ def test_a_model_that_draws_random_numbers_of_its_own_is_reproducible(tmp_path):
     assert torch.equal(*weights)
 
 
+def command_line(store, options):
+    """``rossbench run digits`` as a process of its own."""
+    code = "import sys; from rossbench.cli import main; main(sys.argv[1:])"
+    command = [sys.executable, "-c", code, "run", "digits", "--device", "cpu", "--out", str(store), *options.split()]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL)
+
+
+def test_a_process_killed_outright_loses_no_finished_epoch(tmp_path):
+    options = "--train-eps 1 --eval-eps 0,0.5 --epochs 40 --train-limit 130 --test-limit 40"
+    scenario = tiny(train_epsilons=(1,), train_limit=130)
+    recipe = registry.get("digits").recipe
+    long = dataclasses.replace(recipe, pretraining=dataclasses.replace(recipe.pretraining, epochs=40))
+    scenario = dataclasses.replace(scenario, recipe=long)
+    resume = Store(tmp_path / "killed").resume_path(scenario.cells[1, 0].finetune.pretrain)
+    process = command_line(tmp_path / "killed", options)
+    deadline = time.monotonic() + 120
+    while not resume.exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    assert resume.exists()
+    steps = []
+    found = run(scenario, tmp_path / "killed", observe=steps.append)
+    assert steps[0].tick.resumed
+    assert comparable(found) == comparable(run(scenario, tmp_path / "whole"))
+
+
 def test_two_runs_at_once_share_a_store(finished, tmp_path):
     """Each does a row; in the end both are whole, and both are in the table."""
     from rossbench.report import tables
 
-    options = "--eval-eps 0,0.5 --epochs 2 --finetune-epochs 2 --train-limit 60 --test-limit 40 --device cpu"
-    code = "import sys; from rossbench.cli import main; main(sys.argv[1:])"
-    command = [sys.executable, "-c", code, "run", "digits", *options.split(), "--out", str(tmp_path), "--train-eps"]
-    runs = [subprocess.Popen([*command, row], stdout=subprocess.DEVNULL) for row in ("0", "1", "1")]
+    options = "--eval-eps 0,0.5 --epochs 2 --finetune-epochs 2 --train-limit 60 --test-limit 40"
+    runs = [command_line(tmp_path, f"{options} --train-eps {row}") for row in (0, 1, 1)]
     assert [one.wait(timeout=300) for one in runs] == [0, 0, 0]
     (matrix,) = tables.load(Store(tmp_path))
     assert (matrix.rows, matrix.columns) == ([0, 1], [0, 0.5])
@@ -273,8 +299,6 @@ def test_digits_shows_the_effect(digits):
 @pytest.mark.parametrize("name", ["cifar10-to-cifar100"])
 def test_real_cifar_goes_through(cifar, tmp_path, name):
     """The main job on real images, cut to a handful: every stage, adversarial and not, with the default encoder."""
-    from rossbench import registry
-
     registered = registry.get(name)
     recipe = dataclasses.replace(
         registered.recipe,
