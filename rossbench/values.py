@@ -33,7 +33,7 @@ def _hints(cls: type) -> dict[str, Any]:
 
 
 class Value:
-    """Base of the dataclasses below: checks and normalises the fields of a new instance."""
+    """Base of frozen dataclasses: checks and normalises the fields of a new instance."""
 
     def __post_init__(self) -> None:
         hints = _hints(type(self))  # type: ignore[arg-type]  # mypy takes a class's hash for its instances'
