@@ -184,7 +184,8 @@ def show(name: str, **changed: Any) -> None:
     counts = dict.fromkeys(scenario.passes(), 0)
     for spec in scenario.specs():
         counts[spec.stage] += 1
-    cost = Table(show_edge=False, title_justify="left", title="\nCost, in passes of one image through the encoder")
+    console.print("\nCost, in passes of one image through the encoder")
+    cost = Table(show_edge=False)
     cost.add_column("stage")
     cost.add_column("artifacts", justify="right")
     cost.add_column("million passes", justify="right")
@@ -194,7 +195,8 @@ def show(name: str, **changed: Any) -> None:
     console.print(cost)
     console.print("[dim]forward 1; backward to the input 1, to input and weights 2[/]")
     changes = scenario.deviations(registered)
-    recipe = Table(show_edge=False, title_justify="left", title=f"\nRecipe {escape(scenario.recipe.name)}")
+    console.print(f"\nRecipe {escape(scenario.recipe.name)}")
+    recipe = Table(show_edge=False)
     recipe.add_column("field")
     recipe.add_column("value")
     shown = ("encoder", "train_limit", "test_limit", "seed")
