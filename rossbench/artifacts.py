@@ -67,8 +67,7 @@ def save_cell(
     provenance: dict[str, Any],
 ) -> None:
     """The predictions of a cell, int16 [n, min(5, classes)] beside the labels [n], and its record."""
-    trained = (spec.finetune.pretrain, spec.finetune)
-    stages = {parent.stage: read_json(store.path(parent) / "stage.json") for parent in trained}
+    stages = {made.stage: read_json(store.path(made) / "stage.json") for made in spec.chain[:2]}
     top1, top5 = metrics.counts_right(ranked, labels).tolist()
     classes = facts(spec.finetune.target).classes
     record = Record(

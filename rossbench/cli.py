@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import dataclasses
 import re
@@ -106,8 +107,8 @@ _store = click.option(
 )
 _count = click.IntRange(min=1)
 _overrides = _together(
-    click.option("--train-eps", callback=_epsilons, help="Rows, such as 0,1 or 0:1:0.2 or 8/255."),
-    click.option("--eval-eps", callback=_epsilons, help="Columns, written the same way."),
+    click.option("--train-eps", "train_epsilons", callback=_epsilons, help="Rows, such as 0,1 or 0:1:0.2 or 8/255."),
+    click.option("--eval-eps", "eval_epsilons", callback=_epsilons, help="Columns, written the same way."),
     click.option("--epochs", type=_count, help="Of pretraining."),
     click.option("--finetune-epochs", type=_count, help="Of finetuning."),
     click.option("--train-limit", type=_count, help="Use that many training images, class-balanced."),
@@ -120,20 +121,12 @@ _overrides = _together(
 def _scenario(name: str, changed: dict[str, Any]) -> Scenario:
     """The registered scenario with the options that were given."""
     scenario = registry.get(name)
-    fields = {
-        "train_eps": "train_epsilons",
-        "eval_eps": "eval_epsilons",
-        "train_limit": "train_limit",
-        "test_limit": "test_limit",
-        "seed": "seed",
-        "encoder": "encoder",
-    }
-    top = {field: changed[option] for option, field in fields.items() if changed[option] is not None}
+    fields = ("train_epsilons", "eval_epsilons", "train_limit", "test_limit", "seed", "encoder")
+    top = {field: changed[field] for field in fields if changed[field] is not None}
     recipe = scenario.recipe
     if changed["epochs"] is not None:
-        recipe = dataclasses.replace(
-            recipe, pretraining=dataclasses.replace(recipe.pretraining, epochs=changed["epochs"])
-        )
+        pretraining = dataclasses.replace(recipe.pretraining, epochs=changed["epochs"])
+        recipe = dataclasses.replace(recipe, pretraining=pretraining)
     if changed["finetune_epochs"] is not None:
         finetuning = dataclasses.replace(recipe.finetuning, epochs=changed["finetune_epochs"])
         recipe = dataclasses.replace(recipe, finetuning=finetuning)
@@ -181,17 +174,16 @@ def show(name: str, **changed: Any) -> None:
         console.print(escape(scenario.description))
     console.print(f"\nrows     model {EPS}       ", ", ".join(map(format_epsilon, scenario.train_epsilons)))
     console.print(f"columns  evaluation {EPS}  ", ", ".join(map(format_epsilon, scenario.eval_epsilons)))
-    counts = dict.fromkeys(scenario.passes(), 0)
-    for spec in scenario.specs():
-        counts[spec.stage] += 1
+    work = scenario.passes()
+    counts = collections.Counter(spec.stage for spec in scenario.specs())
     console.print("\nCost, in passes of one image through the encoder")
     cost = Table(show_edge=False)
     cost.add_column("stage")
     cost.add_column("artifacts", justify="right")
     cost.add_column("million passes", justify="right")
-    for stage, passes in scenario.passes().items():
+    for stage, passes in work.items():
         cost.add_row(stage, str(counts[stage]), f"{passes / 1e6:,.2f}")
-    cost.add_row("all", str(sum(counts.values())), f"{sum(scenario.passes().values()) / 1e6:,.2f}", style="bold")
+    cost.add_row("all", str(sum(counts.values())), f"{sum(work.values()) / 1e6:,.2f}", style="bold")
     console.print(cost)
     console.print("[dim]forward 1; backward to the input 1, to input and weights 2[/]")
     changes = scenario.deviations(registered)

@@ -27,7 +27,7 @@ class Record:
     scenario: str
     """For which this cell was computed first."""
     deviations: dict[str, Any]
-    """Fields that differ from that registered scenario: name -> [here, registered]. Empty: the full protocol."""
+    """Fields that differ from that registered scenario: name -> [here, registered]."""
     seed: int
     n: int
     classes: int

@@ -110,16 +110,19 @@ class _Job:
 
     def run(self, observe: Observer) -> dict[tuple[float, float], Record]:
         missing = self._missing()
+        stale = [spec for spec in missing if spec in self.store]  # made from something that is gone
         if missing:  # what is not to be had should be said now, not after days of pretraining
             encoders.build(self.scenario.encoder, datasets.facts(self.scenario.source).size, seed=0)
             for spec in missing:
                 self._data_of(spec)
         self._note_matrix()
+        for spec in stale:
+            self.store.discard(spec)
         clock = _Clock(missing, observe)
         for spec in missing:
             clock.start(spec)
-            self.store.discard(spec)
-            self._build(spec, Hooks(clock.tick, self.store.resume_path(spec)))
+            if spec not in self.store:  # else another run was faster
+                self._build(spec, Hooks(clock.tick, self.store.resume_path(spec)))
             clock.finish()
         cells = self.scenario.cells.items()
         return {place: records.read_record(self.store.record_path(spec.key)) for place, spec in cells}
@@ -129,9 +132,8 @@ class _Job:
         needed = set()
         for cell in self.scenario.cells.values():
             if cell not in self.store:
-                chain: tuple[AnySpec, ...] = (cell.finetune.pretrain, cell.finetune, cell)
-                gap = next(k for k, spec in enumerate(chain) if spec not in self.store)
-                needed |= {spec.key for spec in chain[gap:]}
+                gap = next(k for k, spec in enumerate(cell.chain) if spec not in self.store)
+                needed |= {spec.key for spec in cell.chain[gap:]}
         return [spec for spec in self.scenario.specs() if spec.key in needed]
 
     def _note_matrix(self) -> None:

@@ -82,7 +82,7 @@ class Scenario(Value):
         """Every artifact of the matrix once, each after those that it is made from."""
         seen: set[str] = set()
         for cell in self.cells.values():
-            for spec in (cell.finetune.pretrain, cell.finetune, cell):
+            for spec in cell.chain:
                 if spec.key not in seen:
                     seen.add(spec.key)
                     yield spec

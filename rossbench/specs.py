@@ -32,7 +32,6 @@ class PretrainSpec(Spec):
     """One encoder. ``limit`` is the number of training images, None for all."""
 
     stage: ClassVar[str] = "pretrain"
-    parent: ClassVar[None] = None
     source: str
     limit: int | None
     encoder: str
@@ -69,10 +68,6 @@ class FinetuneSpec(Spec):
     recipe: Finetuning = Finetuning()
 
     @property
-    def parent(self) -> PretrainSpec:
-        return self.pretrain
-
-    @property
     def seed(self) -> int:
         return self.pretrain.seed
 
@@ -97,8 +92,9 @@ class EvaluateSpec(Spec):
     recipe: Evaluation = Evaluation()
 
     @property
-    def parent(self) -> FinetuneSpec:
-        return self.finetune
+    def chain(self) -> tuple[AnySpec, ...]:
+        """What the cell is made from, and itself last."""
+        return self.finetune.pretrain, self.finetune, self
 
     @property
     def seed(self) -> int:

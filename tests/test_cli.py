@@ -174,7 +174,7 @@ def test_no_arguments_show_help(rossbench):
 
 
 def test_options_become_the_scenario_they_name(rossbench):
-    options = {"epochs": 2, "finetune_epochs": 2, "train_eps": (0, 1), "eval_eps": (0, 0.5)}
+    options = {"epochs": 2, "finetune_epochs": 2, "train_epsilons": (0, 1), "eval_epsilons": (0, 0.5)}
     options |= {"train_limit": 60, "test_limit": 40, "seed": 3, "encoder": "resnet18"}
     made = cli._scenario("digits", options)
     expected = tiny(seed=3, encoder="resnet18")

@@ -140,6 +140,25 @@ def test_a_gap_is_filled_with_all_that_hangs_on_it(finished, tmp_path):
     assert head.stat().st_mtime_ns > before
 
 
+def test_what_another_run_finished_meanwhile_is_kept_and_not_built_again(finished, tmp_path):
+    """The other run's row appears, whole, while this one is in its first epoch."""
+    theirs = tiny().cells[1.0, 0.5].chain
+    built = []
+
+    def other_run(progress):
+        if not built:
+            for spec in theirs:
+                shutil.copytree(Store(finished).path(spec), Store(tmp_path).path(spec), dirs_exist_ok=True)
+        built.append(progress.spec if progress.tick else None)
+
+    run(tiny(), tmp_path, observe=other_run)
+    assert not set(theirs) & {spec for spec in built if spec}
+    for spec in theirs:
+        assert Store(tmp_path).read(spec, "spec.json") == Store(finished).read(spec, "spec.json")
+    record = (Store(tmp_path).path(theirs[-1]) / "record.json").read_bytes()
+    assert record == (Store(finished).path(theirs[-1]) / "record.json").read_bytes()
+
+
 def test_data_that_is_missing_is_said_before_anything_is_built(tmp_path, monkeypatch):
     from rossbench import datasets
     from rossbench.errors import DataError

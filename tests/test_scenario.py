@@ -65,7 +65,8 @@ def test_specs_come_once_and_after_what_they_are_made_from():
     assert [sum(s.stage == stage for s in specs) for stage in ("pretrain", "finetune", "evaluate")] == [6, 6, 36]
     seen = set()
     for spec in specs:
-        assert spec.parent is None or spec.parent.key in seen
+        parent = getattr(spec, "finetune", None) or getattr(spec, "pretrain", None)
+        assert parent is None or parent.key in seen
         assert spec.key not in seen
         seen.add(spec.key)
 

@@ -122,9 +122,10 @@ def load(store: Store, names: Sequence[str] = (), protocol: str | None = None) -
         runs.setdefault((content["name"], content["protocol"]), []).append(content)
     if not runs:
         raise StoreError(f"nothing to report in {store.root}: expected a store that rossbench run has written")
+    known_names = {name for name, _ in runs}
     for name in names:
-        if name not in {known for known, _ in runs}:
-            raise unknown(f"scenario in {store.root}", name, {known for known, _ in runs})
+        if name not in known_names:
+            raise unknown(f"scenario in {store.root}", name, known_names)
     return [
         _merged(store, contents)
         for (name, known), contents in runs.items()
