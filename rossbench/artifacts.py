@@ -69,7 +69,7 @@ def save_cell(
     """The predictions of a cell, int16 [n, min(5, classes)] beside the labels [n], and its record."""
     stages = {made.stage: read_json(store.path(made) / "stage.json") for made in spec.chain[:2]}
     top1, top5 = metrics.counts_right(ranked, labels).tolist()
-    classes = facts(spec.finetune.target).classes
+    predicted, classes = ranked[:, 0], facts(spec.finetune.target).classes
     record = Record(
         key=spec.key,
         spec=asdict(spec),
@@ -80,7 +80,8 @@ def save_cell(
         classes=classes,
         top1_right=top1,
         top5_right=top5,
-        mcc=metrics.matthews(ranked[:, 0], labels, classes),
+        **metrics.scores(predicted, labels, classes),
+        right_by_class=metrics.confusion(predicted, labels, classes).diagonal().tolist(),
         seconds={**{name: stage["seconds"] for name, stage in stages.items()}, spec.stage: round(seconds, 3)},
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         provenance={**{name: stage["provenance"] for name, stage in stages.items()}, spec.stage: provenance},
@@ -93,6 +94,11 @@ def load_predictions(store: Store, spec: EvaluateSpec) -> tuple[Tensor, Tensor]:
     """Ranked classes int64 [n, min(5, classes)] and labels int64 [n] of a cell."""
     arrays = _tensors(store, spec, "predictions.safetensors")
     return arrays["predictions"].long(), arrays["labels"].long()
+
+
+def load_history(store: Store, spec: PretrainSpec | FinetuneSpec) -> list[dict[str, float]]:
+    """Loss, top-1 and top-5 of a training, an entry an epoch; see Loop.run."""
+    return [json.loads(line) for line in store.read(spec, "history.jsonl").splitlines()]
 
 
 def _tensors(store: Store, spec: AnySpec, name: str) -> dict[str, Tensor]:

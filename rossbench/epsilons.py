@@ -50,3 +50,20 @@ def format_epsilon(epsilon: float) -> str:
     if float(short) != epsilon and abs(levels / 255 - epsilon) < 1e-9:
         return f"{levels}/255"
     return short
+
+
+def format_model(pretraining: float, finetuning: float) -> str:
+    """A model by the epsilons it was trained with: ``1``, or ``1:0`` when the two differ."""
+    first, second = format_epsilon(pretraining), format_epsilon(finetuning)
+    return first if first == second else f"{first}:{second}"
+
+
+def parse_models(text: str) -> tuple[tuple[float, float], ...]:
+    """Pairs of pretraining and finetuning epsilon from ``0,1,1:0``. Raises InvalidValue."""
+    models = []
+    for part in text.split(","):
+        numbers = [float(_fraction(piece, text)) for piece in part.split(":")]
+        if len(numbers) > 2:
+            raise InvalidValue(f"models {text!r}: expected epsilons such as 1, or 1:0 (pretraining:finetuning), got {part!r}")
+        models.append((numbers[0], numbers[-1]))
+    return tuple(models)

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torchmetrics.functional.classification import multiclass_matthews_corrcoef
+from torchmetrics.functional.classification import (
+    multiclass_confusion_matrix,
+    multiclass_f1_score,
+    multiclass_matthews_corrcoef,
+    multiclass_precision,
+    multiclass_recall,
+)
 
 TOP = 5
 
@@ -20,6 +26,19 @@ def counts_right(ranked: Tensor, labels: Tensor) -> Tensor:
     return torch.stack([hits[:, 0].sum(), hits.any(1).sum()])
 
 
-def matthews(predicted: Tensor, labels: Tensor, classes: int) -> float:
-    """Multiclass Matthews correlation coefficient (study, equation 5.2), in [-1, 1]; 0 where it is 0 / 0."""
-    return float(multiclass_matthews_corrcoef(predicted, labels, num_classes=classes))
+def scores(predicted: Tensor, labels: Tensor, classes: int) -> dict[str, float]:
+    """Matthews correlation coefficient (study, equation 5.2), in [-1, 1], and macro precision, recall and F1, in [0, 1].
+
+    predicted, labels: int64 [n]. What would be 0 / 0 is 0. Macro: the mean over classes, each counting alike.
+    """
+    macro = {"precision": multiclass_precision, "recall": multiclass_recall, "f1": multiclass_f1_score}
+    return {
+        "mcc": float(multiclass_matthews_corrcoef(predicted, labels, classes)),
+        **{name: float(rate(predicted, labels, classes, average="macro")) for name, rate in macro.items()},
+    }
+
+
+def confusion(predicted: Tensor, labels: Tensor, classes: int) -> Tensor:
+    """Counts, int64 [classes, classes]: a row for each true class, a column for each predicted one (study, 5.3)."""
+    counts: Tensor = multiclass_confusion_matrix(predicted, labels, classes)
+    return counts

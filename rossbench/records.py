@@ -13,7 +13,7 @@ from typing import Any
 from .errors import StoreError
 from .store import read_json
 
-SCHEMA = 1
+SCHEMA = 2
 _LIBRARIES = ("rossbench", "torch", "torchvision", "lightly", "torchattacks", "timm", "torchmetrics", "numpy")
 
 
@@ -34,6 +34,11 @@ class Record:
     top1_right: int
     top5_right: int
     mcc: float
+    precision: float | None
+    """Macro, as recall and f1; None, like right_by_class, in what was read from a record of schema 1."""
+    recall: float | None
+    f1: float | None
+    right_by_class: list[int] | None
     seconds: dict[str, float]
     """Wall time of each stage."""
     created: str
@@ -42,14 +47,20 @@ class Record:
     """Of each stage: versions, git commit, device, data."""
     schema: int = SCHEMA
 
-    def metric(self, name: str) -> float:
-        """``top1`` or ``top5`` as a share in [0, 1], or ``mcc`` in [-1, 1]."""
-        return {"top1": self.top1_right / self.n, "top5": self.top5_right / self.n, "mcc": self.mcc}[name]
+    def metric(self, name: str) -> float | None:
+        """``top1``, ``top5``, ``precision``, ``recall`` or ``f1`` in [0, 1], or ``mcc`` in [-1, 1]."""
+        if name in ("top1", "top5"):
+            right: int = getattr(self, f"{name}_right")
+            return right / self.n
+        value: float | None = getattr(self, name)
+        return value
 
 
 def read_record(path: Path) -> Record:
-    """StoreError if the file is no record, or one of another schema version."""
+    """StoreError if the file is no record, or one of a schema version that is not known."""
     content = read_json(path)
+    if isinstance(content, dict) and content.get("schema") == 1:
+        content |= {"schema": SCHEMA, "precision": None, "recall": None, "f1": None, "right_by_class": None}
     expected = {field.name for field in fields(Record)}
     if not isinstance(content, dict) or content.get("schema") != SCHEMA or set(content) != expected:
         found = content.get("schema") if isinstance(content, dict) else None

@@ -1,4 +1,4 @@
-"""Scenarios by name: the built-in ones, those of plug-ins, and those of a user's file.
+"""Scenarios and suites by name: the built-in ones, those of plug-ins, and those of a user's file.
 
 ::
 
@@ -14,25 +14,37 @@ import importlib.metadata
 import logging
 import runpy
 from pathlib import Path
+from typing import TypeVar
 
 from .errors import InvalidValue, RossbenchError, unknown
-from .scenario import Scenario
+from .scenario import Scenario, Suite
 from .scenarios import BUILTIN
 
-__all__ = ["Scenario", "get", "load_file", "names", "register"]
+__all__ = ["Scenario", "Suite", "get", "load_file", "members", "names", "register", "suites"]
 
 log = logging.getLogger(__name__)
 _scenarios: dict[str, Scenario] = {}
+_suites: dict[str, Suite] = {}
+Entry = TypeVar("Entry", Scenario, Suite)
 
 
-def register(scenario: Scenario) -> Scenario:
-    """Make a scenario known by its name and return it. InvalidValue if the name is taken."""
-    if not isinstance(scenario, Scenario):
-        raise InvalidValue(f"register: expected a Scenario, got {scenario!r}")
-    if scenario.name in _scenarios:
-        raise InvalidValue(f"scenario {scenario.name!r} is registered already; choose another name")
-    _scenarios[scenario.name] = scenario
-    return scenario
+def register(entry: Entry) -> Entry:
+    """Make a scenario or a suite known by its name and return it.
+
+    InvalidValue if the name is taken, UnknownName if a suite names what is not registered.
+    """
+    if not isinstance(entry, (Scenario, Suite)):
+        raise InvalidValue(f"register: expected a Scenario or a Suite, got {entry!r}")
+    if entry.name in _scenarios or entry.name in _suites:
+        raise InvalidValue(f"{entry.name!r} is registered already; choose another name")
+    if isinstance(entry, Suite):
+        for name in entry.members:
+            if name not in _scenarios and name not in _suites:
+                raise unknown(f"member of suite {entry.name!r}", name, [*_scenarios, *_suites])
+        _suites[entry.name] = entry
+    else:
+        _scenarios[entry.name] = entry
+    return entry
 
 
 def get(name: str) -> Scenario:
@@ -43,13 +55,33 @@ def get(name: str) -> Scenario:
 
 
 def names() -> list[str]:
-    """All names, in the order of registration, plug-ins included."""
+    """The names of all scenarios, in the order of registration, plug-ins included."""
     _load_plugins()
     return list(_scenarios)
 
 
+def suites() -> list[Suite]:
+    """All suites, in the order of registration, plug-ins included."""
+    _load_plugins()
+    return list(_suites.values())
+
+
+def members(name: str) -> tuple[Scenario, ...]:
+    """The scenarios of a suite, each once, those of suites in it included; or the one scenario of that name.
+
+    UnknownName with the nearest names if there is neither.
+    """
+    known = [*names(), *_suites]
+    if name not in known:
+        raise unknown("scenario or suite", name, known)
+    if name in _scenarios:
+        return (_scenarios[name],)
+    found = [scenario for member in _suites[name].members for scenario in members(member)]
+    return tuple(dict.fromkeys(found))
+
+
 def load_file(path: Path) -> None:
-    """Run a Python file that registers scenarios. InvalidValue if it cannot be read or raises."""
+    """Run a Python file that registers scenarios or suites. InvalidValue if it cannot be read or raises."""
     try:
         runpy.run_path(str(path), run_name="rossbench_scenario_file")
     except RossbenchError as error:
@@ -68,5 +100,5 @@ def _load_plugins() -> None:
             log.warning("plug-in %s (%s) is left out: %r", entry.name, entry.value, error)
 
 
-for _scenario in BUILTIN:
-    register(_scenario)
+for _entry in BUILTIN:
+    register(_entry)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +18,7 @@ from .evaluate import evaluate
 from .finetune import Classifier, finetune
 from .pretrain import pretrain
 from .records import Record
-from .scenario import Scenario
+from .scenario import Place, Scenario, specs_of
 from .specs import AnySpec, EvaluateSpec, FinetuneSpec, PretrainSpec
 from .store import Store
 from .training import Hooks, Tick
@@ -45,6 +45,8 @@ class Progress:
 
 
 Observer = Callable[[Progress], None]
+Records = dict[Place, Record]
+"""(pretraining epsilon, finetuning epsilon, evaluation epsilon) -> Record."""
 
 
 def run(
@@ -54,20 +56,35 @@ def run(
     data_dir: Path | str | None = None,
     device: str = "auto",
     observe: Observer = lambda progress: None,
-) -> dict[tuple[float, float], Record]:
-    """Do what is missing of a scenario's matrix, and return all of it: (train epsilon, eval epsilon) -> Record.
+) -> Records:
+    """Do what is missing of a scenario's matrix, and return all of it: a record for each place in it.
 
     ``scenario``: one of the registry, by name, or a value of your own; a value that shares its name with a
     registered one and differs from it is recorded as deviating. ``data_dir``: default ROSSBENCH_DATA, then
     ``~/.cache/rossbench/data``. ``device``: auto, cpu, cuda, cuda:N or mps. May be interrupted at any time; the
     next call goes on from the last finished epoch. Raises RossbenchError.
     """
-    if isinstance(scenario, str):
-        scenario = registry.get(scenario)
-    registered = registry.get(scenario.name) if scenario.name in registry.names() else scenario
+    one = registry.get(scenario) if isinstance(scenario, str) else scenario
+    return run_suite([one], store=store, data_dir=data_dir, device=device, observe=observe)[one.name]
+
+
+def run_suite(
+    suite: Sequence[Scenario] | str,
+    *,
+    store: Store | Path | str = "rossbench-store",
+    data_dir: Path | str | None = None,
+    device: str = "auto",
+    observe: Observer = lambda progress: None,
+) -> dict[str, Records]:
+    """``run`` for several scenarios, or a suite of the registry by its name; what they share is built once.
+
+    Returns the records of each by its name.
+    """
+    scenarios = registry.members(suite) if isinstance(suite, str) else suite
+    if len({scenario.name for scenario in scenarios}) < len(scenarios):
+        raise InvalidValue(f"run: expected scenarios of different names, got {[one.name for one in scenarios]}")
     job = _Job(
-        scenario,
-        registered,
+        scenarios,
         store if isinstance(store, Store) else Store(store),
         resolve_device(device),
         Path(data_dir) if data_dir is not None else datasets.default_data_dir(),
@@ -99,8 +116,7 @@ def resolve_device(name: str) -> torch.device:
 
 @dataclass
 class _Job:
-    scenario: Scenario
-    registered: Scenario
+    scenarios: Sequence[Scenario]
     store: Store
     device: torch.device
     data_dir: Path
@@ -108,14 +124,16 @@ class _Job:
     _classifier: tuple[str, Classifier] | None = None
     """The last one used, by its key: the cells of a row share theirs."""
 
-    def run(self, observe: Observer) -> dict[tuple[float, float], Record]:
+    def run(self, observe: Observer) -> dict[str, Records]:
         missing = self._missing()
         stale = [spec for spec in missing if spec in self.store]  # made from something that is gone
         if missing:  # what is not to be had should be said now, not after days of pretraining
-            encoders.build(self.scenario.encoder, datasets.facts(self.scenario.source).size, seed=0)
+            for name, size in {(one.encoder, datasets.facts(one.source).size) for one in self.scenarios}:
+                encoders.build(name, size, seed=0)
             for spec in missing:
                 self._data_of(spec)
-        self._note_matrix()
+        for scenario in self.scenarios:
+            self.store.write_matrix(scenario.name, scenario.protocol, _note(scenario))
         for spec in stale:
             self.store.discard(spec)
         clock = _Clock(missing, observe)
@@ -124,34 +142,21 @@ class _Job:
             if spec not in self.store:  # else another run was faster
                 self._build(spec, Hooks(clock.tick, self.store.resume_path(spec)))
             clock.finish()
-        cells = self.scenario.cells.items()
-        return {place: records.read_record(self.store.record_path(spec.key)) for place, spec in cells}
+        return {
+            scenario.name: {
+                place: records.read_record(self.store.record_path(spec.key)) for place, spec in scenario.cells.items()
+            }
+            for scenario in self.scenarios
+        }
 
     def _missing(self) -> list[AnySpec]:
         """What has to be built, parents first: all that missing cells are made from, from the first gap on."""
         needed = set()
-        for cell in self.scenario.cells.values():
-            if cell not in self.store:
-                gap = next(k for k, spec in enumerate(cell.chain) if spec not in self.store)
-                needed |= {spec.key for spec in cell.chain[gap:]}
-        return [spec for spec in self.scenario.specs() if spec.key in needed]
-
-    def _note_matrix(self) -> None:
-        scenario, registered = self.scenario, self.registered
-        content = {
-            "schema": records.SCHEMA,
-            "name": scenario.name,
-            "source": scenario.source,
-            "target": scenario.target,
-            "protocol": scenario.protocol,
-            "seed": scenario.seed,
-            "deviations": scenario.deviations(registered),
-            "registered_seed": registered.seed,
-            "registered_train_epsilons": registered.train_epsilons,
-            "registered_eval_epsilons": registered.eval_epsilons,
-            "cells": [[row, column, spec.key] for (row, column), spec in scenario.cells.items()],
-        }
-        self.store.write_matrix(scenario.name, scenario.protocol, content)
+        for spec in specs_of(self.scenarios):
+            if isinstance(spec, EvaluateSpec) and spec not in self.store:
+                gap = next(k for k, made in enumerate(spec.chain) if made not in self.store)
+                needed |= {made.key for made in spec.chain[gap:]}
+        return [spec for spec in specs_of(self.scenarios) if spec.key in needed]
 
     def _build(self, spec: AnySpec, hooks: Hooks) -> None:
         data, began = self._data_of(spec), time.perf_counter()
@@ -159,14 +164,15 @@ class _Job:
         if isinstance(spec, EvaluateSpec):
             classifier = self._classifier_of(spec.finetune)
             began = time.perf_counter()
+            owner = next(one for one in self.scenarios if spec in one.cells.values())
             ranked = evaluate(spec, classifier, data.images, data.labels, hooks)
             artifacts.save_cell(
                 self.store,
                 spec,
                 ranked,
                 data.labels.cpu(),
-                scenario=self.scenario.name,
-                deviations=self.scenario.deviations(self.registered),
+                scenario=owner.name,
+                deviations=owner.deviations(_registered(owner)),
                 seconds=time.perf_counter() - began,
                 provenance=provenance,
             )
@@ -209,8 +215,30 @@ class _Job:
         return records.provenance(device, "float32", torch.are_deterministic_algorithms_enabled())
 
 
+def _registered(scenario: Scenario) -> Scenario:
+    return registry.get(scenario.name) if scenario.name in registry.names() else scenario
+
+
+def _note(scenario: Scenario) -> dict[str, Any]:
+    """Which cells a run is about, and how it differs from the registered scenario; ``report.tables`` reads it."""
+    registered = _registered(scenario)
+    return {
+        "schema": records.SCHEMA,
+        "name": scenario.name,
+        "source": scenario.source,
+        "target": scenario.target,
+        "protocol": scenario.protocol,
+        "seed": scenario.seed,
+        "deviations": scenario.deviations(registered),
+        "registered_seed": registered.seed,
+        "registered_rows": registered.rows,
+        "registered_columns": registered.eval_epsilons,
+        "cells": [[*place, spec.key] for place, spec in scenario.cells.items()],
+    }
+
+
 class _Clock:
-    """Turns a stage's ticks into the progress of the run. Passes are the unit of work; see Scenario.passes."""
+    """Turns a stage's ticks into the progress of the run. Passes are the unit of work; see specs.passes."""
 
     def __init__(self, specs: list[AnySpec], observe: Observer) -> None:
         self.specs, self.observe = specs, observe

@@ -1,11 +1,11 @@
-"""Scenarios: source, target, recipe and two grids of epsilon, which enumerate the specs of a matrix."""
+"""Scenarios: source, target, recipe and grids of epsilon, which enumerate the specs of a matrix; suites of them."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from itertools import pairwise
@@ -18,12 +18,14 @@ from .specs import AnySpec, EvaluateSpec, FinetuneSpec, PretrainSpec
 from .values import Value, flatten, within
 
 _GRID = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+Place = tuple[float, float, float]
+"""A cell's epsilons: of pretraining, finetuning and evaluation."""
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
 
 @dataclass(frozen=True)
 class Scenario(Value):
-    """RoSS(source -> target): a row for each pretraining epsilon, a column for each evaluation epsilon.
+    """RoSS(source -> target): a row for each model, by its training epsilons, a column for each evaluation epsilon.
 
     Raises InvalidValue or UnknownName when a field is out of its range, the grids are not ascending, or the
     target's images do not fit an encoder of the source.
@@ -36,7 +38,9 @@ class Scenario(Value):
     encoder: str = "resnet18"
     """A name of ``rossbench.encoders``: any timm model, with ``:cifar`` appended for ResNets with a CIFAR stem."""
     train_epsilons: tuple[float, ...] = within(_GRID, 0)
-    """Of pretraining; finetuning attacks with the same epsilon."""
+    """Of pretraining."""
+    finetune_epsilons: tuple[float, ...] | None = within(None, 0)
+    """Of finetuning, each for every pretraining; None: the pretraining's own."""
     eval_epsilons: tuple[float, ...] = within(_GRID, 0)
     seed: int = within(0, 0, 2**62)
     train_limit: int | None = within(None, 1)
@@ -46,11 +50,10 @@ class Scenario(Value):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not _NAME.fullmatch(self.name):
-            raise InvalidValue(f"Scenario.name: expected lower-case letters, digits, . _ or -, got {self.name!r}")
-        for name in ("train_epsilons", "eval_epsilons"):
+        _check_name("Scenario", self.name)
+        for name in ("train_epsilons", "finetune_epsilons", "eval_epsilons"):
             grid = getattr(self, name)
-            if not grid or any(a >= b for a, b in pairwise(grid)):
+            if grid is not None and (not grid or any(a >= b for a, b in pairwise(grid))):
                 raise InvalidValue(f"Scenario.{name}: expected ascending epsilons, at least one, got {grid}")
         source, target = datasets.facts(self.source), datasets.facts(self.target)
         if source.size != target.size:
@@ -64,43 +67,28 @@ class Scenario(Value):
         if datasets.count(self.target, "test", self.test_limit) == target.test:
             object.__setattr__(self, "test_limit", None)
 
+    @property
+    def rows(self) -> list[tuple[float, float]]:
+        """The models: (pretraining epsilon, finetuning epsilon)."""
+        return [(first, second) for first in self.train_epsilons for second in self.finetune_epsilons or (first,)]
+
     @cached_property
-    def cells(self) -> dict[tuple[float, float], EvaluateSpec]:
-        """The matrix: (pretraining epsilon, evaluation epsilon) -> spec."""
+    def cells(self) -> dict[Place, EvaluateSpec]:
+        """The matrix: (pretraining epsilon, finetuning epsilon, evaluation epsilon) -> spec."""
         cells = {}
-        for row in self.train_epsilons:
-            pretraining = _unattacked(self.recipe.pretraining, row)
-            pretrain = PretrainSpec(self.source, self.train_limit, self.encoder, row, pretraining, self.seed)
-            finetuning = _unattacked(self.recipe.finetuning, row)
-            finetune = FinetuneSpec(pretrain, self.target, self.train_limit, row, finetuning)
+        for first, second in self.rows:
+            pretraining = _unattacked(self.recipe.pretraining, first)
+            pretrain = PretrainSpec(self.source, self.train_limit, self.encoder, first, pretraining, self.seed)
+            finetuning = _unattacked(self.recipe.finetuning, second)
+            finetune = FinetuneSpec(pretrain, self.target, self.train_limit, second, finetuning)
             for column in self.eval_epsilons:
                 evaluation = _unattacked(self.recipe.evaluation, column)
-                cells[row, column] = EvaluateSpec(finetune, self.test_limit, column, evaluation)
+                cells[first, second, column] = EvaluateSpec(finetune, self.test_limit, column, evaluation)
         return cells
-
-    def specs(self) -> Iterator[AnySpec]:
-        """Every artifact of the matrix once, each after those that it is made from."""
-        seen: set[str] = set()
-        for cell in self.cells.values():
-            for spec in cell.chain:
-                if spec.key not in seen:
-                    seen.add(spec.key)
-                    yield spec
-
-    def passes(self) -> dict[str, int]:
-        """Work by stage, in passes of one image through the encoder.
-
-        A forward pass counts 1, a backward pass to the input 1, and one to input and weights 2: a training
-        step is 3 passes an image, an attack step 2.
-        """
-        work = {cls.stage: 0 for cls in (PretrainSpec, FinetuneSpec, EvaluateSpec)}
-        for spec in self.specs():
-            work[spec.stage] += spec.passes
-        return work
 
     @cached_property
     def protocol(self) -> str:
-        """A short hash of everything but the name and the two grids: matrices that agree in it can be merged."""
+        """A short hash of everything but the name and the grids: matrices that agree in it can be merged."""
         flat = flatten(self)
         text = json.dumps({name: flat[name] for name in flat if name not in _NOT_PROTOCOL}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:8]
@@ -129,4 +117,36 @@ def _unattacked(part: Part, epsilon: float) -> Part:
     return replace(part, **{name: getattr(type(part)(), name) for name in settings})
 
 
-_NOT_PROTOCOL = ("name", "description", "recipe.name", "train_epsilons", "eval_epsilons")
+_NOT_PROTOCOL = ("name", "description", "recipe.name", "train_epsilons", "finetune_epsilons", "eval_epsilons")
+
+
+def specs_of(scenarios: Iterable[Scenario]) -> Iterator[AnySpec]:
+    """Every artifact of some scenarios once, each after those that it is made from."""
+    seen: set[str] = set()
+    for scenario in scenarios:
+        for cell in scenario.cells.values():
+            for spec in cell.chain:
+                if spec.key not in seen:
+                    seen.add(spec.key)
+                    yield spec
+
+
+@dataclass(frozen=True)
+class Suite(Value):
+    """A named list of scenarios and suites, run and reported as one. Raises InvalidValue."""
+
+    name: str
+    members: tuple[str, ...]
+    """Names in the registry."""
+    description: str = ""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_name("Suite", self.name)
+        if not self.members:
+            raise InvalidValue(f"Suite.members: expected names of scenarios, got none for {self.name}")
+
+
+def _check_name(kind: str, name: str) -> None:
+    if not _NAME.fullmatch(name):
+        raise InvalidValue(f"{kind}.name: expected lower-case letters, digits, . _ or -, got {name!r}")

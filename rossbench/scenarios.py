@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from .recipe import Augmentation, Finetuning, Pretraining, Recipe
-from .scenario import Scenario
+from .scenario import Scenario, Suite
 
 ROSS2022 = Recipe("ross2022")
 
@@ -42,11 +44,47 @@ def _digits(name: str, source: str, target: str, description: str) -> Scenario:
     )
 
 
-BUILTIN = (
+def _heads(base: Scenario) -> Scenario:
+    """The models pretrained at epsilon 1, with a standard and with an adversarial head (study, section 5.4.3)."""
+    text = f"Pretrained on {base.source} at epsilon 1: standard against adversarial finetuning on {base.target}."
+    name = f"{base.name}-finetuning"
+    return replace(base, name=name, train_epsilons=(1,), finetune_epsilons=(0, 1), description=text)
+
+
+def _study(name: str, on: str, scenarios: tuple[Scenario, ...]) -> tuple[Scenario | Suite, ...]:
+    """The study's three experiments on two data sets, from the four scenarios between them."""
+    same = tuple(one.name for one in scenarios if one.source == one.target)
+    other = tuple(one.name for one in scenarios if one.source != one.target)
+    heads = tuple(map(_heads, scenarios))
+    experiments = (
+        Suite(f"{name}-same-task", same, f"Experiment 1 on {on}: finetuned on the source's task (section 5.4.1)."),
+        Suite(f"{name}-transfer", other, f"Experiment 2 on {on}: finetuned on another task (section 5.4.2)."),
+        Suite(
+            f"{name}-finetuning",
+            tuple(one.name for one in heads),
+            f"Experiment 3 on {on}: what adversarial finetuning adds (section 5.4.3).",
+        ),
+    )
+    whole = Suite(name, tuple(one.name for one in experiments), f"All three experiments of the study, on {on}.")
+    return (*heads, *experiments, whole)
+
+
+CIFAR = (
     _cifar("cifar10", "cifar10"),
     _cifar("cifar10", "cifar100"),
     _cifar("cifar100", "cifar10"),
     _cifar("cifar100", "cifar100"),
-    _digits("digits", "digits", "digits", "Handwritten digits, embedded: needs no download."),
+)
+HALVES = (
+    _digits("digits-low-to-low", "digits-low", "digits-low", "The digits 0 to 4."),
     _digits("digits-low-to-high", "digits-low", "digits-high", "Pretrained on 0 to 4, tuned and attacked on 5 to 9."),
+    _digits("digits-high-to-low", "digits-high", "digits-low", "Pretrained on 5 to 9, tuned and attacked on 0 to 4."),
+    _digits("digits-high-to-high", "digits-high", "digits-high", "The digits 5 to 9."),
+)
+BUILTIN: tuple[Scenario | Suite, ...] = (
+    *CIFAR,
+    _digits("digits", "digits", "digits", "Handwritten digits, embedded: needs no download."),
+    *HALVES,
+    *_study("ross2022", "CIFAR-10 and CIFAR-100", CIFAR),
+    *_study("digits-study", "two halves of the digits", HALVES),
 )

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import ClassVar
 
 from . import datasets
-from .epsilons import EPS, format_epsilon
+from .epsilons import EPS, format_epsilon, format_model
 from .recipe import Evaluation, Finetuning, Pretraining
 from .values import Value, within
 
@@ -48,7 +49,7 @@ class PretrainSpec(Spec):
 
     @property
     def passes(self) -> int:
-        """See Scenario.passes."""
+        """See passes."""
         step = 3 + (2 * self.recipe.attack.steps if self.epsilon else 0)
         return 2 * self.images * self.recipe.epochs * step
 
@@ -72,13 +73,17 @@ class FinetuneSpec(Spec):
         return self.pretrain.seed
 
     @property
+    def task(self) -> str:
+        return f"{self.pretrain.source} → {self.target}"
+
+    @property
     def passes(self) -> int:
-        """See Scenario.passes. Without an attack the frozen encoder sees each image once."""
+        """See passes. Without an attack the frozen encoder sees each image once."""
         images = datasets.count(self.target, "train", self.limit)
         return images * self.recipe.epochs * (1 + 2 * self.recipe.attack.steps) if self.epsilon else images
 
     def __str__(self) -> str:
-        return f"finetune {self.target} {EPS}={format_epsilon(self.epsilon)}"
+        return f"finetune {self.task} {EPS}={format_model(self.pretrain.epsilon, self.epsilon)}"
 
 
 @dataclass(frozen=True)
@@ -102,12 +107,25 @@ class EvaluateSpec(Spec):
 
     @property
     def passes(self) -> int:
-        """See Scenario.passes."""
+        """See passes."""
         images = datasets.count(self.finetune.target, "test", self.limit)
         return images * (1 + (2 * self.recipe.attack.steps if self.epsilon else 0))
 
     def __str__(self) -> str:
-        return f"evaluate {self.finetune.target} {EPS}={format_epsilon(self.epsilon)}"
+        model = format_model(self.finetune.pretrain.epsilon, self.finetune.epsilon)
+        return f"evaluate {self.finetune.task} {EPS}={model} at {format_epsilon(self.epsilon)}"
 
 
 AnySpec = PretrainSpec | FinetuneSpec | EvaluateSpec
+
+
+def passes(specs: Iterable[AnySpec]) -> dict[str, int]:
+    """Work by stage, in passes of one image through the encoder.
+
+    A forward pass counts 1, a backward pass to the input 1, and one to input and weights 2: a training
+    step is 3 passes an image, an attack step 2.
+    """
+    work = {cls.stage: 0 for cls in (PretrainSpec, FinetuneSpec, EvaluateSpec)}
+    for spec in specs:
+        work[spec.stage] += spec.passes
+    return work

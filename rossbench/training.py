@@ -43,6 +43,8 @@ class Tick:
     """Mean of the epoch so far; on the device, so read it only to show it."""
     resumed: bool = False
     """Whether what is done was done by an earlier run."""
+    history: tuple[dict[str, float], ...] = ()
+    """Epochs that ended since the last tick; after a resume, all that were done before. See Loop.run."""
 
 
 @dataclass
@@ -82,7 +84,8 @@ class Loop:
         history = _load(hooks.resume, saved)
         epochs = self.spec.recipe.epochs
         if history:
-            hooks.tick(Tick(len(history) / epochs, f"resumed after epoch {len(history)}/{epochs}", 0, resumed=True))
+            position = f"resumed after epoch {len(history)}/{epochs}"
+            hooks.tick(Tick(len(history) / epochs, position, 0, resumed=True, history=tuple(history)))
         for epoch in range(len(history), epochs):
             began = time.perf_counter()
             for group in self.optimizer.param_groups:
@@ -105,6 +108,8 @@ class Loop:
                 }
             )
             _save(hooks.resume, saved, history)
+            position = f"epoch {epoch + 1}/{epochs}"
+            hooks.tick(Tick((epoch + 1) / epochs, position, 0, torch.tensor(loss), history=(history[-1],)))
         return history
 
     def _epoch(self, epoch: int, hooks: Hooks) -> tuple[float, float, float]:

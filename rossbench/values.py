@@ -7,9 +7,10 @@ floats and lists into tuples where its annotations say so, so that equal values 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import field, fields, is_dataclass
 from functools import lru_cache
-from typing import Any, get_type_hints
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from .errors import InvalidValue, unknown
 
@@ -46,15 +47,15 @@ class Value:
 def _checked(name: str, value: Any, hint: Any, metadata: Any) -> Any:
     low, high = metadata.get("range", (-math.inf, math.inf))
     bounds = f" in [{low:g}, {high:g}]" if high < math.inf else f" of at least {low:g}" if low > -math.inf else ""
-    if str(hint).startswith("tuple"):
+    kinds = get_args(hint)
+    if type(None) in kinds:
+        return None if value is None else _checked(name, value, kinds[0], metadata)
+    if get_origin(hint) is tuple:
         if not isinstance(value, (tuple, list)):
-            raise InvalidValue(f"{name}: expected a list of numbers, got {value!r}")
-        length = str(hint).count("float")
-        if "..." not in str(hint) and len(value) != length:
-            raise InvalidValue(f"{name}: expected {length} numbers, got {value!r}")
-        return tuple(_checked(name, item, float, metadata) for item in value)
-    if hint == int | None:
-        return None if value is None else _checked(name, value, int, metadata)
+            raise InvalidValue(f"{name}: expected a list, got {value!r}")
+        if kinds[-1] is not Ellipsis and len(value) != len(kinds):
+            raise InvalidValue(f"{name}: expected {len(kinds)} numbers, got {value!r}")
+        return tuple(_checked(name, item, kinds[0], metadata) for item in value)
     whole = isinstance(value, int) and not isinstance(value, bool)
     if hint is int and not (whole and low <= value <= high):
         raise InvalidValue(f"{name}: expected a whole number{bounds}, got {value!r}")
@@ -67,6 +68,21 @@ def _checked(name: str, value: Any, hint: Any, metadata: Any) -> Any:
     if value not in metadata.get("values", (value,)):
         raise unknown(name, value, metadata["values"])
     return value
+
+
+V = TypeVar("V")
+
+
+def build(cls: type[V], content: Mapping[str, Any]) -> V:
+    """The value that ``dataclasses.asdict`` took apart. InvalidValue if it holds other fields than ``cls``."""
+    names = {spec.name for spec in fields(cls)}  # type: ignore[arg-type]
+    if not isinstance(content, Mapping) or set(content) != names:
+        raise InvalidValue(f"{cls.__name__}: expected the fields {', '.join(sorted(names))}, got {content!r:.200}")
+    hints = _hints(cls)
+    parts = {
+        name: build(hints[name], item) if is_dataclass(hints[name]) else item for name, item in content.items()
+    }
+    return cls(**parts)
 
 
 def flatten(value: Any, prefix: str = "") -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Matrices of records as tables, in the form of the study's tables 5.1 to 5.5."""
+"""Matrices of records as tables, in the form of the study's tables 5.1 to 5.7."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import csv
 import io
 import itertools
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from typing import Any
 
@@ -15,13 +15,24 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from ..epsilons import EPS, format_epsilon
-from ..errors import StoreError, unknown
+from .. import registry
+from ..epsilons import EPS, format_epsilon, format_model
+from ..errors import InvalidValue, StoreError, UnknownName, unknown
 from ..records import SCHEMA, Record, read_record
+from ..scenario import Place
 from ..store import Store
 
-METRICS = {"top1": "Top-1 accuracy (%)", "top5": "Top-5 accuracy (%)", "mcc": "MCC"}
+METRICS = {
+    "top1": "Top-1 accuracy (%)",
+    "top5": "Top-5 accuracy (%)",
+    "mcc": "MCC",
+    "precision": "Macro precision (%)",
+    "recall": "Macro recall (%)",
+    "f1": "Macro F1 (%)",
+}
 MISSING = "—"
+Row = tuple[float, float]
+"""A model: the epsilons of its pretraining and its finetuning."""
 
 
 @dataclass(frozen=True)
@@ -35,56 +46,67 @@ class Matrix:
     seed: int
     deviations: dict[str, list[Any]]
     registered_seed: int
-    registered_train_epsilons: list[float]
-    registered_eval_epsilons: list[float]
-    cells: dict[tuple[float, float], Record | None]
+    registered_rows: list[list[float]]
+    registered_columns: list[float]
+    cells: dict[Place, Record | None]
 
     @cached_property
-    def rows(self) -> list[float]:
-        return sorted({row for row, _ in self.cells})
+    def rows(self) -> list[Row]:
+        return sorted({(first, second) for first, second, _ in self.cells})
 
     @cached_property
     def columns(self) -> list[float]:
-        return sorted({column for _, column in self.cells})
+        return sorted({column for _, _, column in self.cells})
 
     @property
     def records(self) -> list[Record]:
         return [record for record in self.cells.values() if record is not None]
 
-    def value(self, row: float, column: float, metric: str) -> float | None:
-        """In percent for accuracies, None where the cell is missing."""
-        record = self.cells.get((row, column))
-        return None if record is None else record.metric(metric) * (1 if metric == "mcc" else 100)
+    @property
+    def task(self) -> str:
+        return f"RoSS {self.source} → {self.target}"
 
-    def text(self, row: float, column: float, metric: str) -> str:
-        value = self.value(row, column, metric)
-        return MISSING if value is None else f"{value:.3f}" if metric == "mcc" else f"{value:.2f}"
+    def value(self, row: Row, column: float, metric: str) -> float | None:
+        """In percent for rates, None where the cell or the metric is missing."""
+        record = self.cells.get((*row, column))
+        value = None if record is None else record.metric(metric)
+        return value if value is None or metric == "mcc" else 100 * value
+
+    def values(self, row: Row, metric: str) -> list[float | None]:
+        return [self.value(row, column, metric) for column in self.columns]
+
+    @property
+    def pairs(self) -> list[tuple[Row, Row]]:
+        """Models of one pretraining, with an adversarial and with a standard head (study, section 5.4.3)."""
+        return [(row, (row[0], 0.0)) for row in self.rows if row[1] > 0 and (row[0], 0.0) in self.rows]
 
     def notes(self) -> list[str]:
         """How this matrix differs from the registered one; empty only for the whole, full protocol."""
         notes = []
         if self.deviations:
-            parts = [
-                f"{name.removeprefix('recipe.')} {_plain(here)} (registered: {_plain(registered)})"
-                for name, (here, registered) in self.deviations.items()
-            ]
-            notes.append("REDUCED OR CHANGED PROTOCOL: " + ", ".join(parts))
+            notes.append(f"REDUCED OR CHANGED PROTOCOL: {self.differences()}")
         if self.seed != self.registered_seed:
             notes.append(f"seed {self.seed} (registered: {self.registered_seed})")
-        grids = (
-            ("rows", self.registered_train_epsilons, self.rows),
-            ("columns", self.registered_eval_epsilons, self.columns),
-        )
-        for what, registered, here in grids:
-            if registered != here:
-                notes.append(f"{what} {_epsilons(here)} (registered: {_epsilons(registered)})")
+        registered = sorted((first, second) for first, second in self.registered_rows)
+        if registered != self.rows:
+            shown, expected = (", ".join(format_model(*row) for row in rows) for rows in (self.rows, registered))
+            notes.append(f"rows {shown} (registered: {expected})")
+        if self.registered_columns != self.columns:
+            shown, expected = (
+                ", ".join(map(format_epsilon, columns)) for columns in (self.columns, self.registered_columns)
+            )
+            notes.append(f"columns {shown} (registered: {expected})")
         missing = len(self.cells) - len(self.records)
         if missing:
             notes.append(f"{missing} of {len(self.cells)} cells are missing, shown as {MISSING}")
         return notes
 
-    def title(self, metric: str) -> str:
-        return f"{METRICS[metric]}, RoSS {self.source} → {self.target}"
+    def differences(self) -> str:
+        """The deviations from the registered scenario, as one line."""
+        return ", ".join(
+            f"{name.removeprefix('recipe.')} {_plain(here)} (registered: {_plain(registered)})"
+            for name, (here, registered) in self.deviations.items()
+        )
 
     def caption(self) -> str:
         """How the numbers were made, from the records themselves."""
@@ -105,119 +127,187 @@ def _plain(value: Any) -> str:
     return ", ".join(f"{item:g}" for item in value) if isinstance(value, list) else str(value)
 
 
-def _epsilons(grid: Sequence[float]) -> str:
-    return ", ".join(map(format_epsilon, grid))
-
-
 def load(store: Store, names: Sequence[str] = (), protocol: str | None = None) -> list[Matrix]:
-    """The matrices in a store: all, or those of some scenarios, or of one protocol.
+    """The matrices in a store: all, or those of some scenarios and suites in their order, or of one protocol.
 
     Runs of a scenario that differ in their grids alone are one matrix. Raises StoreError if the store holds none at
-    all, UnknownName for a scenario of which it holds none.
+    all, UnknownName for a name of which it holds none.
     """
     runs: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for path, content in store.matrices():
-        if not isinstance(content, dict) or content.get("schema") != SCHEMA or set(content) != _FIELDS:
+        note = _upgraded(content)
+        if not isinstance(note, dict) or note.get("schema") != SCHEMA or set(note) != _FIELDS:
             raise StoreError(f"{path}: expected the note of a run, of schema {SCHEMA}")
-        runs.setdefault((content["name"], content["protocol"]), []).append(content)
+        runs.setdefault((note["name"], note["protocol"]), []).append(note)
     if not runs:
         raise StoreError(f"nothing to report in {store.root}: expected a store that rossbench run has written")
-    known_names = {name for name, _ in runs}
-    for name in names:
-        if name not in known_names:
-            raise unknown(f"scenario in {store.root}", name, known_names)
+    stored = {name for name, _ in runs}
+    wanted = list(dict.fromkeys(one for name in names for one in _stored(name, stored, store))) or sorted(stored)
     return [
-        _merged(store, contents)
-        for (name, known), contents in runs.items()
-        if (not names or name in names) and protocol in (None, known)
+        _merged(store, notes)
+        for one in wanted
+        for (name, known), notes in runs.items()
+        if name == one and protocol in (None, known)
     ]
 
 
-_FIELDS = {field.name for field in fields(Matrix)} | {"schema"}
+def _stored(name: str, stored: set[str], store: Store) -> list[str]:
+    """The scenarios in the store that a name stands for."""
+    if name in stored:
+        return [name]
+    try:
+        found = [one.name for one in registry.members(name) if one.name in stored]
+    except UnknownName:
+        found = []
+    if not found:
+        raise unknown(f"scenario in {store.root}", name, stored)
+    return found
+
+
+_FIELDS = {spec.name for spec in fields(Matrix)} | {"schema"}
+
+
+def _upgraded(note: Any) -> Any:
+    """A note of schema 1, when finetuning had the epsilon of its pretraining, as one of schema 2."""
+    if not isinstance(note, dict) or note.get("schema") != 1:
+        return note
+    return {
+        **{name: value for name, value in note.items() if name in _FIELDS},
+        "schema": 2,
+        "registered_rows": [[row, row] for row in note["registered_train_epsilons"]],
+        "registered_columns": note["registered_eval_epsilons"],
+        "cells": [[row, row, column, key] for row, column, key in note["cells"]],
+    }
 
 
 def _merged(store: Store, runs: list[dict[str, Any]]) -> Matrix:
-    keys = {(row, column): key for run in runs for row, column, key in run["cells"]}
-    rows, columns = {row for row, _ in keys}, {column for _, column in keys}
-    cells: dict[tuple[float, float], Record | None] = {}
-    for place in itertools.product(sorted(rows), sorted(columns)):
+    keys = {(first, second, column): key for run in runs for first, second, column, key in run["cells"]}
+    rows, columns = {(first, second) for first, second, _ in keys}, {column for _, _, column in keys}
+    cells: dict[Place, Record | None] = {}
+    for row, column in itertools.product(sorted(rows), sorted(columns)):
+        place = (*row, column)
         path = store.record_path(keys[place]) if place in keys else None
         cells[place] = read_record(path) if path is not None and path.exists() else None
     return Matrix(**{name: value for name, value in runs[-1].items() if name != "schema"} | {"cells": cells})
 
 
-# --- formats -----------------------------------------------------------------------------------------------
+def only(matrices: Sequence[Matrix]) -> Matrix:
+    """The one matrix of a scenario; InvalidValue, with what there is to choose from, if it ran under several protocols."""
+    if len(matrices) > 1:
+        choices = "; ".join(f"{one.protocol} ({'; '.join(one.notes()) or 'as registered'})" for one in matrices)
+        raise InvalidValue(f"{matrices[0].name}: expected runs under one protocol, got several; choose one of {choices}")
+    return matrices[0]
 
 
-def to_rich(matrix: Matrix, metric: str, width: int = 80) -> RenderableType:
-    """For a terminal, the best of each column in bold; as many tables as it takes to cut off no column."""
-    shown: list[RenderableType] = [Text(note, "yellow") for note in matrix.notes()]
-    shown.append(Text(matrix.title(metric), "bold"))
-    rest = matrix.columns
-    while rest:
-        ends = list(itertools.accumulate(max(len(_head(column)), len("100.00")) + 3 for column in rest))
-        fitting = max(1, sum(end <= width - 11 for end in ends))
-        shown.append(_table(matrix, metric, rest[:fitting]))
-        rest = rest[fitting:]
-    return Group(*shown, Text(matrix.caption(), "dim"), "")
+# --- tables ------------------------------------------------------------------------------------------------
 
 
-def _head(column: float) -> str:
-    return f"{EPS}={format_epsilon(column)}"
+@dataclass(frozen=True)
+class Grid:
+    """A table as texts, ready for every format; its columns are evaluation epsilons."""
+
+    title: str
+    labels: list[str]
+    """Titles of the first columns, which say what a line is of."""
+    columns: list[str]
+    lines: list[tuple[list[str], list[str]]]
+    """Labels and cells of each line."""
+    bold: set[tuple[int, int]] = field(default_factory=set)
+    """Cells, as (line, column)."""
+    notes: list[str] = field(default_factory=list)
+    """What a reader must know before the numbers."""
+    caption: str = ""
 
 
-def _table(matrix: Matrix, metric: str, columns: Sequence[float]) -> Table:
-    table = Table(show_edge=False)
-    table.add_column(f"model {EPS}", style="cyan", no_wrap=True)
-    for column in columns:
-        table.add_column(_head(column), justify="right", no_wrap=True)
-    best = {column: _best(matrix, column, metric) for column in columns}
+def grid(matrix: Matrix, metric: str) -> Grid:
+    """A matrix as a table: a line a model, the best of a column bold; then what adversarial finetuning improved."""
+    split = any(first != second for first, second in matrix.rows)
+    lines = []
     for row in matrix.rows:
-        texts = {column: matrix.text(row, column, metric) for column in columns}
-        table.add_row(format_epsilon(row), *(Text(t, "bold" if t == best[c] else "") for c, t in texts.items()))
+        labels = [format_epsilon(epsilon) for epsilon in (row if split else row[:1])]
+        lines.append((labels, [text(value, metric) for value in matrix.values(row, metric)]))
+    best = set()
+    for k, column in enumerate(zip(*(matrix.values(row, metric) for row in matrix.rows), strict=True)):
+        known = [value for value in column if value is not None]
+        shown = text(max(known), metric) if known else None
+        best |= {(i, k) for i, (_, cells) in enumerate(lines) if cells[k] == shown}
+    for robust, standard in matrix.pairs:
+        both = zip(matrix.values(robust, metric), matrix.values(standard, metric), strict=True)
+        gains = [None if a is None or b is None else a - b for a, b in both]
+        lines.append(([format_epsilon(robust[0]), "improvement"], [text(gain, metric, "+") for gain in gains]))
+    labels = [f"pretrained {EPS}", f"finetuned {EPS}"] if split else [f"model {EPS}"]
+    columns = list(map(format_epsilon, matrix.columns))
+    return Grid(f"{METRICS[metric]}, {matrix.task}", labels, columns, lines, best, matrix.notes(), matrix.caption())
+
+
+def text(value: float | None, metric: str, sign: str = "") -> str:
+    """A number of a metric as the study prints it; ``sign`` "+" for differences."""
+    return MISSING if value is None else f"{value:{sign}.{3 if metric == 'mcc' else 2}f}"
+
+
+def to_rich(grid: Grid, width: int = 80) -> RenderableType:
+    """For a terminal; as many tables as it takes to cut off no column."""
+    shown: list[RenderableType] = [Text(note, "yellow") for note in grid.notes]
+    shown.append(Text(grid.title, "bold"))
+    taken = sum(2 + max(map(len, [title, *column])) for title, column in _label_columns(grid)) + 2
+    sizes = [3 + max(map(len, [f"{EPS}={head}", *column])) for head, column in _columns(grid)]
+    begin = 0
+    while begin < len(sizes):
+        ends = list(itertools.accumulate(sizes[begin:]))
+        end = begin + max(1, sum(end <= width - taken for end in ends))
+        shown.append(_table(grid, range(begin, end)))
+        begin = end
+    return Group(*shown, Text(grid.caption, "dim"), "")
+
+
+def _label_columns(grid: Grid) -> list[tuple[str, list[str]]]:
+    return [(title, [labels[k] for labels, _ in grid.lines]) for k, title in enumerate(grid.labels)]
+
+
+def _columns(grid: Grid) -> list[tuple[str, list[str]]]:
+    return [(head, [cells[k] for _, cells in grid.lines]) for k, head in enumerate(grid.columns)]
+
+
+def _table(grid: Grid, shown: range) -> Table:
+    table = Table(show_edge=False)
+    for title in grid.labels:
+        table.add_column(title, style="cyan", no_wrap=True)
+    for k in shown:
+        table.add_column(f"{EPS}={grid.columns[k]}", justify="right", no_wrap=True)
+    for i, (labels, cells) in enumerate(grid.lines):
+        table.add_row(*map(Text, labels), *(Text(cells[k], "bold" if (i, k) in grid.bold else "") for k in shown))
     return table
 
 
-def _best(matrix: Matrix, column: float, metric: str) -> str | None:
-    values = [(value, row) for row in matrix.rows if (value := matrix.value(row, column, metric)) is not None]
-    return matrix.text(max(values)[1], column, metric) if values else None
+def to_markdown(grid: Grid) -> str:
+    head = [*grid.labels[:-1], f"{grid.labels[-1]} \\ evaluation {EPS}", *grid.columns]
+    lines = [f"### {grid.title}", "", *(f"> {note}\n" for note in grid.notes)]
+    lines += ["| " + " | ".join(head) + " |", "|---:" * len(head) + "|"]
+    lines += ["| " + " | ".join([*labels, *cells]) + " |" for labels, cells in grid.lines]
+    return "\n".join([*lines, "", grid.caption, ""])
 
 
-def to_markdown(matrices: Sequence[Matrix], metric: str) -> str:
-    parts = []
-    for matrix in matrices:
-        head = [f"model {EPS} \\ evaluation {EPS}", *map(format_epsilon, matrix.columns)]
-        lines = [f"### {matrix.title(metric)}", ""]
-        lines += [f"> {note}\n" for note in matrix.notes()]
-        lines += ["| " + " | ".join(head) + " |", "|---:" * len(head) + "|"]
-        for row in matrix.rows:
-            texts = [matrix.text(row, column, metric) for column in matrix.columns]
-            lines.append("| " + " | ".join([format_epsilon(row), *texts]) + " |")
-        parts.append("\n".join([*lines, "", matrix.caption(), ""]))
-    return "\n".join(parts)
-
-
-def to_latex(matrices: Sequence[Matrix], metric: str) -> str:
-    """booktabs tables, each with a caption that says what a reader must know."""
-    parts = []
-    for matrix in matrices:
-        said = ". ".join([matrix.title(metric), *matrix.notes(), matrix.caption()])
-        columns = " & ".join(map(format_epsilon, matrix.columns))
-        lines = [
+def to_latex(grid: Grid) -> str:
+    """A booktabs table, with a caption that says what a reader must know."""
+    said = ". ".join([grid.title, *grid.notes, grid.caption])
+    before = len(grid.labels)
+    return "\n".join(
+        [
             r"\begin{table}",
             r"\centering",
             rf"\caption{{{_latex(said)}}}",
-            rf"\begin{{tabular}}{{r{'r' * len(matrix.columns)}}}",
+            rf"\begin{{tabular}}{{{'r' * (before + len(grid.columns))}}}",
             r"\toprule",
-            rf"& \multicolumn{{{len(matrix.columns)}}}{{c}}{{Evaluation $\varepsilon$}} \\",
-            rf"Model $\varepsilon$ & {columns} \\",
+            rf"{'& ' * before}\multicolumn{{{len(grid.columns)}}}{{c}}{{Evaluation $\varepsilon$}} \\",
+            " & ".join(map(_latex, [*grid.labels, *grid.columns])) + r" \\",
             r"\midrule",
+            *(" & ".join(map(_latex, [*labels, *cells])) + r" \\" for labels, cells in grid.lines),
+            r"\bottomrule",
+            r"\end{tabular}",
+            r"\end{table}",
+            "",
         ]
-        for row in matrix.rows:
-            texts = [matrix.text(row, column, metric).replace(MISSING, "--") for column in matrix.columns]
-            lines.append(" & ".join([format_epsilon(row), *texts]) + r" \\")
-        parts.append("\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}", ""]))
-    return "\n".join(parts)
+    )
 
 
 _LATEX = {
@@ -235,17 +325,20 @@ def _latex(text: str) -> str:
     return "".join(_LATEX.get(character, character) for character in text)
 
 
+# --- data --------------------------------------------------------------------------------------------------
+
+
 def to_csv(matrices: Sequence[Matrix], metric: str) -> str:
     """One line a cell; the value is empty where the cell is missing."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    head = ["scenario", "protocol", "seed", "train_epsilon", "eval_epsilon", "metric", "value", "n", "key", "notes"]
-    writer.writerow(head)
+    epsilons = ["train_epsilon", "finetune_epsilon", "eval_epsilon"]
+    writer.writerow(["scenario", "protocol", "seed", *epsilons, "metric", "value", "n", "key", "notes"])
     for matrix in matrices:
-        for (row, column), record in matrix.cells.items():
-            found = ["", "", ""] if record is None else [matrix.value(row, column, metric), record.n, record.key]
-            place = [matrix.name, matrix.protocol, matrix.seed, row, column, metric]
-            writer.writerow([*place, *found, "; ".join(matrix.notes())])
+        for place, record in matrix.cells.items():
+            found = ["", "", ""] if record is None else [matrix.value(place[:2], place[2], metric), record.n, record.key]
+            line = [matrix.name, matrix.protocol, matrix.seed, *place, metric, *found, "; ".join(matrix.notes())]
+            writer.writerow(line)
     return buffer.getvalue()
 
 
@@ -262,12 +355,13 @@ def to_json(matrices: Sequence[Matrix], metric: str) -> str:
             "metric": metric,
             "cells": [
                 {
-                    "train_epsilon": row,
+                    "train_epsilon": first,
+                    "finetune_epsilon": second,
                     "eval_epsilon": column,
-                    "value": matrix.value(row, column, metric),
+                    "value": matrix.value((first, second), column, metric),
                     "record": None if record is None else asdict(record),
                 }
-                for (row, column), record in matrix.cells.items()
+                for (first, second, column), record in matrix.cells.items()
             ],
         }
         for matrix in matrices
@@ -275,4 +369,5 @@ def to_json(matrices: Sequence[Matrix], metric: str) -> str:
     return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
 
 
-FORMATS = {"markdown": to_markdown, "latex": to_latex, "csv": to_csv, "json": to_json}
+TEXTS: dict[str, Callable[[Grid], str]] = {"markdown": to_markdown, "latex": to_latex}
+DATA: dict[str, Callable[[Sequence[Matrix], str], str]] = {"csv": to_csv, "json": to_json}

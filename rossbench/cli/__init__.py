@@ -1,0 +1,53 @@
+"""The command line: options in, tables and figures out. Only what computes imports torch, and when it is called."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+
+import click
+
+from ..errors import RossbenchError
+from . import figures, results, study
+from .options import debug_option
+
+EXIT_UNEXPECTED = 1
+EXIT_USAGE = 2
+EXIT_INTERRUPTED = 130
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point. Errors are one line on stderr and exit code 2; --debug shows where they come from."""
+    given = sys.argv[1:] if arguments is None else arguments
+    try:
+        cli.main(given, prog_name="rossbench", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message())
+    except (Exception, KeyboardInterrupt) as error:
+        if "--debug" in given:
+            traceback.print_exc()
+        message, code = _explain(error)
+        click.echo("rossbench: " + " ".join(message.split()), err=True)
+        sys.exit(code)
+
+
+def _explain(error: BaseException) -> tuple[str, int]:
+    """What to say of an error, and the exit code."""
+    if isinstance(error, click.ClickException):
+        return error.format_message(), EXIT_USAGE
+    if isinstance(error, RossbenchError):
+        return str(error), EXIT_USAGE
+    if isinstance(error, (click.Abort, KeyboardInterrupt)):
+        return "interrupted; the same command goes on from the last finished epoch", EXIT_INTERRUPTED
+    return f"unexpected {type(error).__name__}: {error} (--debug shows where)", EXIT_UNEXPECTED
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]}, no_args_is_help=True)
+@click.version_option(package_name="rossbench")
+@debug_option
+def cli() -> None:
+    """How robust are self-supervised encoders, and how does their robustness transfer?"""
+
+
+for _command in (study.list_, study.show, study.run, results.report, *figures.COMMANDS):
+    cli.add_command(_command)

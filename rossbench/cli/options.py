@@ -1,0 +1,113 @@
+"""Options that several commands share, and what becomes of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from .. import registry
+from ..epsilons import parse_epsilons, parse_models
+from ..scenario import Scenario
+
+SAME = "same"
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+def together(*decorators: Decorator) -> Decorator:
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        for decorator in reversed(decorators):
+            function = decorator(function)
+        return function
+
+    return decorate
+
+
+def epsilons(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[float, ...] | None:
+    return None if value is None else parse_epsilons(value)
+
+
+def models(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[tuple[float, float], ...]:
+    return () if value is None else parse_models(value)
+
+
+def _finetune(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[float, ...] | str | None:
+    return value if value in (None, SAME) else parse_epsilons(str(value))
+
+
+def _device(ctx: click.Context, param: click.Parameter, value: str) -> str:
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", value):
+        raise click.BadParameter(f"expected auto, cpu, cuda, cuda:N or mps, got {value!r}", ctx, param)
+    return value
+
+
+def _load_scenario_file(ctx: click.Context, param: click.Parameter, value: Path | None) -> None:
+    if value is not None:
+        registry.load_file(value)
+
+
+debug_option = click.option("--debug", is_flag=True, expose_value=False, help="Show a traceback with an error.")
+scenario_file = click.option(
+    "--scenario-file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    is_eager=True,
+    expose_value=False,
+    callback=_load_scenario_file,
+    help="Python file that registers scenarios of your own.",
+)
+store = click.option(
+    "--out",
+    "--store",
+    "store",
+    type=click.Path(file_okay=False, path_type=Path),
+    default="rossbench-store",
+    show_default=True,
+    help="Folder of artifacts and records.",
+)
+protocol = click.option("--protocol", help="The one of that hash, where a scenario ran under several.")
+device = click.option(
+    "--device", callback=_device, default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps."
+)
+data_dir = click.option(
+    "--data-dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder of the data sets.  [default: ROSSBENCH_DATA or ~/.cache/rossbench/data]",
+)
+_count = click.IntRange(min=1)
+overrides = together(
+    click.option("--train-eps", "train_epsilons", callback=epsilons, help="Rows, such as 0,1 or 0:1:0.2 or 8/255."),
+    click.option(
+        "--finetune-eps", "finetune_epsilons", callback=_finetune, help="Of the head: the same as its row's, or a list."
+    ),
+    click.option("--eval-eps", "eval_epsilons", callback=epsilons, help="Columns, written the same way."),
+    click.option("--epochs", type=_count, help="Of pretraining."),
+    click.option("--finetune-epochs", type=_count, help="Of finetuning."),
+    click.option("--train-limit", type=_count, help="Use that many training images, class-balanced."),
+    click.option("--test-limit", type=_count, help="Use that many test images, class-balanced."),
+    click.option("--seed", type=click.IntRange(0, 2**62), help="Of weights, order, views and attacks."),
+    click.option("--encoder", help="conv3, a timm model, or a timm ResNet with :cifar appended."),
+)
+
+
+def changed_scenarios(name: str, changed: dict[str, Any]) -> list[Scenario]:
+    """The registered scenario, or those of a suite, with the options that were given."""
+    return [_changed(scenario, changed) for scenario in registry.members(name)]
+
+
+def _changed(scenario: Scenario, changed: dict[str, Any]) -> Scenario:
+    fields = ("train_epsilons", "finetune_epsilons", "eval_epsilons", "train_limit", "test_limit", "seed", "encoder")
+    top = {field: changed[field] for field in fields if changed[field] is not None}
+    if top.get("finetune_epsilons") == SAME:
+        top["finetune_epsilons"] = None
+    recipe = scenario.recipe
+    if changed["epochs"] is not None:
+        pretraining = dataclasses.replace(recipe.pretraining, epochs=changed["epochs"])
+        recipe = dataclasses.replace(recipe, pretraining=pretraining)
+    if changed["finetune_epochs"] is not None:
+        finetuning = dataclasses.replace(recipe.finetuning, epochs=changed["finetune_epochs"])
+        recipe = dataclasses.replace(recipe, finetuning=finetuning)
+    return dataclasses.replace(scenario, recipe=recipe, **top)

@@ -1,0 +1,143 @@
+"""list, show and run: from what is registered to records in the store."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from .. import registry
+from ..epsilons import EPS, format_epsilon, format_model
+from ..report import tables
+from ..scenario import Scenario, specs_of
+from ..specs import passes
+from ..store import Store
+from ..values import flatten
+from . import options
+
+
+@click.command("list")
+@options.scenario_file
+@options.debug_option
+def list_() -> None:
+    """Registered scenarios and suites of them."""
+    console = Console()
+    scenarios = Table(show_edge=False)
+    for title in ("scenario", "encoder", "recipe", "matrix"):
+        scenarios.add_column(title, no_wrap=title == "scenario")
+    for name in registry.names():
+        one = registry.get(name)
+        size = f"{len(one.rows)} x {len(one.eval_epsilons)}"
+        scenarios.add_row(*map(escape, (one.name, one.encoder, one.recipe.name, size)))
+    console.print(scenarios, "")
+    suites = Table(show_edge=False)
+    for title in ("suite", "of"):
+        suites.add_column(title, no_wrap=title == "suite")
+    for suite in registry.suites():
+        suites.add_row(escape(suite.name), escape(suite.description or ", ".join(suite.members)))
+    console.print(suites)
+
+
+@click.command()
+@click.argument("name")
+@options.overrides
+@options.scenario_file
+@options.debug_option
+def show(name: str, **changed: Any) -> None:
+    """Matrix, recipe and cost of a scenario or suite, under the same options as run."""
+    scenarios = options.changed_scenarios(name, changed)
+    console = Console()
+    if name not in registry.names():
+        console.print(f"[bold]{escape(name)}[/]  {len(scenarios)} scenarios\n")
+    for scenario in scenarios:
+        console.print(f"[bold]{escape(scenario.name)}[/]  RoSS {scenario.source} → {scenario.target}")
+        if scenario.description:
+            console.print(escape(scenario.description))
+        console.print(f"rows     model {EPS}       ", ", ".join(format_model(*row) for row in scenario.rows))
+        console.print(f"columns  evaluation {EPS}  ", ", ".join(map(format_epsilon, scenario.eval_epsilons)), "\n")
+    console.print("Cost, in passes of one image through the encoder")
+    console.print(_cost(scenarios))
+    console.print("[dim]forward 1; backward to the input 1, to input and weights 2[/]")
+    shown: list[dict[str, str]] = []
+    for scenario in scenarios:
+        settings = _settings(scenario)
+        if settings not in shown:  # those of a suite's scenarios are mostly the same
+            shown.append(settings)
+            table = Table("field", "value", show_edge=False)
+            for field, value in settings.items():
+                table.add_row(field, value)
+            console.print(f"\nRecipe {escape(scenario.recipe.name)}")
+            console.print(table)
+
+
+def _cost(scenarios: Sequence[Scenario]) -> Table:
+    specs = list(specs_of(scenarios))
+    work, counts = passes(specs), collections.Counter(spec.stage for spec in specs)
+    table = Table(show_edge=False)
+    table.add_column("stage")
+    table.add_column("artifacts", justify="right")
+    table.add_column("million passes", justify="right")
+    for stage, number in work.items():
+        table.add_row(stage, str(counts[stage]), f"{number / 1e6:,.2f}")
+    table.add_row("all", str(len(specs)), f"{sum(work.values()) / 1e6:,.2f}", style="bold")
+    return table
+
+
+def _settings(scenario: Scenario) -> dict[str, str]:
+    """Fields of the protocol with their values, and those of the registered scenario where they differ."""
+    changes = scenario.deviations(registry.get(scenario.name))
+    return {
+        field.removeprefix("recipe."): escape(str(value))
+        + (f"  [yellow](registered: {escape(str(changes[field][1]))})[/]" if field in changes else "")
+        for field, value in flatten(scenario).items()
+        if field in ("encoder", "train_limit", "test_limit", "seed")
+        or (field.startswith("recipe.") and field != "recipe.name")
+    }
+
+
+@click.command()
+@click.argument("name")
+@options.overrides
+@options.device
+@options.data_dir
+@options.store
+@click.option(
+    "--tensorboard",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder for loss and accuracy of every epoch, live; needs rossbench\\[tensorboard].",
+)
+@options.scenario_file
+@options.debug_option
+def run(
+    name: str, device: str, data_dir: Path | None, store: Path, tensorboard: Path | None, **changed: Any
+) -> None:
+    """Pretrain, finetune and attack whatever the store lacks of a scenario or suite."""
+    scenarios = options.changed_scenarios(name, changed)
+    console = Console()
+    with console.status("loading torch") if console.is_terminal else contextlib.nullcontext():
+        from .. import display, runner
+    with contextlib.ExitStack() as stack:
+        observers = []
+        if tensorboard is not None:
+            from .. import tensorboard as board
+
+            observers.append(stack.enter_context(board.logging_to(tensorboard)))
+        observers.append(stack.enter_context(display.showing(console)))
+
+        def observe(progress: runner.Progress) -> None:
+            for observer in observers:
+                observer(progress)
+
+        runner.run_suite(scenarios, store=store, data_dir=data_dir, device=device, observe=observe)
+    for scenario in scenarios:
+        for matrix in tables.load(Store(store), [scenario.name], scenario.protocol):
+            console.print(tables.to_rich(tables.grid(matrix, "top1"), console.width))
+    console.print(Text(f"Stored in {store}; see it again: rossbench report {name}"), soft_wrap=True)
