@@ -23,25 +23,44 @@ if TYPE_CHECKING:
 class Facts:
     """What is known of a data set before it is loaded."""
 
-    classes: int
+    names: tuple[str, ...]
+    """Of the classes, in the order of their labels."""
     size: int
     """Height and width in pixels."""
     train: int
     """Images in the split."""
     test: int
 
+    @property
+    def classes(self) -> int:
+        return len(self.names)
+
+
+_DIGITS = tuple("0123456789")
+_CIFAR10 = tuple("airplane automobile bird cat deer dog frog horse ship truck".split())
+_CIFAR100 = tuple(
+    """apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can castle
+    caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur dolphin elephant flatfish
+    forest fox girl hamster house kangaroo keyboard lamp lawn_mower leopard lion lizard lobster man maple_tree motorcycle
+    mountain mouse mushroom oak_tree orange orchid otter palm_tree pear pickup_truck pine_tree plain plate poppy
+    porcupine possum rabbit raccoon ray road rocket rose sea seal shark shrew skunk skyscraper snail snake spider
+    squirrel streetcar sunflower sweet_pepper table tank telephone television tiger tractor train trout tulip turtle
+    wardrobe whale willow_tree wolf woman worm""".split()
+)
+_STL10 = tuple("airplane bird car cat deer dog horse monkey ship truck".split())
+_FASHION = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
 
 # Which third of the digits is the test split is ours (see _digits); the other splits are official.
 DATASETS = {
-    "cifar10": Facts(10, 32, 50_000, 10_000),
-    "cifar100": Facts(100, 32, 50_000, 10_000),
-    "stl10": Facts(10, 96, 5_000, 8_000),
-    "svhn": Facts(10, 32, 73_257, 26_032),
-    "mnist": Facts(10, 28, 60_000, 10_000),
-    "fashion-mnist": Facts(10, 28, 60_000, 10_000),
-    "digits": Facts(10, 16, 1_201, 596),
-    "digits-low": Facts(5, 16, 602, 299),
-    "digits-high": Facts(5, 16, 599, 297),
+    "cifar10": Facts(_CIFAR10, 32, 50_000, 10_000),
+    "cifar100": Facts(_CIFAR100, 32, 50_000, 10_000),
+    "stl10": Facts(_STL10, 96, 5_000, 8_000),
+    "svhn": Facts(_DIGITS, 32, 73_257, 26_032),
+    "mnist": Facts(_DIGITS, 28, 60_000, 10_000),
+    "fashion-mnist": Facts(_FASHION, 28, 60_000, 10_000),
+    "digits": Facts(_DIGITS, 16, 1_201, 596),
+    "digits-low": Facts(_DIGITS[:5], 16, 602, 299),
+    "digits-high": Facts(_DIGITS[5:], 16, 599, 297),
 }
 
 

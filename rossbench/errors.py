@@ -34,6 +34,10 @@ class Diverged(RossbenchError):
     """Training gave a loss that is not finite."""
 
 
+class NotComparable(RossbenchError):
+    """Runs whose protocol differs from that of the published numbers."""
+
+
 def unknown(kind: str, name: str, known: Iterable[str]) -> UnknownName:
     """An UnknownName that suggests the nearest known names, or lists them all when none is near."""
     known = sorted(known)

@@ -49,5 +49,5 @@ def cli() -> None:
     """How robust are self-supervised encoders, and how does their robustness transfer?"""
 
 
-for _command in (study.list_, study.show, study.run, results.report, *figures.COMMANDS):
+for _command in (study.list_, study.show, study.run, results.report, results.compare, *figures.COMMANDS):
     cli.add_command(_command)

@@ -2,6 +2,148 @@
 
 from __future__ import annotations
 
-import click
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-COMMANDS: list[click.Command] = []
+import click
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from ..errors import InvalidValue
+from ..report import tables
+from . import options
+
+if TYPE_CHECKING:
+    from ..gallery import Gallery
+
+FORMS = ("png", "svg", "pdf")
+_names = click.argument("names", nargs=-1, required=True, metavar="NAME...")
+_source = options.together(options.protocol, options.store, options.data_dir, options.device)
+_epsilons = click.option("--eval-eps", "epsilons", callback=options.epsilons, help="Evaluation epsilons.")
+_metric = click.option("--metric", type=click.Choice(list(tables.METRICS)), help="[default: top1]")
+_stage = click.option("--stage", type=click.Choice(["pretrain", "finetune"]), help="[default: pretrain]")
+_count = click.option("--count", type=click.IntRange(1, 8), help="Images.  [default: 6]")
+_attack = click.option("--epsilon", type=click.FloatRange(min=0), help="Of an attack on the images.")
+_inputs = options.together(
+    click.option("--layer", help="A name that rossbench layers lists."),
+    click.option("--perplexity", type=click.FloatRange(min=1), help="Of t-SNE."),
+    click.option("--iterations", type=click.IntRange(min=250), help="Of t-SNE."),
+    _attack,
+    click.option("--limit", type=click.IntRange(min=1), help="Use that many test images, class-balanced."),
+)
+
+
+def _models(default: str) -> options.Decorator:
+    text = f"Such as 0,1,1:0 (pretraining:finetuning).  [default: {default}]"
+    return click.option("--models", "rows", callback=options.models, help=text)
+
+
+@click.group()
+@options.debug_option
+def figure() -> None:
+    """Figures of what is in the store, as PNG, SVG or PDF; nothing is trained."""
+
+
+def _add(kind: str, default: str, text: str, *choices: options.Decorator) -> None:
+    """A command that calls the gallery's method of the kind's name with the options that were given."""
+
+    @figure.command(kind, help=text)
+    @_names
+    @_models(default)
+    @options.together(*choices)
+    @click.option("--save", type=click.Path(dir_okay=False, path_type=Path), help="FILE.png, .svg or .pdf.")
+    @_source
+    @options.debug_option
+    def command(names: tuple[str, ...], rows: tuple[tables.Row, ...], save: Path | None, **given: Any) -> None:
+        target = save or Path(f"{'-'.join(names)}-{kind}.png")
+        form = target.suffix.removeprefix(".")
+        if form not in FORMS:
+            raise InvalidValue(f"--save: expected a file that ends in .png, .svg or .pdf, got {target}")
+        gallery, matrices = _open(names, given)
+        from ..gallery import choose, ends
+        from ..report.figures import to_bytes
+
+        models = choose(matrices, rows) if rows or default == "all" else ends(matrices)
+        chosen = {name: value for name, value in given.items() if value is not None}
+        drawn = getattr(gallery, kind.replace("-", "_"))(models, **chosen)
+        _save(target, to_bytes(drawn, form))
+
+
+def _open(names: tuple[str, ...], given: dict[str, Any]) -> tuple[Gallery, list[tables.Matrix]]:
+    """The gallery of the store, and the matrices of these names in it; takes the options of ``_source``."""
+    with Console(stderr=True).status("loading torch"):
+        from ..gallery import Gallery
+    gallery = Gallery(given.pop("store"), given.pop("data_dir"), given.pop("device"))
+    return gallery, gallery.matrices(names, given.pop("protocol"))
+
+
+def _save(path: Path, content: bytes) -> None:
+    try:
+        path.write_bytes(content)
+    except OSError as error:
+        raise InvalidValue(f"{path}: expected a place to write to, got {error.strerror}") from error
+    click.echo(f"saved {path}")
+
+
+_add("robustness", "all", "A metric against the evaluation epsilon, one curve a model.", _metric)
+_add("matrix", "all", "The matrix as a heat map.", _metric)
+_add("confusion", "first and last", "Confusion matrices; study, figures 5.3 and 5.5.", _epsilons)
+_add("per-class", "first and last", "Correct predictions per class at growing epsilon; study, figure 5.6.", _epsilons)
+_add("tsne", "first and last", "Maps of features, a map a model, coloured by class; study, figure 5.4.", _inputs)
+_add("tsne-together", "first and last", "One map of several models' features; study, figure 5.8.", _inputs)
+_add("examples", "last", "Images that an attack turned; study, figure 5.1.", _attack, _count)
+_add("training", "all", "Loss and accuracy of every epoch.", _stage)
+
+
+@click.command()
+@_names
+@_models("last")
+@_source
+@options.debug_option
+def layers(names: tuple[str, ...], rows: tuple[tables.Row, ...], **given: Any) -> None:
+    """Names of a model's layers, and the shape that each gives for one image."""
+    gallery, matrices = _open(names, given)
+    from ..gallery import choose
+
+    table = Table("layer", "shape", show_edge=False)
+    for name, shape in gallery.layers(choose(matrices, rows)[-1]).items():
+        table.add_row(escape(name), " x ".join(map(str, shape)))
+    Console().print(table)
+
+
+@click.command()
+@_names
+@_models("last")
+@click.option("--layer", default="encoder", show_default=True, help="A name that rossbench layers lists.")
+@_attack
+@click.option("--limit", type=click.IntRange(min=1), help="Use that many test images, class-balanced.")
+@click.option("--save", type=click.Path(dir_okay=False, path_type=Path), help="FILE.npz.")
+@_source
+@options.debug_option
+def features(
+    names: tuple[str, ...],
+    rows: tuple[tables.Row, ...],
+    layer: str,
+    epsilon: float | None,
+    limit: int | None,
+    save: Path | None,
+    **given: Any,
+) -> None:
+    """A layer's features of the test images, natural or attacked, as NumPy arrays: features and labels."""
+    target = save or Path(f"{'-'.join(names)}-{layer}.npz")
+    if target.suffix != ".npz":
+        raise InvalidValue(f"--save: expected a file that ends in .npz, got {target}")
+    gallery, matrices = _open(names, given)
+    import numpy as np
+
+    from ..gallery import choose
+
+    found, labels = gallery.features(choose(matrices, rows)[-1], layer, epsilon or 0, limit)
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, features=found.numpy(), labels=labels.numpy())
+    _save(target, buffer.getvalue())
+
+
+COMMANDS: list[click.Command] = [figure, layers, features]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
 from rich.console import Console
 
+from ..errors import NotComparable
+from ..report import compare as comparing
 from ..report import tables
 from ..store import Store
 from . import options
@@ -30,9 +33,37 @@ def report(names: tuple[str, ...], metric: str, form: str, protocol: str | None,
     matrices = tables.load(Store(store), names, protocol)
     if form in tables.DATA:
         click.echo(tables.DATA[form](matrices, metric), nl=False)
-    elif form in tables.TEXTS:
-        click.echo("\n".join(tables.TEXTS[form](tables.grid(matrix, metric)) for matrix in matrices), nl=False)
+    else:
+        _print([tables.grid(matrix, metric) for matrix in matrices], form)
+
+
+def _print(grids: Sequence[tables.Grid], form: str) -> None:
+    if form in tables.TEXTS:
+        click.echo("\n".join(map(tables.TEXTS[form], grids)), nl=False)
     else:
         console = Console()
-        for matrix in matrices:
-            console.print(tables.to_rich(tables.grid(matrix, metric), console.width))
+        for grid in grids:
+            console.print(tables.to_rich(grid, console.width))
+
+
+@click.command()
+@click.argument("names", nargs=-1, metavar="[NAME]...")
+@click.option("--tolerance", type=click.FloatRange(min=0), default=2.0, show_default=True, help="In percentage points.")
+@click.option("--show-reduced", is_flag=True, help="Show runs under another protocol too, labelled as not comparable.")
+@click.option("--format", "form", type=click.Choice(["table", *tables.TEXTS]), default="table", show_default=True)
+@options.store
+@options.debug_option
+def compare(names: tuple[str, ...], tolerance: float, show_reduced: bool, form: str, store: Path) -> None:
+    """Ours beside the numbers that the study published, where the protocol is the same."""
+    comparisons = comparing.compare(tables.load(Store(store), names))
+    shown = [one for one in comparisons if show_reduced or not one.refusal]
+    refused: dict[str, list[str]] = {}
+    for one in comparisons:
+        if one not in shown:
+            refused.setdefault(str(one.refusal), []).append(one.table.number)
+    reason = "; ".join(f"{why} (tables {', '.join(numbers)})" for why, numbers in refused.items())
+    if not shown:
+        raise NotComparable(f"compare: expected runs under the published protocol, got {reason}; see --show-reduced")
+    _print([comparing.grid(one, tolerance) for one in shown], form)
+    if refused:
+        click.echo(f"rossbench: not compared: {reason}", err=True)
