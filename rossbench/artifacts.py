@@ -70,6 +70,7 @@ def save_cell(
     stages = {made.stage: read_json(store.path(made) / "stage.json") for made in spec.chain[:2]}
     top1, top5 = metrics.counts_right(ranked, labels).tolist()
     predicted, classes = ranked[:, 0], facts(spec.finetune.target).classes
+    scores: dict[str, Any] = metrics.scores(predicted, labels, classes)
     record = Record(
         key=spec.key,
         spec=asdict(spec),
@@ -80,7 +81,7 @@ def save_cell(
         classes=classes,
         top1_right=top1,
         top5_right=top5,
-        **metrics.scores(predicted, labels, classes),
+        **scores,
         right_by_class=metrics.confusion(predicted, labels, classes).diagonal().tolist(),
         seconds={**{name: stage["seconds"] for name, stage in stages.items()}, spec.stage: round(seconds, 3)},
         created=datetime.now(UTC).isoformat(timespec="seconds"),

@@ -64,6 +64,6 @@ def parse_models(text: str) -> tuple[tuple[float, float], ...]:
     for part in text.split(","):
         numbers = [float(_fraction(piece, text)) for piece in part.split(":")]
         if len(numbers) > 2:
-            raise InvalidValue(f"models {text!r}: expected epsilons such as 1, or 1:0 (pretraining:finetuning), got {part!r}")
+            raise InvalidValue(f"models {text!r}: expected such as 1, or 1:0 (pretraining:finetuning), got {part!r}")
         models.append((numbers[0], numbers[-1]))
     return tuple(models)

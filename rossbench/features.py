@@ -72,7 +72,8 @@ def embed(features: Tensor, perplexity: float, iterations: int, seed: int = 0) -
     points = features.flatten(1).double().numpy()
     most = (len(points) - 1) / 3
     if not 1 <= perplexity <= most:
-        raise InvalidValue(f"t-SNE: expected a perplexity of 1 to {most:g} for {len(points)} points, got {perplexity:g}")
+        n = len(points)
+        raise InvalidValue(f"t-SNE: expected a perplexity of 1 to {most:g} for {n} points, got {perplexity:g}")
     if iterations < _EXAGGERATED:
         raise InvalidValue(f"t-SNE: expected at least {_EXAGGERATED} iterations, got {iterations}")
     tsne = openTSNE.TSNE(

@@ -126,7 +126,7 @@ class Gallery:
 
     def training(self, models: Sequence[Model], stage: str = "pretrain") -> Figure:
         """Loss and accuracy of every epoch of a stage, pretrain or finetune; each training once."""
-        curves = {}
+        curves: dict[str, tuple[str, list[dict[str, float]]]] = {}
         for model in models:
             spec = model.spec if stage == "finetune" else model.spec.pretrain
             label = str(spec).removeprefix(f"{stage} ").replace(f"{EPS}=", f"{EPS} = ")
@@ -138,15 +138,18 @@ class Gallery:
             known = ", ".join(map(format_epsilon, sorted(model.cells)))
             raise InvalidValue(f"{model.label}: expected an evaluated epsilon, {known}, got {format_epsilon(epsilon)}")
         ranked, labels = artifacts.load_predictions(self.store, model.cells[epsilon])
-        counts: np.ndarray = metrics.confusion(
-            ranked[:, 0], labels, datasets.facts(model.spec.target).classes
-        ).numpy()
+        counts: np.ndarray = metrics.confusion(ranked[:, 0], labels, datasets.facts(model.spec.target).classes).numpy()
         return counts
 
     # --- from images through the stored classifiers ---
 
     def tsne(
-        self, models: Sequence[Model], layer: str = "encoder", perplexity: float = 35, iterations: int = 1500, **inputs: Any
+        self,
+        models: Sequence[Model],
+        layer: str = "encoder",
+        perplexity: float = 35,
+        iterations: int = 1500,
+        **inputs: Any,
     ) -> Figure:
         """t-SNE of each model's features of a layer, in maps of their own, coloured by class (study, figure 5.4)."""
         names = _classes(models)
@@ -156,14 +159,19 @@ class Gallery:
         return figures.maps(list(zip(titles, maps, strict=True)), extracted[0][1].numpy(), names)
 
     def tsne_together(
-        self, models: Sequence[Model], layer: str = "linear", perplexity: float = 50, iterations: int = 2500, **inputs: Any
+        self,
+        models: Sequence[Model],
+        layer: str = "linear",
+        perplexity: float = 50,
+        iterations: int = 2500,
+        **inputs: Any,
     ) -> Figure:
         """t-SNE of several models' features of a layer in one map, coloured by model (study, figure 5.8)."""
         _classes(models)
         found = [self.features(model, layer, **inputs)[0].flatten(1) for model in models]
-        widths = {part.shape[1] for part in found}
-        if len(widths) > 1:
-            raise InvalidValue(f"layer {layer!r}: expected features of one size in all models, got sizes {sorted(widths)}")
+        sizes = sorted({part.shape[1] for part in found})
+        if len(sizes) > 1:
+            raise InvalidValue(f"layer {layer!r}: expected features of one size in all models, got {sizes}")
         points = features.embed(torch.cat(found), perplexity, iterations)
         owner = np.repeat(np.arange(len(models)), [len(part) for part in found])
         return figures.joint_map(points, owner, [_short(model, models) for model in models])
@@ -180,8 +188,8 @@ class Gallery:
             natural, labels = data.images[part].float() / 255, data.labels[part]
             before, after = (classifier(batch).argmax(1) for batch in (natural, adversarial))
             for k in torch.nonzero((before == labels) & (after != labels)).flatten().tolist():
-                pixels = (batch[k].permute(1, 2, 0).cpu().numpy() for batch in (natural, adversarial))
-                rows.append(figures.Example(*pixels, names[labels[k]], names[before[k]], names[after[k]]))
+                pair = [batch[k].permute(1, 2, 0).cpu().numpy() for batch in (natural, adversarial)]
+                rows.append(figures.Example(pair[0], pair[1], names[labels[k]], names[before[k]], names[after[k]]))
             done += len(adversarial)
             if len(rows) >= count:
                 break

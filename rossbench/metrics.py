@@ -27,7 +27,7 @@ def counts_right(ranked: Tensor, labels: Tensor) -> Tensor:
 
 
 def scores(predicted: Tensor, labels: Tensor, classes: int) -> dict[str, float]:
-    """Matthews correlation coefficient (study, equation 5.2), in [-1, 1], and macro precision, recall and F1, in [0, 1].
+    """Matthews correlation coefficient (study, equation 5.2), in [-1, 1]; macro precision, recall and F1, in [0, 1].
 
     predicted, labels: int64 [n]. What would be 0 / 0 is 0. Macro: the mean over classes, each counting alike.
     """

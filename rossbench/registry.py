@@ -25,7 +25,7 @@ __all__ = ["Scenario", "Suite", "get", "load_file", "members", "names", "registe
 log = logging.getLogger(__name__)
 _scenarios: dict[str, Scenario] = {}
 _suites: dict[str, Suite] = {}
-Entry = TypeVar("Entry", Scenario, Suite)
+Entry = TypeVar("Entry", bound=Scenario | Suite)
 
 
 def register(entry: Entry) -> Entry:

@@ -78,10 +78,8 @@ def build(cls: type[V], content: Mapping[str, Any]) -> V:
     names = {spec.name for spec in fields(cls)}  # type: ignore[arg-type]
     if not isinstance(content, Mapping) or set(content) != names:
         raise InvalidValue(f"{cls.__name__}: expected the fields {', '.join(sorted(names))}, got {content!r:.200}")
-    hints = _hints(cls)
-    parts = {
-        name: build(hints[name], item) if is_dataclass(hints[name]) else item for name, item in content.items()
-    }
+    hints = _hints(cls)  # type: ignore[arg-type]  # mypy takes a class's hash for its instances'
+    parts = {name: build(hints[name], item) if is_dataclass(hints[name]) else item for name, item in content.items()}
     return cls(**parts)
 
 

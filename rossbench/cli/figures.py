@@ -68,7 +68,7 @@ def _add(kind: str, default: str, text: str, *choices: options.Decorator) -> Non
         models = choose(matrices, rows) if rows or default == "all" else ends(matrices)
         chosen = {name: value for name, value in given.items() if value is not None}
         drawn = getattr(gallery, kind.replace("-", "_"))(models, **chosen)
-        _save(target, to_bytes(drawn, form))
+        options.save(target, to_bytes(drawn, form))
 
 
 def _open(names: tuple[str, ...], given: dict[str, Any]) -> tuple[Gallery, list[tables.Matrix]]:
@@ -77,14 +77,6 @@ def _open(names: tuple[str, ...], given: dict[str, Any]) -> tuple[Gallery, list[
         from ..gallery import Gallery
     gallery = Gallery(given.pop("store"), given.pop("data_dir"), given.pop("device"))
     return gallery, gallery.matrices(names, given.pop("protocol"))
-
-
-def _save(path: Path, content: bytes) -> None:
-    try:
-        path.write_bytes(content)
-    except OSError as error:
-        raise InvalidValue(f"{path}: expected a place to write to, got {error.strerror}") from error
-    click.echo(f"saved {path}")
 
 
 _add("robustness", "all", "A metric against the evaluation epsilon, one curve a model.", _metric)
@@ -143,7 +135,7 @@ def features(
     found, labels = gallery.features(choose(matrices, rows)[-1], layer, epsilon or 0, limit)
     buffer = io.BytesIO()
     np.savez_compressed(buffer, features=found.numpy(), labels=labels.numpy())
-    _save(target, buffer.getvalue())
+    options.save(target, buffer.getvalue())
 
 
 COMMANDS: list[click.Command] = [figure, layers, features]

@@ -12,6 +12,7 @@ import click
 
 from .. import registry
 from ..epsilons import parse_epsilons, parse_models
+from ..errors import InvalidValue
 from ..scenario import Scenario
 
 SAME = "same"
@@ -91,6 +92,15 @@ overrides = together(
     click.option("--seed", type=click.IntRange(0, 2**62), help="Of weights, order, views and attacks."),
     click.option("--encoder", help="conv3, a timm model, or a timm ResNet with :cifar appended."),
 )
+
+
+def save(path: Path, content: bytes) -> None:
+    """Write a file that the user named, and say so. InvalidValue where it cannot be written."""
+    try:
+        path.write_bytes(content)
+    except OSError as error:
+        raise InvalidValue(f"{path}: expected a place to write to, got {error.strerror}") from error
+    click.echo(f"saved {path}")
 
 
 def changed_scenarios(name: str, changed: dict[str, Any]) -> list[Scenario]:

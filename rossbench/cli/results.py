@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 import click
 from rich.console import Console
+from rich.markup import escape
 
 from ..errors import NotComparable
 from ..report import compare as comparing
@@ -25,16 +27,46 @@ from . import options
     default="table",
     show_default=True,
 )
+@click.option(
+    "--html", "page", type=click.Path(dir_okay=False, path_type=Path), help="Write a page, with all figures, here."
+)
 @options.protocol
 @options.store
+@options.data_dir
+@options.device
 @options.debug_option
-def report(names: tuple[str, ...], metric: str, form: str, protocol: str | None, store: Path) -> None:
+def report(
+    names: tuple[str, ...],
+    metric: str,
+    form: str,
+    page: Path | None,
+    protocol: str | None,
+    store: Path,
+    data_dir: Path | None,
+    device: str,
+) -> None:
     """The matrices in the store: rows are the models' epsilons, columns those of the evaluation."""
     matrices = tables.load(Store(store), names, protocol)
-    if form in tables.DATA:
+    if page is not None:
+        _write_page(page, names, matrices, store, data_dir, device)
+    elif form in tables.DATA:
         click.echo(tables.DATA[form](matrices, metric), nl=False)
     else:
         _print([tables.grid(matrix, metric) for matrix in matrices], form)
+
+
+def _write_page(
+    path: Path, names: Sequence[str], matrices: list[tables.Matrix], store: Path, data_dir: Path | None, device: str
+) -> None:
+    console = Console()
+    with console.status("loading torch") as status:
+        from ..exhibits import exhibits
+        from ..gallery import Gallery
+        from ..report.page import render
+
+        drawn = exhibits(Gallery(store, data_dir, device), matrices, lambda caption: status.update(escape(caption)))
+    created = datetime.now(UTC).isoformat(" ", "minutes").removesuffix("+00:00") + " UTC"
+    options.save(path, render(names, matrices, drawn, created).encode())
 
 
 def _print(grids: Sequence[tables.Grid], form: str) -> None:

@@ -116,9 +116,7 @@ def _settings(scenario: Scenario) -> dict[str, str]:
 )
 @options.scenario_file
 @options.debug_option
-def run(
-    name: str, device: str, data_dir: Path | None, store: Path, tensorboard: Path | None, **changed: Any
-) -> None:
+def run(name: str, device: str, data_dir: Path | None, store: Path, tensorboard: Path | None, **changed: Any) -> None:
     """Pretrain, finetune and attack whatever the store lacks of a scenario or suite."""
     scenarios = options.changed_scenarios(name, changed)
     console = Console()

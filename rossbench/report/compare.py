@@ -98,7 +98,7 @@ class Comparison:
 
         None where it is not defined: fewer than two models, or all equal.
         """
-        from scipy.stats import kendalltau
+        from scipy.stats import kendalltau  # here, since it takes longer to import than all else on this path
 
         lines = [line for line in self.table.rows if line.minus is None]
         taus: list[float | None] = []
@@ -125,7 +125,7 @@ def compare(matrices: Sequence[Matrix], names: Sequence[str] = ()) -> list[Compa
     if not found:
         known = sorted({name for table in published() for name in table.scenarios})
         given = ", ".join(sorted({*names, *(matrix.name for matrix in matrices)})) or "none"
-        raise InvalidValue(f"compare: expected runs of scenarios with published numbers, {', '.join(known)}; got {given}")
+        raise InvalidValue(f"compare: expected runs with published numbers, {', '.join(known)}; got {given}")
     return found
 
 
@@ -162,5 +162,5 @@ def grid(comparison: Comparison, tolerance: float) -> Grid:
         columns=list(map(format_epsilon, table.columns)),
         lines=lines,
         notes=notes,
-        caption=f"{near} of {of} cells within {unit}; ranks: order of the models at each {EPS}, 1 is the published one{gain}",
+        caption=f"{near} of {of} cells within {unit}; ranks: order of the models, 1 is the published one{gain}",
     )

@@ -111,16 +111,18 @@ def confusions(panels: Sequence[Sequence[tuple[str, np.ndarray]]], names: Sequen
     _expect(across > 0, "confusions: expected panels", across)
     margin = 0.35 + (max(map(_width, names)) if n <= 20 else 0.15)
     width = COLUMN if across == 1 and n <= 10 else WIDE
-    side = min(3.4, (width - margin) / across - 0.45)  # of a panel; its colour bar has the rest
-    figure = Figure((max(COLUMN, margin + across * (side + 0.45)), margin + down * (side + 0.25)))
+    side = min(3.4, max(0.4, (width - margin) / across - 0.45))  # of a panel; its colour bar has the rest
+    titles = [[_title(title, side + 0.2) for title, _ in line] for line in panels]
+    lines = 1 + max(title.count("\n") for title in itertools.chain(*titles))
+    figure = Figure((max(COLUMN, margin + across * (side + 0.45)), margin + down * (side + 0.12 + 0.13 * lines)))
     grid = figure.subplots(down, across, squeeze=False)
     for (i, j), axes in np.ndenumerate(grid):
         if j >= len(panels[i]):
             axes.remove()
             continue
-        title, counts = panels[i][j]
+        counts = panels[i][j][1]
         image = axes.imshow(counts, cmap="Blues", vmin=0, vmax=max(1, counts.max()), aspect="auto")
-        axes.set(title=title, ylabel="" if j else "True class")
+        axes.set(title=titles[i][j], ylabel="" if j else "True class")
         lowest = i == down - 1 or j >= len(panels[i + 1])
         axes.set_xlabel("Predicted class" if lowest else "")
         _classes(axes.xaxis, names if lowest else [""] * n, side)
@@ -151,7 +153,7 @@ def per_class(
     grid = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for axes, (title, counts) in zip(grid, panels, strict=True):
         shown = draw(axes, counts, total)
-        axes.set_title(title)
+        axes.set_title(_title(title, room))
         axes.set_xlim(-0.6, len(names) - 0.4)
         axes.set_xlabel("Class" if len(names) <= 20 else "Class index")
         _classes(axes.xaxis, names, room)
@@ -207,7 +209,7 @@ def maps(panels: Sequence[tuple[str, np.ndarray]], labels: np.ndarray, names: Se
             look = {"cmap": ListedColormap(_ramp(256)), "vmin": 0, "vmax": len(names) - 1, **_dots(len(points))}
             drawn = axes.scatter(points[ordered, 0], points[ordered, 1], c=labels[ordered], **look)
         _map_axes(axes)
-        axes.set_title(title)
+        axes.set_title(_title(title, width / across - 0.3))
         axes.label_outer()
     if not shown:
         figure.colorbar(drawn, ax=figure.axes, label="Class index", pad=0.02, aspect=30)
@@ -393,6 +395,11 @@ def _wrapped(text: str, width: float) -> str:
     """Broken into lines of a width in inches, at spaces and underscores where it can be."""
     letters = max(4, int(len(text) * width / max(_width(text), 0.01)))
     return text if letters >= len(text) else textwrap.fill(text.replace("_", "_ "), letters).replace("_ ", "_")
+
+
+def _title(text: str, width: float) -> str:
+    """Wrapped like small text, but larger."""
+    return _wrapped(text, width * _SMALL / 8)
 
 
 def _classes(axis: Axis, names: Sequence[str], room: float) -> None:

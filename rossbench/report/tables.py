@@ -192,10 +192,10 @@ def _merged(store: Store, runs: list[dict[str, Any]]) -> Matrix:
 
 
 def only(matrices: Sequence[Matrix]) -> Matrix:
-    """The one matrix of a scenario; InvalidValue, with what there is to choose from, if it ran under several protocols."""
+    """The one matrix of a scenario; InvalidValue, with what there is to choose from, if there are several."""
     if len(matrices) > 1:
         choices = "; ".join(f"{one.protocol} ({'; '.join(one.notes()) or 'as registered'})" for one in matrices)
-        raise InvalidValue(f"{matrices[0].name}: expected runs under one protocol, got several; choose one of {choices}")
+        raise InvalidValue(f"{matrices[0].name}: expected runs under one protocol, got several; choose: {choices}")
     return matrices[0]
 
 
@@ -336,7 +336,8 @@ def to_csv(matrices: Sequence[Matrix], metric: str) -> str:
     writer.writerow(["scenario", "protocol", "seed", *epsilons, "metric", "value", "n", "key", "notes"])
     for matrix in matrices:
         for place, record in matrix.cells.items():
-            found = ["", "", ""] if record is None else [matrix.value(place[:2], place[2], metric), record.n, record.key]
+            value = matrix.value(place[:2], place[2], metric)
+            found = ["", "", ""] if record is None else [value, record.n, record.key]
             line = [matrix.name, matrix.protocol, matrix.seed, *place, metric, *found, "; ".join(matrix.notes())]
             writer.writerow(line)
     return buffer.getvalue()

@@ -1,0 +1,172 @@
+"""The report as one HTML page that needs nothing else. The home of jinja2."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from .. import __version__, registry
+from ..epsilons import EPS, format_epsilon, format_model
+from ..errors import InvalidValue
+from ..records import Record
+from . import compare, tables
+from .figures import INK
+from .tables import Matrix
+
+TOLERANCE = 2.0
+
+
+@dataclass(frozen=True)
+class Exhibit:
+    """A figure of the page."""
+
+    place: str
+    """A scenario's name, or a section: targets, training."""
+    caption: str
+    svg: str
+    """Empty if it could not be drawn; the caption then says why."""
+
+
+def render(names: Sequence[str], matrices: Sequence[Matrix], exhibits: Sequence[Exhibit], created: str) -> str:
+    """The page, as HTML: what was run and how, tables, figures, the published numbers, what is missing, provenance.
+
+    ``names``: what was asked for, scenarios and suites, none for all; ``created``: the time that the page shows.
+    """
+    environment = jinja2.Environment(
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+    )
+    environment.filters["figure"] = _figure
+    source = resources.files(__package__).joinpath("page.html").read_text(encoding="utf-8")
+    places = {name: [one for one in exhibits if one.place == name] for name in {one.place for one in exhibits}}
+    return environment.from_string(source).render(
+        title=", ".join(names) or "All scenarios",
+        version=__version__,
+        created=created,
+        eps=EPS,
+        sections=_sections(names, matrices),
+        grid=tables.grid,
+        metrics=list(tables.METRICS),
+        figures=places,
+        matrices=matrices,
+        recipes=_recipes(matrices),
+        comparison=_comparison(matrices),
+        missing=_missing(names, matrices),
+        environments=_environments(matrices),
+        model=lambda place: format_model(*place[:2]),
+        epsilon=format_epsilon,
+    )
+
+
+def _figure(exhibit: Exhibit, number: int) -> Markup:
+    """The SVG in the page's ink, with names of its own, since all SVGs of a page share their ids."""
+    head, body = exhibit.svg[exhibit.svg.index("<svg") :].split(">", 1)
+    body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL).replace(INK, "currentColor")
+    body = re.sub(r'\bid="', f'id="f{number}-', body)
+    body = re.sub(r'(href="#|url\(#)', rf"\1f{number}-", body)
+    size = dict(re.findall(r'(width|height|viewBox)="([^"]*)"', head))
+    wide = float(size["width"].removesuffix("pt")) * 1.6  # text of 8 pt is small on a screen
+    return Markup('<svg role="img" aria-label="{}" viewBox="{}" style="width:{:.0f}px">').format(
+        exhibit.caption, size["viewBox"], wide
+    ) + Markup(body)
+
+
+def _sections(names: Sequence[str], matrices: Sequence[Matrix]) -> list[tuple[str, list[Matrix]]]:
+    """Matrices under the titles of the innermost suites that they are in; those in none under a plain one."""
+    asked = {one.name for name in names for one in _inside(name)}
+    sections, rest = [], list(matrices)
+    for suite in registry.suites():
+        if (suite.name in asked or not names) and not any(_inside(member) for member in suite.members):
+            inside = [matrix for matrix in rest if matrix.name in suite.members]
+            rest = [matrix for matrix in rest if matrix not in inside]
+            if inside:
+                sections.append((suite.description or suite.name, inside))
+    return sections + ([("Results", rest)] if rest else [])
+
+
+def _inside(name: str) -> list[registry.Suite]:
+    """A suite and all suites in it; nothing for a scenario."""
+    found = [suite for suite in registry.suites() if suite.name == name]
+    return found + [one for suite in found for member in suite.members for one in _inside(member)]
+
+
+def _recipes(matrices: Sequence[Matrix]) -> list[tuple[list[str], dict[str, Any]]]:
+    """What was done, field by field, as the records say it: scenarios of one recipe together."""
+    groups: list[tuple[list[str], dict[str, Any]]] = []
+    for matrix in matrices:
+        if matrix.records:
+            settings = _settings(max(matrix.records, key=_attacked))
+            for names, known in groups:
+                if known == settings:
+                    names.append(matrix.name)
+                    break
+            else:
+                groups.append(([matrix.name], settings))
+    return groups
+
+
+def _attacked(record: Record) -> tuple[float, float, float]:
+    """Greatest for the record whose three stages all have an attack: without one its settings are not told."""
+    spec = record.spec
+    return spec["finetune"]["epsilon"], spec["finetune"]["pretrain"]["epsilon"], spec["epsilon"]
+
+
+def _settings(record: Record) -> dict[str, Any]:
+    spec = record.spec
+    finetune, pretrain = spec["finetune"], spec["finetune"]["pretrain"]
+    stages = {"pretraining": pretrain["recipe"], "finetuning": finetune["recipe"], "evaluation": spec["recipe"]}
+    return {
+        "encoder": pretrain["encoder"],
+        "seed": record.seed,
+        "training images": pretrain["limit"] or "all",
+        "test images": spec["limit"] or "all",
+        **{name: value for stage, recipe in stages.items() for name, value in _flat(stage, recipe).items()},
+    }
+
+
+def _flat(prefix: str, content: Any) -> dict[str, Any]:
+    if not isinstance(content, dict):
+        return {prefix: ", ".join(map(str, content)) if isinstance(content, list) else content}
+    return {name: value for key, item in content.items() for name, value in _flat(f"{prefix}.{key}", item).items()}
+
+
+def _comparison(matrices: Sequence[Matrix]) -> dict[str, Any]:
+    try:
+        found = compare.compare(matrices)
+    except InvalidValue:
+        return {"grids": [], "refused": []}
+    return {
+        "grids": [compare.grid(one, TOLERANCE) for one in found if not one.refusal],
+        "refused": [(one.table.number, one.refusal) for one in found if one.refusal],
+    }
+
+
+def _missing(names: Sequence[str], matrices: Sequence[Matrix]) -> list[str]:
+    """What was asked for and is not there."""
+    there = {matrix.name for matrix in matrices}
+    asked = {one.name: None for name in names if name not in there for one in registry.members(name)}
+    missing = [f"{name}: not run" for name in asked if name not in there]
+    for matrix in matrices:
+        notes = [note for note in matrix.notes() if not note.startswith("REDUCED")]
+        missing += [f"{matrix.name}: {note}" for note in notes]
+    return missing
+
+
+def _environments(matrices: Sequence[Matrix]) -> dict[str, Any]:
+    """Where numbers come from: the distinct surroundings, numbered from 1, and for each record those of its stages."""
+    known: list[dict[str, Any]] = []
+    used: dict[str, str] = {}
+    for record in (record for matrix in matrices for record in matrix.records):
+        numbers = []
+        for stage in record.provenance.values():
+            here = {name: value for name, value in stage.items() if name != "data"}
+            if here not in known:
+                known.append(here)
+            numbers.append(known.index(here) + 1)
+        used[record.key] = ", ".join(map(str, dict.fromkeys(numbers)))
+    return {"known": known, "used": used}
