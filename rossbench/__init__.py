@@ -1,6 +1,6 @@
 """rossbench: how robust are self-supervised encoders, and how does their robustness transfer?
 
-Importing it imports no torch; ``run`` does, when it is first used.
+Importing it imports no torch; ``run`` and ``run_suite`` do, when they are first used.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from .errors import RossbenchError
 from .recipe import Attack, Augmentation, Evaluation, Finetuning, Pretraining, Recipe
-from .registry import get, names, register
-from .scenario import Scenario
+from .registry import get, members, names, register
+from .scenario import Scenario, Suite
 
 if TYPE_CHECKING:
-    from .runner import run
+    from .runner import run, run_suite
 
 __version__ = _version("rossbench")
 __all__ = [
@@ -26,16 +26,19 @@ __all__ = [
     "Recipe",
     "RossbenchError",
     "Scenario",
+    "Suite",
     "get",
+    "members",
     "names",
     "register",
     "run",
+    "run_suite",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    if name == "run":
-        from .runner import run
+    if name in ("run", "run_suite"):
+        from . import runner
 
-        return run
+        return getattr(runner, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -66,7 +66,8 @@ def _of_matrix(gallery: Gallery, matrix: Matrix) -> Iterator[Wanted]:
 def _of_heads(gallery: Gallery, matrix: Matrix, matrices: Sequence[Matrix]) -> Iterator[Wanted]:
     """The standard model beside the two heads, as in the study's figure 5.8."""
     same = [one for one in matrices if (one.source, one.target) == (matrix.source, matrix.target)]
-    models = [*(model for model in choose(same) if model.row == (0, 0)), *ends([matrix])]
+    heads = [Model(matrix, row) for row in reversed(matrix.pairs[-1])]
+    models = [*(model for model in choose(same) if model.row == (0, 0)), *heads]
     limit = _limit(models[0])
     text = f"Outputs of the linear layer in one map, by model: t-SNE, perplexity 50, 2500 iterations{_part(limit)}."
     yield matrix.name, text, partial(gallery.tsne_together, models, limit=limit)

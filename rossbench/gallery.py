@@ -115,14 +115,14 @@ class Gallery:
 
     def per_class(self, models: Sequence[Model], epsilons: Sequence[float] = ()) -> Figure:
         """Correct predictions of each class at growing epsilon (default: all that were evaluated), a panel a model."""
-        names = _classes(models)
         columns = tuple(epsilons) or tuple(sorted(set.intersection(*(set(model.cells) for model in models))))
-        panels, totals = [], []
+        panels = []
         for model in models:
             counts = [self._counts(model, epsilon) for epsilon in columns]
-            panels.append((_short(model, models), np.stack([matrix.diagonal() for matrix in counts])))
-            totals.append(counts[0].sum(1))
-        return figures.per_class(panels, columns, names, totals[0])
+            right = np.stack([matrix.diagonal() for matrix in counts])
+            names = datasets.facts(model.spec.target).names
+            panels.append(figures.Right(_short(model, models), right, names, counts[0].sum(1)))
+        return figures.per_class(panels, columns)
 
     def training(self, models: Sequence[Model], stage: str = "pretrain") -> Figure:
         """Loss and accuracy of every epoch of a stage, pretrain or finetune; each training once."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,9 @@ import torch
 
 from rossbench import registry, runner
 from rossbench.records import Record
-from rossbench.scenario import Scenario
+from rossbench.scenario import Place, Scenario
+
+FIXTURES = Path(__file__).parent / "fixtures"
 
 
 def tiny(name: str = "digits", **changes: object) -> Scenario:
@@ -35,9 +38,19 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def digits(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[float, float], Record]:
+def digits(tmp_path_factory: pytest.TempPathFactory) -> dict[Place, Record]:
     """The whole digits scenario, as registered: about a minute on two cores."""
     return runner.run("digits", store=tmp_path_factory.mktemp("digits"), device="cpu")
+
+
+@pytest.fixture
+def own_registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Registrations of a test end with it."""
+    for name in ("_scenarios", "_suites"):
+        monkeypatch.setattr(registry, name, dict(getattr(registry, name)))
+    registry._load_plugins.cache_clear()
+    yield
+    registry._load_plugins.cache_clear()
 
 
 @pytest.fixture

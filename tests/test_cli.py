@@ -1,3 +1,4 @@
+import dataclasses
 import os
 import re
 import subprocess
@@ -7,14 +8,17 @@ import pytest
 from conftest import tiny
 
 from rossbench import cli, registry
+from rossbench.cli.options import changed_scenarios
+from rossbench.report import tables
+from rossbench.scenario import Suite
+from rossbench.store import Store
 
 
 @pytest.fixture
-def rossbench(capsys, monkeypatch, tmp_path):
+def rossbench(capsys, monkeypatch, tmp_path, own_registry):
     """Runs a command line in an empty folder; returns exit code, stdout and stderr."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "80")
-    monkeypatch.setattr(registry, "_scenarios", dict(registry._scenarios))
 
     def call(*arguments):
         try:
@@ -37,7 +41,8 @@ TINY = [
 def test_list_names_every_scenario_within_80_columns(rossbench):
     code, out, _ = rossbench("list")
     assert code == 0
-    assert all(name in out for name in registry.names())
+    assert all(f"{name} " in out for name in registry.names())
+    assert all(f"{suite.name} " in out for suite in registry.suites())
     assert max(map(len, out.splitlines())) <= 80
 
 
@@ -88,8 +93,15 @@ def test_a_scenario_file_is_seen(rossbench, tmp_path):
 
 
 WRONG = [
-    (["run", "digitz"], "unknown scenario 'digitz'; did you mean digits"),
-    (["show", "digitz"], "unknown scenario 'digitz'; did you mean digits"),
+    (["run", "digitz"], "unknown scenario or suite 'digitz'; did you mean digits or digits-study?"),
+    (["show", "digitz"], "unknown scenario or suite 'digitz'; did you mean digits or digits-study?"),
+    (["run", "ross2O22"], "unknown scenario or suite 'ross2O22'; did you mean ross2022"),
+    (["run", "digits", "--finetune-eps", "sane"], "expected numbers such as 0.5 or 8/255, got 'sane'"),
+    (["run", "digits", "--finetune-eps", ""], "expected numbers such as 0.5 or 8/255"),
+    (["run", "digits", "--finetune-eps", "1,0"], "expected ascending numbers, got 1, 0"),
+    (["run", "digits", "--finetune-eps", "1:0"], "expected numbers or start:stop:step, got '1:0'"),
+    (["run", "digits", "--tensorboard", "file.txt"], "'file.txt' is a file"),
+    (["run", "ross2022", "--train-limit", "50"], "train limit for cifar100: expected 100 (one image a class) to 50000"),
     (["run"], "Missing argument 'NAME'"),
     (["rum", "digits"], "No such command 'rum'"),
     (["run", "digits", "--epoch", "3"], "No such option"),
@@ -117,7 +129,8 @@ WRONG = [
     (["run", "cifar10-to-cifar10", "--data-dir", "file.txt"], "'file.txt' is a file"),
     (["report"], "nothing to report in rossbench-store"),
     (["report", "digits"], "nothing to report in rossbench-store: expected a store that rossbench run has written"),
-    (["report", "--metric", "f1"], "'f1' is not one of"),
+    (["report", "--metric", "f2"], "'f2' is not one of"),
+    (["report", "ross2022"], "nothing to report in rossbench-store: expected a store that rossbench run has written"),
     (["report", "--format", "html"], "'html' is not one of"),
 ]
 
@@ -141,7 +154,7 @@ def test_an_error_that_nobody_expected_is_one_line_too(rossbench, monkeypatch):
     def broken(*arguments, **keywords):
         raise ZeroDivisionError("by\nzero")
 
-    monkeypatch.setattr(runner, "run", broken)
+    monkeypatch.setattr(runner, "run_suite", broken)
     code, _, err = rossbench("run", "digits")
     assert code == 1
     assert err == "rossbench: unexpected ZeroDivisionError: by zero (--debug shows where)\n"
@@ -152,7 +165,7 @@ def test_debug_shows_the_traceback(rossbench, arguments):
     code, _, err = rossbench(*arguments)
     assert code == 2
     assert "Traceback" in err
-    assert "unknown scenario 'digitz'" in err.splitlines()[-1]
+    assert "unknown scenario or suite 'digitz'" in err.splitlines()[-1]
 
 
 def test_an_interrupted_run_says_how_to_go_on(rossbench, monkeypatch):
@@ -161,7 +174,7 @@ def test_an_interrupted_run_says_how_to_go_on(rossbench, monkeypatch):
     def interrupted(*arguments, **keywords):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(runner, "run", interrupted)
+    monkeypatch.setattr(runner, "run_suite", interrupted)
     code, _, err = rossbench("run", "digits")
     assert code == 130
     assert err.strip() == "rossbench: interrupted; the same command goes on from the last finished epoch"
@@ -175,12 +188,185 @@ def test_no_arguments_show_help(rossbench):
 
 def test_options_become_the_scenario_they_name(rossbench):
     options = {"epochs": 2, "finetune_epochs": 2, "train_epsilons": (0, 1), "eval_epsilons": (0, 0.5)}
-    options |= {"train_limit": 60, "test_limit": 40, "seed": 3, "encoder": "resnet18"}
-    made = cli._scenario("digits", options)
-    expected = tiny(seed=3, encoder="resnet18")
+    options |= {"train_limit": 60, "test_limit": 40, "seed": 3, "encoder": "resnet18", "finetune_epsilons": (0, 1)}
+    (made,) = changed_scenarios("digits", options)
+    expected = tiny(seed=3, encoder="resnet18", finetune_epsilons=(0, 1))
     assert made.recipe.pretraining.epochs == made.recipe.finetuning.epochs == 2
-    for field in ("train_epsilons", "eval_epsilons", "train_limit", "test_limit", "seed", "encoder"):
+    grids = ("train_epsilons", "finetune_epsilons", "eval_epsilons")
+    for field in (*grids, "train_limit", "test_limit", "seed", "encoder"):
         assert getattr(made, field) == getattr(expected, field)
+
+
+OPTIONS = "train_epsilons finetune_epsilons eval_epsilons epochs finetune_epochs train_limit test_limit seed encoder"
+NONE = dict.fromkeys(OPTIONS.split())
+
+
+def test_without_options_a_suite_is_its_scenarios():
+    assert tuple(changed_scenarios("digits-study", NONE)) == registry.members("digits-study")
+    assert changed_scenarios("digits", NONE) == [registry.get("digits")]
+
+
+def test_options_change_every_scenario_of_a_suite():
+    changed = changed_scenarios("digits-study", {**NONE, "epochs": 3, "seed": 7, "eval_epsilons": (0.5,)})
+    assert [one.name for one in changed] == [one.name for one in registry.members("digits-study")]
+    assert {(one.recipe.pretraining.epochs, one.seed, one.eval_epsilons) for one in changed} == {(3, 7, (0.5,))}
+    assert [one.rows for one in changed] == [one.rows for one in registry.members("digits-study")]
+
+
+HEADS = [
+    # scenario, options, the rows that show names
+    ("digits", [], "0, 0.5, 1"),
+    ("digits", ["--finetune-eps", "same"], "0, 0.5, 1"),
+    ("digits", ["--finetune-eps", "0"], "0, 0.5:0, 1:0"),
+    ("digits", ["--finetune-eps", "0,1"], "0, 0:1, 0.5:0, 0.5:1, 1:0, 1"),
+    ("digits", ["--train-eps", "1", "--finetune-eps", "0:1:0.5"], "1:0, 1:0.5, 1"),
+    ("digits-low-to-low-finetuning", [], "1:0, 1"),
+    ("digits-low-to-low-finetuning", ["--finetune-eps", "same"], "1"),
+    ("digits-low-to-low-finetuning", ["--train-eps", "0,1"], "0, 0:1, 1:0, 1"),
+]
+
+
+@pytest.mark.parametrize(("name", "options", "rows"), HEADS, ids=[" ".join([n, *o]) for n, o, _ in HEADS])
+def test_finetuning_epsilons_make_rows(rossbench, name, options, rows):
+    code, out, err = rossbench("show", name, *options)
+    assert (code, err) == (0, "")
+    (line,) = [line for line in out.splitlines() if line.startswith("rows ")]
+    assert re.fullmatch(rf"rows +model ε +{re.escape(rows)} *", line)
+
+
+def test_a_scenario_with_two_heads_is_run_and_reported(rossbench):
+    options = [*TINY, "--train-eps", "1", "--finetune-eps", "0,1"]
+    code, out, err = rossbench("run", "digits", *options)
+    assert (code, err) == (0, "")
+    assert "finetune digits → digits ε=1:0  done in" in out
+    assert "evaluate digits → digits ε=1:0 at 0.5  done in" in out
+    assert "rows 1:0, 1 (registered: 0, 0.5, 1)" in " ".join(out.split())
+    for shown in (out, rossbench("report", "digits")[1]):
+        lines = [[part.strip() for part in re.split("[│┃]", line)] for line in shown.splitlines() if "│" in line]
+        lines = [line for line in lines if line[0] in ("1", "pretrained ε")]
+        assert [line[:2] for line in lines[-3:]] == [["1", "0"], ["1", "1"], ["1", "improvement"]]
+        standard, robust, gains = ([float(part) for part in line[2:]] for line in lines[-3:])
+        assert gains == [pytest.approx(b - a, abs=0.011) for a, b in zip(standard, robust, strict=True)]
+        assert max(map(len, shown.splitlines())) <= 80
+
+
+@pytest.fixture
+def pair(own_registry):
+    """A registered suite of seconds: its scenarios share an encoder, and one of them is in a suite inside it."""
+    base = tiny("digits-low-to-high", train_epsilons=(1,), eval_epsilons=(0,))
+    for name, target in (("zebra", "digits-high"), ("ant", "digits-low")):
+        registry.register(dataclasses.replace(base, name=name, target=target, description=f"Like a {name}."))
+    registry.register(Suite("inside", ("zebra",), "One of the two."))
+    return registry.register(Suite("pair", ("inside", "ant", "zebra")))
+
+
+def test_list_shows_suites_by_description_or_members(rossbench, pair):
+    code, out, _ = rossbench("list")
+    assert code == 0
+    lines = [[part.strip() for part in re.split("[│┃]", line)] for line in out.splitlines()]
+    assert ["suite", "of"] in lines
+    assert ["pair", "inside, ant, zebra"] in lines
+    assert ["inside", "One of the two."] in lines
+    assert ["zebra", "conv3", "digits", "1 x 1"] in lines
+    assert max(map(len, out.splitlines())) <= 80
+
+
+def test_show_gives_a_suites_scenarios_and_what_they_cost_together(rossbench, pair):
+    code, out, err = rossbench("show", "pair")
+    assert (code, err) == (0, "")
+    assert out.startswith("pair  2 scenarios")
+    assert out.index("zebra  RoSS digits-low → digits-high") < out.index("ant  RoSS digits-low → digits-low")
+    assert "Like a zebra." in out
+    assert out.count("Cost, in passes") == 1
+    for stage, count in (("pretrain", 1), ("finetune", 2), ("evaluate", 2), ("all", 5)):
+        assert re.search(rf"{stage} +│ +{count} │", out)
+    assert out.count("Recipe digits") == 1  # theirs is the same
+    assert max(map(len, out.splitlines())) <= 80
+
+
+def test_show_gives_each_recipe_of_a_suite(rossbench, pair):
+    registry.register(Suite("mixed", ("zebra", "cifar10-to-cifar10")))
+    code, out, _ = rossbench("show", "mixed")
+    assert code == 0
+    assert out.index("Recipe digits") < out.index("Recipe ross2022")
+
+
+@pytest.mark.parametrize(
+    ("name", "counts"), [("ross2022", (8, 12, 28, 168, 208)), ("digits-study", (8, 6, 16, 80, 102))]
+)
+def test_show_counts_what_a_study_builds(rossbench, name, counts):
+    code, out, _ = rossbench("show", name)
+    assert code == 0
+    scenarios, *artifacts = counts
+    assert out.startswith(f"{name}  {scenarios} scenarios")
+    for stage, count in zip(("pretrain", "finetune", "evaluate", "all"), artifacts, strict=True):
+        assert re.search(rf"{stage} +│ +{count} │", out)
+    assert max(map(len, out.splitlines())) <= 80
+
+
+def test_run_and_report_of_a_suite(rossbench, pair):
+    """What its scenarios share is built once; tables come in the suite's order."""
+    code, out, err = rossbench("run", "pair", "--seed", 4)
+    assert (code, err) == (0, "")
+    assert out.count("pretrain digits-low ε=1  done in") == 1
+    assert out.count("done in") == 5
+    zebra, ant = "RoSS digits-low → digits-high", "RoSS digits-low → digits-low"
+    assert out.index(f"(%), {zebra}") < out.index(f"(%), {ant}")
+    assert "see it again: rossbench report pair" in out
+    code, again, _ = rossbench("run", "pair", "--seed", 4)
+    assert code == 0
+    assert "done in" not in again
+    for names, order in ((["pair"], [zebra, ant]), (["ant", "pair"], [ant, zebra]), (["inside"], [zebra])):
+        code, shown, err = rossbench("report", *names, "--metric", "f1")
+        assert (code, err) == (0, "")
+        assert re.findall(r"Macro F1 \(%\), (.*?) *\n", shown) == order
+        assert shown.count("seed 4 (registered: 0)") == len(order)
+    code, out, _ = rossbench("report", "pair", "--format", "csv")
+    assert [line.split(",")[0] for line in out.splitlines()] == ["scenario", "zebra", "ant"]
+
+
+def test_a_protocol_chooses_what_is_reported(rossbench, pair):
+    for options in ([], ["--epochs", 1]):
+        assert rossbench("run", "ant", *options)[0] == 0
+    found = {matrix.protocol: matrix for matrix in tables.load(Store("rossbench-store"))}
+    assert sorted(bool(matrix.deviations) for matrix in found.values()) == [False, True]
+    assert rossbench("report", "ant")[1].count("Top-1") == 2
+    for protocol, matrix in found.items():
+        code, out, _ = rossbench("report", "ant", "--protocol", protocol)
+        assert code == 0
+        assert out.count("Top-1") == 1
+        assert ("REDUCED OR CHANGED PROTOCOL: pretraining.epochs 1" in out) == bool(matrix.deviations)
+        code, out, _ = rossbench("report", "--protocol", protocol, "--format", "csv")
+        assert [line.split(",")[:2] for line in out.splitlines()[1:]] == [["ant", protocol]]
+
+
+def test_every_metric_is_reported(rossbench, finished):
+    for metric, title in tables.METRICS.items():
+        code, out, _ = rossbench("report", "--out", finished, "--metric", metric)
+        assert code == 0
+        assert f"{title}, RoSS digits → digits" in out
+
+
+def test_run_logs_to_tensorboard(rossbench, tmp_path):
+    code, out, err = rossbench("run", "digits", *TINY, "--train-eps", "1", "--tensorboard", "logs")
+    assert (code, err) == (0, "")
+    assert "done in" in out
+    names = sorted(path.name for path in (tmp_path / "logs").iterdir())
+    keys = [
+        path.name for stage in ("finetune", "pretrain") for path in (tmp_path / "rossbench-store" / stage).iterdir()
+    ]
+    assert [name.rsplit("-", 1)[1] for name in names] == keys
+    assert all(list((tmp_path / "logs" / name).glob("events.out.tfevents.*")) for name in names)
+
+
+def test_a_missing_tensorboard_is_said_before_anything_is_built(rossbench, tmp_path, monkeypatch):
+    monkeypatch.delitem(sys.modules, "torch.utils.tensorboard", raising=False)
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    code, out, err = rossbench("run", "digits", *TINY, "--tensorboard", "logs")
+    assert (code, out) == (2, "")
+    assert err.startswith("rossbench: tensorboard: expected the package to be installed")
+    assert err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
 
 
 NO_TORCH = """
@@ -195,7 +381,9 @@ assert not heavy, heavy
 """
 
 
-@pytest.mark.parametrize("line", ["list", "show digits", "report", "report --format json", "--version"])
+@pytest.mark.parametrize(
+    "line", ["list", "show digits", "show ross2022", "report", "report --format json", "--version"]
+)
 def test_list_show_and_report_import_no_torch(finished, line):
     arguments = line.split()
     if arguments[0] == "report":

@@ -1,3 +1,4 @@
+import dataclasses
 import pickle
 
 import numpy as np
@@ -88,7 +89,7 @@ def test_torchvisions_sets_come_out_in_one_layout(monkeypatch, tmp_path, name, r
 
     known = datasets.DATASETS[name]
     count = known.classes * 3
-    small = datasets.Facts(known.classes, known.size, count, count)
+    small = dataclasses.replace(known, train=count, test=count)
     monkeypatch.setitem(datasets.DATASETS, name, small)
     shades = np.arange(count, dtype=np.uint8)
 
@@ -117,3 +118,6 @@ def test_real_cifar(cifar, name):
     raw = pickle.loads((cifar / first).read_bytes(), encoding="bytes")
     assert torch.equal(data.images[0].flatten(), torch.from_numpy(raw[b"data"][0]))
     assert data.labels[0] == raw.get(b"labels", raw.get(b"fine_labels"))[0]
+    meta = {"cifar10": "cifar-10-batches-py/batches.meta", "cifar100": "cifar-100-python/meta"}[name]
+    words = pickle.loads((cifar / meta).read_bytes())
+    assert list(datasets.facts(name).names) == words.get("label_names", words.get("fine_label_names"))

@@ -8,7 +8,7 @@ from rossbench import display, registry
 from rossbench.runner import Progress
 from rossbench.training import Tick
 
-SPEC = registry.get("digits").cells[1.0, 0.0].finetune.pretrain
+SPEC = registry.get("digits").cells[1.0, 1.0, 0.0].finetune.pretrain
 TICK = Tick(0.35, "epoch 4/10", 64, torch.tensor(4.3119))
 
 

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rossbench.epsilons import format_epsilon, parse_epsilons
+from rossbench.epsilons import format_epsilon, format_model, parse_epsilons, parse_models
 from rossbench.errors import InvalidValue
 
 
@@ -43,3 +43,50 @@ def test_epsilons_survive_being_written_and_read(numerators, denominator):
 )
 def test_epsilons_are_shown_short(epsilon, text):
     assert format_epsilon(epsilon) == text
+
+
+MODELS = [
+    ("0", ((0.0, 0.0),)),
+    ("1:0", ((1.0, 0.0),)),
+    ("0:1", ((0.0, 1.0),)),
+    ("0,1,1:0", ((0.0, 0.0), (1.0, 1.0), (1.0, 0.0))),
+    ("1:0, 0.2 : 0.4", ((1.0, 0.0), (0.2, 0.4))),
+    ("8/255:0,8/255", ((8 / 255, 0.0), (8 / 255, 8 / 255))),
+    ("1,0", ((1.0, 1.0), (0.0, 0.0))),
+]
+
+
+@pytest.mark.parametrize(("text", "expected"), MODELS, ids=[text for text, _ in MODELS])
+def test_models_are_read_in_their_order(text, expected):
+    assert parse_models(text) == expected
+
+
+@pytest.mark.parametrize(
+    "text", ["", ",", "0,", "a", "1:", ":1", "1:0:0", "-1", "1:-1", "nan", "1:inf", "1/0:0", "1e9"]
+)
+def test_what_is_no_list_of_models_is_refused_in_one_line(text):
+    with pytest.raises(InvalidValue, match="expected") as raised:
+        parse_models(text)
+    assert repr(text) in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("model", "text"),
+    [
+        ((0, 0), "0"),
+        ((1, 1), "1"),
+        ((1, 0), "1:0"),
+        ((0, 1), "0:1"),
+        ((8 / 255, 0.2), "8/255:0.2"),
+        ((0.5, 0.5), "0.5"),
+    ],
+)
+def test_a_model_is_written_short_where_both_epsilons_are_one(model, text):
+    assert format_model(*model) == text
+
+
+@given(st.lists(st.tuples(st.integers(0, 1000), st.integers(0, 1000)), min_size=1, max_size=10))
+def test_models_survive_being_written_and_read(numerators):
+    models = tuple((first / 255, second / 255) for first, second in numerators)
+    assert parse_models(",".join(format_model(*model) for model in models)) == models

@@ -14,7 +14,7 @@ from rossbench.training import Hooks
 @pytest.fixture(scope="module")
 def trained():
     """A classifier of random features, good enough to be fooled, and test images."""
-    cell = tiny().cells[0.0, 0.5]
+    cell = tiny().cells[0.0, 0.0, 0.5]
     train, test = datasets.load("digits", "train", 600), datasets.load("digits", "test", 100)
     encoder = build(cell.finetune.pretrain).encoder
     recipe = dataclasses.replace(cell.finetune.recipe, epochs=20)

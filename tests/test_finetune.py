@@ -17,7 +17,7 @@ def data():
 
 
 def spec(epsilon, **changes):
-    base = tiny().cells[1.0, 0].finetune
+    base = tiny().cells[1.0, 1.0, 0].finetune
     return dataclasses.replace(base, epsilon=epsilon, recipe=dataclasses.replace(base.recipe, **changes))
 
 

@@ -16,7 +16,7 @@ def images():
 
 
 def spec(epsilon=0.0, **changes):
-    cell = tiny(train_epsilons=(epsilon,)).cells[epsilon, 0]
+    cell = tiny(train_epsilons=(epsilon,)).cells[epsilon, epsilon, 0]
     base = cell.finetune.pretrain
     return dataclasses.replace(base, recipe=dataclasses.replace(base.recipe, **changes))
 

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import tiny
+from conftest import FIXTURES, tiny
 
 from rossbench import records
 from rossbench.errors import StoreError
@@ -15,7 +15,7 @@ from rossbench.store import Store, encode
 
 @pytest.fixture
 def record(finished):
-    return read_record(Store(finished).record_path(tiny().cells[1.0, 0.5].key))
+    return read_record(Store(finished).record_path(tiny().cells[1.0, 1.0, 0.5].key))
 
 
 def test_a_record_survives_being_written_and_read(record, tmp_path):
@@ -25,13 +25,16 @@ def test_a_record_survives_being_written_and_read(record, tmp_path):
 
 
 def test_a_record_says_what_was_run_and_how(record):
-    cell = tiny().cells[1.0, 0.5]
+    cell = tiny().cells[1.0, 1.0, 0.5]
     assert record.schema == records.SCHEMA
     assert record.key == cell.key
     assert record.spec == json.loads(json.dumps(dataclasses.asdict(cell)))
     assert (record.scenario, record.seed, record.n, record.classes) == ("digits", 0, 40, 10)
     assert 0 <= record.top1_right <= record.top5_right <= 40
     assert -1 <= record.mcc <= 1
+    assert all(0 <= rate <= 1 for rate in (record.precision, record.recall, record.f1))
+    assert len(record.right_by_class) == record.classes
+    assert sum(record.right_by_class) == record.top1_right
     assert set(record.seconds) == set(record.provenance) == {"pretrain", "finetune", "evaluate"}
     assert record.deviations["recipe.pretraining.epochs"][0] == 2
     assert record.deviations["train_limit"] == [60, None]
@@ -73,6 +76,34 @@ def test_the_commit_is_that_of_the_code_and_of_no_other_checkout(tmp_path):
     assert found.stdout.strip() == "(None, None)"
 
 
+NEW = ("precision", "recall", "f1", "right_by_class")
+
+
+def of_schema_1(content, without=None):
+    return {name: item for name, item in content.items() if name not in (*NEW, without)} | {"schema": 1}
+
+
+def test_a_record_of_schema_1_is_read_with_none_for_what_it_lacks():
+    """The fixture was written by the last version of the package whose records had schema 1."""
+    path = FIXTURES / "record-1.json"
+    old, record = json.loads(path.read_bytes()), read_record(path)
+    assert old["schema"] == 1
+    assert dataclasses.asdict(record) == {**old, **dict.fromkeys(NEW), "schema": records.SCHEMA}
+    assert (record.metric("top1"), record.metric("top5")) == (11 / 40, 32 / 40)
+    assert record.metric("mcc") == old["mcc"]
+    assert [record.metric(name) for name in ("precision", "recall", "f1")] == [None] * 3
+
+
+def test_what_schema_1_named_has_the_same_key_now():
+    assert json.loads((FIXTURES / "record-1.json").read_bytes())["key"] == tiny().cells[1, 1, 0.5].key
+
+
+@pytest.mark.parametrize(("metric", "value"), [("top1", 0.275), ("top5", 0.8), ("mcc", 0.25), ("f1", 0.5)])
+def test_metrics_are_shares_and_not_percent(record, metric, value):
+    known = dataclasses.replace(record, n=40, top1_right=11, top5_right=32, mcc=0.25, f1=0.5)
+    assert known.metric(metric) == value
+
+
 @pytest.mark.parametrize(
     ("change", "found"),
     [
@@ -80,14 +111,17 @@ def test_the_commit_is_that_of_the_code_and_of_no_other_checkout(tmp_path):
         (lambda content: content | {"schema": 99}, "got one of schema 99"),
         (lambda content: {}, "got one of schema None"),
         (lambda content: [content], "got one of schema None"),
-        (lambda content: {k: v for k, v in content.items() if k != "n"}, "expected a record of schema 1"),
-        (lambda content: content | {"extra": 1}, "expected a record of schema 1"),
+        (lambda content: {k: v for k, v in content.items() if k != "n"}, "expected a record of schema 2"),
+        (lambda content: {k: v for k, v in content.items() if k != "f1"}, "expected a record of schema 2"),
+        (lambda content: content | {"extra": 1}, "expected a record of schema 2"),
+        (lambda content: of_schema_1(content, without="n"), "expected a record of schema 2"),
+        (lambda content: of_schema_1(content) | {"extra": 1}, "expected a record of schema 2"),
     ],
 )
 def test_what_is_no_record_of_this_schema_is_refused_by_name(record, tmp_path, change, found):
     path = tmp_path / "record.json"
     path.write_bytes(encode(change(dataclasses.asdict(record))))
-    with pytest.raises(StoreError, match="expected a record of schema 1") as raised:
+    with pytest.raises(StoreError, match="expected a record of schema 2") as raised:
         read_record(path)
     assert found in str(raised.value)
     assert str(path) in str(raised.value)

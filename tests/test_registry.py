@@ -5,16 +5,9 @@ import pytest
 
 from rossbench import registry
 from rossbench.errors import InvalidValue, UnknownName
-from rossbench.scenario import Scenario
+from rossbench.scenario import Scenario, Suite, specs_of
 
-
-@pytest.fixture(autouse=True)
-def own_registry(monkeypatch):
-    """Registrations of a test end with it."""
-    monkeypatch.setattr(registry, "_scenarios", dict(registry._scenarios))
-    registry._load_plugins.cache_clear()
-    yield
-    registry._load_plugins.cache_clear()
+pytestmark = pytest.mark.usefixtures("own_registry")
 
 
 def mine(name="svhn-to-cifar10"):
@@ -28,10 +21,31 @@ def test_built_in_names():
         "cifar100-to-cifar10",
         "cifar100-to-cifar100",
         "digits",
+        "digits-low-to-low",
         "digits-low-to-high",
+        "digits-high-to-low",
+        "digits-high-to-high",
+        "cifar10-to-cifar10-finetuning",
+        "cifar10-to-cifar100-finetuning",
+        "cifar100-to-cifar10-finetuning",
+        "cifar100-to-cifar100-finetuning",
+        "digits-low-to-low-finetuning",
+        "digits-low-to-high-finetuning",
+        "digits-high-to-low-finetuning",
+        "digits-high-to-high-finetuning",
     ]
     for name in registry.names():
         assert registry.get(name).name == name
+    assert [suite.name for suite in registry.suites()] == [
+        "ross2022-same-task",
+        "ross2022-transfer",
+        "ross2022-finetuning",
+        "ross2022",
+        "digits-study-same-task",
+        "digits-study-transfer",
+        "digits-study-finetuning",
+        "digits-study",
+    ]
 
 
 def test_what_is_registered_is_found():
@@ -44,8 +58,97 @@ def test_a_name_is_registered_once():
         registry.register(mine())
 
 
-def test_only_scenarios_are_registered():
-    with pytest.raises(InvalidValue, match="expected a Scenario, got 'digits'"):
+def test_a_suites_members_are_its_scenarios_in_its_order():
+    suite = registry.register(Suite("mine", ("digits-low-to-high", "digits")))
+    assert suite in registry.suites()
+    assert registry.members("mine") == (registry.get("digits-low-to-high"), registry.get("digits"))
+    assert "mine" not in registry.names()
+    with pytest.raises(UnknownName, match="unknown scenario 'mine'"):
+        registry.get("mine")
+
+
+def test_the_members_of_a_scenario_are_itself():
+    assert registry.members("digits") == (registry.get("digits"),)
+
+
+def test_suites_in_suites_give_each_scenario_once():
+    registry.register(Suite("inner", ("digits", "digits-low-to-high")))
+    registry.register(Suite("outer", ("digits-low-to-low", "inner", "digits", "digits-low-to-low")))
+    registry.register(Suite("outermost", ("outer", "inner")))
+    expected = ["digits-low-to-low", "digits", "digits-low-to-high"]
+    assert [one.name for one in registry.members("outer")] == expected
+    assert [one.name for one in registry.members("outermost")] == expected
+
+
+@pytest.mark.parametrize(
+    ("entry", "error", "message"),
+    [
+        (Suite("digits", ("digits",)), InvalidValue, "'digits' is registered already; choose another name"),
+        (Suite("ross2022", ("digits",)), InvalidValue, "'ross2022' is registered already; choose another name"),
+        (mine("ross2022"), InvalidValue, "'ross2022' is registered already; choose another name"),
+        (
+            Suite("mine", ("digits", "digitz")),
+            UnknownName,
+            "unknown member of suite 'mine' 'digitz'; did you mean digits",
+        ),
+        (Suite("mine", ("ross2O22",)), UnknownName, "unknown member of suite 'mine' 'ross2O22'; did you mean ross2022"),
+        (Suite("mine", ("mine",)), UnknownName, "unknown member of suite 'mine' 'mine'"),
+    ],
+)
+def test_a_suite_that_cannot_be_is_refused_and_leaves_nothing(entry, error, message):
+    before = registry.names(), registry.suites()
+    with pytest.raises(error) as raised:
+        registry.register(entry)
+    assert message in str(raised.value)
+    assert "\n" not in str(raised.value)
+    assert (registry.names(), registry.suites()) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [("ross-2022", "did you mean ross2022"), ("digit", "digits"), ("zzz", "known: cifar10-to-cifar10")],
+)
+def test_an_unknown_name_gets_the_nearest_scenarios_and_suites(name, hint):
+    with pytest.raises(UnknownName, match=f"unknown scenario or suite '{name}'; ") as raised:
+        registry.members(name)
+    assert hint in str(raised.value)
+
+
+STUDIES = [
+    # pretrainings, heads and cells; the studied sets; epsilons of pretraining and of evaluation
+    ("ross2022", (12, 28, 168), ("cifar10", "cifar100"), (0, 0.2, 0.4, 0.6, 0.8, 1), (0, 0.2, 0.4, 0.6, 0.8, 1)),
+    ("digits-study", (6, 16, 80), ("digits-low", "digits-high"), (0, 0.5, 1), (0, 0.25, 0.5, 0.75, 1)),
+]
+
+
+@pytest.mark.parametrize(("suite", "counts", "sets", "rows", "columns"), STUDIES, ids=[name for name, *_ in STUDIES])
+def test_a_study_is_the_three_experiments(suite, counts, sets, rows, columns):
+    """Sections 5.4.1 to 5.4.3: same task, another task, and standard against adversarial heads."""
+    whole = registry.members(suite)
+    specs = list(specs_of(whole))
+    assert tuple(sum(s.stage == stage for s in specs) for stage in ("pretrain", "finetune", "evaluate")) == counts
+    same, other, heads = (registry.members(f"{suite}-{part}") for part in ("same-task", "transfer", "finetuning"))
+    assert whole == (*same, *other, *heads)
+    a, b = sets
+    assert {(one.source, one.target) for one in same} == {(a, a), (b, b)}
+    assert {(one.source, one.target) for one in other} == {(a, b), (b, a)}
+    assert {(one.source, one.target) for one in heads} == {(a, a), (b, b), (a, b), (b, a)}
+    assert len(whole) == 8
+    for one in (*same, *other):
+        assert one.rows == [(epsilon, epsilon) for epsilon in rows]
+        assert one.eval_epsilons == columns
+    bases = {(one.source, one.target): one for one in (*same, *other)}
+    for one in heads:
+        assert one.rows == [(1, 0), (1, 1)]
+        base = bases[one.source, one.target]
+        for column in columns:
+            assert one.cells[1, 1, column].key == base.cells[1, 1, column].key
+            assert one.cells[1, 0, column].finetune.pretrain.key == base.cells[1, 1, column].finetune.pretrain.key
+            assert one.cells[1, 0, column].key not in {cell.key for cell in base.cells.values()}
+
+
+def test_only_scenarios_and_suites_are_registered():
+    with pytest.raises(InvalidValue, match="expected a Scenario or a Suite, got 'digits'"):
         registry.register("digits")
 
 
@@ -73,6 +176,17 @@ def test_a_file_registers(tmp_path):
     assert registry.get("svhn-to-cifar10") == mine()
 
 
+def test_a_file_registers_suites(tmp_path):
+    path = tmp_path / "my.py"
+    path.write_text(
+        "from rossbench.registry import Scenario, Suite, register\n"
+        "mine = register(Scenario('svhn-to-cifar10', source='svhn', target='cifar10'))\n"
+        "register(Suite('mine', (mine.name, 'digits')))\n"
+    )
+    registry.load_file(path)
+    assert registry.members("mine") == (mine(), registry.get("digits"))
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -80,6 +194,7 @@ def test_a_file_registers(tmp_path):
         ("def f(:", "SyntaxError"),
         ("raise SystemExit(3)", "SystemExit"),
         ("from rossbench.registry import *\nregister(get('digits'))", "'digits' is registered already"),
+        ("from rossbench.registry import *\nregister(Suite('x', ('digitz',)))", "unknown member of suite 'x' 'digitz'"),
         ("from rossbench.registry import *\nScenario('x', 'cifar10', 'mnist')", "expected images of cifar10's size"),
     ],
 )

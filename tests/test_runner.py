@@ -10,12 +10,22 @@ import torch
 from conftest import tiny
 
 from rossbench import artifacts, metrics, registry, runner
-from rossbench.errors import InvalidValue, StoreError
-from rossbench.scenario import Scenario
+from rossbench.errors import InvalidValue, StoreError, UnknownName
+from rossbench.scenario import Scenario, Suite
 from rossbench.specs import EvaluateSpec
 from rossbench.store import Store
 
 TIMES = ("seconds", "created")
+
+
+@pytest.fixture
+def own_suite(own_registry):
+    """Two registered scenarios that share a pretraining, and one of them a head, and a suite of both."""
+    base = tiny("digits-low-to-low", train_epsilons=(1,), eval_epsilons=(0,))
+    first = registry.register(dataclasses.replace(base, name="robust", eval_epsilons=(0, 0.5)))
+    second = registry.register(dataclasses.replace(base, name="heads", finetune_epsilons=(0, 1)))
+    registry.register(Suite("both", ("robust", "heads")))
+    return first, second
 
 
 def comparable(found):
@@ -33,7 +43,7 @@ def run(scenario, store, **arguments):
 def test_every_cell_is_there_and_a_second_run_does_nothing(finished):
     steps = []
     found = run(tiny(), finished, observe=steps.append)
-    assert set(found) == {(0, 0), (0, 0.5), (1, 0), (1, 0.5)}
+    assert set(found) == {(0, 0, 0), (0, 0, 0.5), (1, 1, 0), (1, 1, 0.5)}
     assert steps == []
 
 
@@ -45,7 +55,7 @@ def test_two_runs_with_one_seed_give_the_same_records(finished, tmp_path):
 
 
 def test_another_seed_gives_other_weights(finished, tmp_path):
-    cells = [tiny(seed=seed).cells[0.0, 0.0] for seed in (0, 1)]
+    cells = [tiny(seed=seed).cells[0.0, 0.0, 0.0] for seed in (0, 1)]
     run(tiny(seed=1, train_epsilons=(0,), eval_epsilons=(0,)), tmp_path)
     one = artifacts.load_classifier(Store(finished), cells[0].finetune)
     other = artifacts.load_classifier(Store(tmp_path), cells[1].finetune)
@@ -56,9 +66,8 @@ class Killed(BaseException):
     """As abrupt as a signal: nothing in the package catches it."""
 
 
-@pytest.mark.parametrize("after", [2, 5, 9, 16, 20, 23, 26, 30, 33, 36])
-def test_a_killed_run_goes_on_and_gives_the_uninterrupted_records(finished, tmp_path, after):
-    """Killed in pretraining, finetuning and evaluation of the plain model (up to 21) and of the attacked one."""
+def killing(after):
+    """An observer that ends the run when it is called for that many times."""
     seen = []
 
     def kill(progress):
@@ -66,8 +75,17 @@ def test_a_killed_run_goes_on_and_gives_the_uninterrupted_records(finished, tmp_
         if len(seen) == after:
             raise Killed
 
+    return kill
+
+
+KILLS = (2, 4, 6, 11, 19, 20, 24, 27, 31, 36, 40, 42, 44)
+
+
+@pytest.mark.parametrize("after", KILLS)
+def test_a_killed_run_goes_on_and_gives_the_uninterrupted_records(finished, tmp_path, after):
+    """Killed in pretraining, finetuning and evaluation of the plain model (up to 25) and of the attacked one."""
     with pytest.raises(Killed):
-        run(tiny(), tmp_path, observe=kill)
+        run(tiny(), tmp_path, observe=killing(after))
     assert comparable(run(tiny(), tmp_path)) == comparable(run(tiny(), finished))
     for cell in tiny().cells.values():
         ours, theirs = (artifacts.load_predictions(Store(root), cell)[0] for root in (tmp_path, finished))
@@ -78,7 +96,7 @@ def test_a_killed_run_goes_on_and_gives_the_uninterrupted_records(finished, tmp_
 def test_the_kills_above_hit_every_stage_of_both_models(tmp_path):
     steps = []
     run(tiny(), tmp_path, observe=steps.append)
-    hit = {(steps[k - 1].spec.stage, steps[k - 1].spec.epsilon) for k in (2, 5, 9, 16, 20, 23, 26, 30, 33, 36)}
+    hit = {(steps[k - 1].spec.stage, steps[k - 1].spec.epsilon) for k in KILLS}
     assert {("pretrain", 0.0), ("finetune", 0.0), ("pretrain", 1.0), ("finetune", 1.0), ("evaluate", 0.5)} <= hit
 
 
@@ -106,7 +124,7 @@ def test_one_more_epsilon_costs_one_more_cell(finished, tmp_path):
     built = []
     wider = tiny(eval_epsilons=(0, 0.5, 0.7))
     found = run(wider, store, observe=lambda p: built.append(p.spec) if p.tick is None else None)
-    assert built == [wider.cells[0.0, 0.7], wider.cells[1.0, 0.7]]
+    assert built == [wider.cells[0.0, 0.0, 0.7], wider.cells[1.0, 1.0, 0.7]]
     assert len(found) == 6
 
 
@@ -117,6 +135,86 @@ def test_scenarios_share_their_pretrainings(tmp_path):
     for scenario in (first, second):
         run(scenario, tmp_path, observe=lambda p: built.append(p.spec.stage) if p.tick is None else None)
     assert built == ["pretrain", "finetune", "evaluate", "evaluate"]
+
+
+def test_a_suites_shared_artifacts_are_built_once(own_suite, tmp_path):
+    """One encoder and two heads; the robust head's cell without an attack belongs to both."""
+    first, second = own_suite
+    built, totals = [], set()
+
+    def observe(progress):
+        totals.add(progress.total)
+        if progress.tick is None:
+            built.append(progress.spec)
+
+    found = runner.run_suite([first, second], store=tmp_path, device="cpu", observe=observe)
+    assert [spec.stage for spec in built] == ["pretrain", "finetune", *["evaluate"] * 2, "finetune", "evaluate"]
+    assert len({spec.key for spec in built}) == 6
+    assert totals == {6}
+    assert {name: list(records) for name, records in found.items()} == {
+        "robust": [(1, 1, 0), (1, 1, 0.5)],
+        "heads": [(1, 0, 0), (1, 1, 0)],
+    }
+    assert found["heads"][1, 1, 0] == found["robust"][1, 1, 0]
+    assert found["heads"][1, 1, 0].scenario == "robust"
+    assert found["heads"][1, 0, 0].scenario == "heads"
+    assert found["heads"][1, 0, 0].key == second.cells[1, 0, 0].key != found["heads"][1, 1, 0].key
+
+
+def test_a_suite_runs_by_its_name_and_gives_what_its_scenarios_give_alone(own_suite, tmp_path):
+    found = runner.run_suite("both", store=tmp_path / "suite", device="cpu")
+    for one in own_suite:
+        alone = comparable(run(one, tmp_path / "alone"))
+        ours = comparable(found[one.name])
+        for place in alone:
+            del alone[place]["scenario"], ours[place]["scenario"]  # whose it was first
+        assert ours == alone
+    assert list(found) == ["robust", "heads"]
+
+
+def test_a_name_of_one_scenario_runs_it_too(own_suite, tmp_path):
+    found = runner.run_suite("robust", store=tmp_path, device="cpu")
+    assert found == {"robust": run("robust", tmp_path)}
+
+
+def test_a_suite_that_is_there_is_not_built_again(own_suite, tmp_path):
+    steps = []
+    first = runner.run_suite("both", store=tmp_path, device="cpu")
+    assert runner.run_suite("both", store=tmp_path, device="cpu", observe=steps.append) == first
+    assert steps == []
+
+
+def test_a_suite_notes_every_scenario_of_it(own_suite, tmp_path):
+    runner.run_suite("both", store=tmp_path, device="cpu")
+    notes = {note["name"]: note for _, note in Store(tmp_path).matrices()}
+    assert set(notes) == {"robust", "heads"}
+    for one in own_suite:
+        assert notes[one.name]["cells"] == [[*place, cell.key] for place, cell in one.cells.items()]
+        assert notes[one.name]["registered_rows"] == [list(row) for row in one.rows]
+        assert notes[one.name]["deviations"] == {}
+
+
+def test_a_killed_suite_goes_on_and_gives_the_uninterrupted_records(own_suite, tmp_path):
+    whole = runner.run_suite("both", store=tmp_path / "whole", device="cpu")
+    for after in (5, 15, 25, 33):
+        with pytest.raises(Killed):
+            runner.run_suite("both", store=tmp_path / str(after), device="cpu", observe=killing(after))
+        found = runner.run_suite("both", store=tmp_path / str(after), device="cpu")
+        assert {name: comparable(one) for name, one in found.items()} == {
+            name: comparable(one) for name, one in whole.items()
+        }
+
+
+def test_two_scenarios_of_one_name_are_refused(tmp_path):
+    with pytest.raises(InvalidValue, match=r"expected scenarios of different names, got \['digits', 'digits'\]"):
+        runner.run_suite([tiny(), tiny(seed=1)], store=tmp_path / "store", device="cpu")
+    assert not (tmp_path / "store").exists()
+
+
+def test_an_unknown_suite_is_refused(tmp_path):
+    with pytest.raises(UnknownName, match="unknown scenario or suite 'ross2023'; did you mean ross2022"):
+        runner.run_suite("ross2023", store=tmp_path / "store", device="cpu")
+    assert not (tmp_path / "store").exists()
 
 
 def test_a_parent_is_not_built_again_for_cells_that_are_there(finished, tmp_path):
@@ -132,8 +230,8 @@ def test_a_gap_is_filled_with_all_that_hangs_on_it(finished, tmp_path):
     """A head belongs to the encoder it was trained on, so it is built again with it; finished cells stay."""
     store, wider = tmp_path / "copy", tiny(train_epsilons=(1,), eval_epsilons=(0, 0.7))
     shutil.copytree(finished, store)
-    shutil.rmtree(Store(store).path(wider.cells[1, 0].finetune.pretrain))
-    head = Store(store).path(wider.cells[1, 0].finetune) / "weights.safetensors"
+    shutil.rmtree(Store(store).path(wider.cells[1, 1, 0].finetune.pretrain))
+    head = Store(store).path(wider.cells[1, 1, 0].finetune) / "weights.safetensors"
     before, built = head.stat().st_mtime_ns, []
     run(wider, store, observe=lambda p: built.append(p.spec.stage) if p.tick is None else None)
     assert built == ["pretrain", "finetune", "evaluate"]
@@ -142,7 +240,7 @@ def test_a_gap_is_filled_with_all_that_hangs_on_it(finished, tmp_path):
 
 def test_what_another_run_finished_meanwhile_is_kept_and_not_built_again(finished, tmp_path):
     """The other run's row appears, whole, while this one is in its first epoch."""
-    theirs = tiny().cells[1.0, 0.5].chain
+    theirs = tiny().cells[1.0, 1.0, 0.5].chain
     built = []
 
     def other_run(progress):
@@ -183,7 +281,7 @@ def test_a_model_that_draws_random_numbers_of_its_own_is_reproducible(tmp_path):
     for name in ("a", "b"):
         torch.manual_seed(len(weights))
         run(pretrain_only, tmp_path / name)
-        model = artifacts.load_simclr(Store(tmp_path / name), pretrain_only.cells[0, 0].finetune.pretrain)
+        model = artifacts.load_simclr(Store(tmp_path / name), pretrain_only.cells[0, 0, 0].finetune.pretrain)
         weights.append(model.head.layers[0].weight)
     assert torch.equal(*weights)
 
@@ -201,7 +299,7 @@ def test_a_process_killed_outright_loses_no_finished_epoch(tmp_path):
     recipe = registry.get("digits").recipe
     long = dataclasses.replace(recipe, pretraining=dataclasses.replace(recipe.pretraining, epochs=40))
     scenario = dataclasses.replace(scenario, recipe=long)
-    resume = Store(tmp_path / "killed").resume_path(scenario.cells[1, 0].finetune.pretrain)
+    resume = Store(tmp_path / "killed").resume_path(scenario.cells[1, 1, 0].finetune.pretrain)
     process = command_line(tmp_path / "killed", options)
     deadline = time.monotonic() + 120
     while not resume.exists() and time.monotonic() < deadline:
@@ -223,12 +321,12 @@ def test_two_runs_at_once_share_a_store(finished, tmp_path):
     runs = [command_line(tmp_path, f"{options} --train-eps {row}") for row in (0, 1, 1)]
     assert [one.wait(timeout=300) for one in runs] == [0, 0, 0]
     (matrix,) = tables.load(Store(tmp_path))
-    assert (matrix.rows, matrix.columns) == ([0, 1], [0, 0.5])
+    assert (matrix.rows, matrix.columns) == ([(0, 0), (1, 1)], [0, 0.5])
     assert len(matrix.records) == 4
 
 
 def test_a_damaged_resume_state_costs_its_stage_only(finished, tmp_path, caplog):
-    path = Store(tmp_path).resume_path(tiny().cells[0.0, 0.0].finetune.pretrain)
+    path = Store(tmp_path).resume_path(tiny().cells[0.0, 0.0, 0.0].finetune.pretrain)
     path.parent.mkdir()
     path.write_bytes(b"PK damaged")
     assert comparable(run(tiny(), tmp_path)) == comparable(run(tiny(), finished))
@@ -236,7 +334,7 @@ def test_a_damaged_resume_state_costs_its_stage_only(finished, tmp_path, caplog)
 
 
 def test_damaged_weights_are_named(finished, tmp_path):
-    store, cell = tmp_path / "copy", tiny().cells[1.0, 0.5]
+    store, cell = tmp_path / "copy", tiny().cells[1.0, 1.0, 0.5]
     shutil.copytree(finished, store)
     path = Store(store).path(cell.finetune) / "weights.safetensors"
     path.write_bytes(path.read_bytes()[:100])
@@ -249,11 +347,15 @@ def test_a_record_counts_its_own_predictions(finished):
         cell = tiny().cells[place]
         ranked, labels = artifacts.load_predictions(Store(finished), cell)
         assert metrics.counts_right(ranked, labels).tolist() == [record.top1_right, record.top5_right]
-        assert record.mcc == metrics.matthews(ranked[:, 0], labels, 10)
+        scores = metrics.scores(ranked[:, 0], labels, 10)
+        assert {name: record.metric(name) for name in scores} == scores
+        assert record.right_by_class == metrics.confusion(ranked[:, 0], labels, 10).diagonal().tolist()
+        assert record.right_by_class == [int((ranked[labels == k, 0] == k).sum()) for k in range(10)]
+        assert sum(record.right_by_class) == record.top1_right
 
 
 def test_history_is_one_json_line_an_epoch(finished):
-    cell = tiny().cells[1.0, 0.0]
+    cell = tiny().cells[1.0, 1.0, 0.0]
     for spec in (cell.finetune.pretrain, cell.finetune):
         lines = Store(finished).read(spec, "history.jsonl").decode().splitlines()
         assert [json.loads(line)["epoch"] for line in lines] == [1, 2]
@@ -307,11 +409,11 @@ def test_a_large_images_scenario_can_be_declared_without_its_data():
 def test_digits_shows_the_effect(digits):
     """A plain encoder is right without an attack and falls under it; one pretrained under attack stands."""
     accuracy = {place: record.metric("top1") for place, record in digits.items()}
-    assert len({row for row, _ in accuracy}) == 3
-    assert len({column for _, column in accuracy}) == 5
-    assert accuracy[0, 0] >= 0.95
-    assert accuracy[0, 1] < 0.10
-    assert accuracy[1, 1] > 0.70
+    assert len({row for row, _, _ in accuracy}) == 3
+    assert len({column for _, _, column in accuracy}) == 5
+    assert accuracy[0, 0, 0] >= 0.95
+    assert accuracy[0, 0, 1] < 0.10
+    assert accuracy[1, 1, 1] > 0.70
     assert all(record.deviations == {} for record in digits.values())
 
 
@@ -334,4 +436,4 @@ def test_real_cifar_goes_through(cifar, tmp_path, name):
     )
     found = run(small, tmp_path, data_dir=cifar)
     assert [record.n for record in found.values()] == [100] * 4
-    assert found[1, 0].spec["finetune"]["pretrain"]["encoder"] == "resnet18"
+    assert found[1, 1, 0].spec["finetune"]["pretrain"]["encoder"] == "resnet18"

@@ -5,7 +5,7 @@ import pytest
 
 from rossbench.errors import InvalidValue, UnknownName
 from rossbench.recipe import Attack, Evaluation, Finetuning, Pretraining, Recipe
-from rossbench.scenario import Scenario
+from rossbench.scenario import Scenario, Suite, specs_of
 
 
 def scenario(**changes: object) -> Scenario:
@@ -22,6 +22,23 @@ def scenario(**changes: object) -> Scenario:
         (lambda: scenario(eval_epsilons=(0, 0)), "Scenario.eval_epsilons: expected ascending epsilons"),
         (lambda: scenario(eval_epsilons=(-1, 0)), "at least 0, got -1"),
         (lambda: scenario(eval_epsilons=(0, math.inf)), "got inf"),
+        (
+            lambda: scenario(finetune_epsilons=()),
+            "Scenario.finetune_epsilons: expected ascending epsilons, at least one",
+        ),
+        (lambda: scenario(finetune_epsilons=(1, 0)), "Scenario.finetune_epsilons: expected ascending epsilons"),
+        (lambda: scenario(finetune_epsilons=(0, 0)), "Scenario.finetune_epsilons: expected ascending epsilons"),
+        (
+            lambda: scenario(finetune_epsilons=(-1, 0)),
+            "Scenario.finetune_epsilons: expected a finite number of at least 0",
+        ),
+        (lambda: scenario(finetune_epsilons=1.0), "Scenario.finetune_epsilons: expected a list, got 1.0"),
+        (lambda: Suite("Suite", ("digits",)), "Suite.name: expected lower-case letters"),
+        (lambda: Suite("", ("digits",)), "Suite.name: expected lower-case letters"),
+        (lambda: Suite("../x", ("digits",)), "Suite.name: expected lower-case letters"),
+        (lambda: Suite("x", ()), "Suite.members: expected names of scenarios, got none for x"),
+        (lambda: Suite("x", "digits"), "Suite.members: expected a list, got 'digits'"),
+        (lambda: Suite("x", (1,)), "Suite.members: expected str, got 1"),
         (lambda: scenario(source="cifar11"), "unknown data set 'cifar11'; did you mean cifar1"),
         (lambda: scenario(target="mnist"), "expected images of cifar10's size, 32 pixels, got mnist's, 28"),
         (lambda: scenario(train_limit=99), "train limit for cifar100: expected 100 (one image a class) to 50000"),
@@ -43,9 +60,9 @@ def test_without_an_attack_its_settings_are_in_no_key():
         evaluation=Evaluation(attack=attack),
     )
     plain, other = scenario(), scenario(recipe=recipe)
-    assert plain.cells[0, 0].key == other.cells[0, 0].key
-    assert plain.cells[0, 0.2].key != other.cells[0, 0.2].key
-    assert plain.cells[0.2, 0].finetune.pretrain.key != other.cells[0.2, 0].finetune.pretrain.key
+    assert plain.cells[0, 0, 0].key == other.cells[0, 0, 0].key
+    assert plain.cells[0, 0, 0.2].key != other.cells[0, 0, 0.2].key
+    assert plain.cells[0.2, 0.2, 0].finetune.pretrain.key != other.cells[0.2, 0.2, 0].finetune.pretrain.key
 
 
 def test_a_limit_that_leaves_nothing_out_is_none():
@@ -61,7 +78,7 @@ def test_scenarios_share_what_is_the_same():
 
 
 def test_specs_come_once_and_after_what_they_are_made_from():
-    specs = list(scenario().specs())
+    specs = list(specs_of([scenario()]))
     assert [sum(s.stage == stage for s in specs) for stage in ("pretrain", "finetune", "evaluate")] == [6, 6, 36]
     seen = set()
     for spec in specs:
@@ -72,20 +89,62 @@ def test_specs_come_once_and_after_what_they_are_made_from():
 
 
 def test_finetuning_attacks_with_the_epsilon_of_pretraining():
-    assert all(c.finetune.epsilon == c.finetune.pretrain.epsilon == row for (row, _), c in scenario().cells.items())
+    assert all(c.finetune.epsilon == c.finetune.pretrain.epsilon == row for (row, _, _), c in scenario().cells.items())
+
+
+ROWS = [
+    ({}, [(0, 0), (0.5, 0.5), (1, 1)]),
+    ({"finetune_epsilons": None}, [(0, 0), (0.5, 0.5), (1, 1)]),
+    ({"finetune_epsilons": (0,)}, [(0, 0), (0.5, 0), (1, 0)]),
+    ({"finetune_epsilons": (0, 1)}, [(0, 0), (0, 1), (0.5, 0), (0.5, 1), (1, 0), (1, 1)]),
+    ({"finetune_epsilons": [0, 1], "train_epsilons": (1,)}, [(1, 0), (1, 1)]),
+    ({"finetune_epsilons": (0.25,), "train_epsilons": (1,)}, [(1, 0.25)]),
+]
+
+
+@pytest.mark.parametrize(("changes", "rows"), ROWS, ids=[str(changes) for changes, _ in ROWS])
+def test_rows_are_every_pretraining_with_each_of_its_heads(changes, rows):
+    one = scenario(**{"train_epsilons": (0, 0.5, 1), "eval_epsilons": (0, 2), **changes})
+    assert one.rows == rows
+    assert list(one.cells) == [(*row, column) for row in rows for column in (0, 2)]
+    for (first, second, column), cell in one.cells.items():
+        assert (cell.finetune.pretrain.epsilon, cell.finetune.epsilon, cell.epsilon) == (first, second, column)
+
+
+def test_a_head_of_its_own_pretrainings_epsilon_is_the_base_scenarios():
+    """What differs has another key; the pretraining is one for all."""
+    base = scenario(train_epsilons=(0, 1))
+    heads = scenario(train_epsilons=(1,), finetune_epsilons=(0, 1))
+    for column in base.eval_epsilons:
+        assert heads.cells[1, 1, column].chain == base.cells[1, 1, column].chain
+        assert heads.cells[1, 1, column].key == base.cells[1, 1, column].key
+    standard, robust = (heads.cells[1, epsilon, 0].finetune for epsilon in (0, 1))
+    assert standard.key != robust.key
+    assert standard.pretrain.key == robust.pretrain.key
+    shared = list(specs_of([base, heads]))
+    assert [sum(s.stage == stage for s in shared) for stage in ("pretrain", "finetune", "evaluate")] == [2, 3, 18]
+    assert len({spec.key for spec in shared}) == len(shared)
 
 
 def test_deviations_name_what_differs_and_leave_out_what_only_chooses_cells():
     registered = scenario()
     recipe = dataclasses.replace(registered.recipe, finetuning=Finetuning(epochs=7))
     other = dataclasses.replace(registered, recipe=recipe, train_limit=500, seed=3, eval_epsilons=(0,))
+    other = dataclasses.replace(other, train_epsilons=(1,), finetune_epsilons=(0, 1))
     assert other.deviations(registered) == {"recipe.finetuning.epochs": (7, 100), "train_limit": (500, None)}
     assert registered.deviations(registered) == {}
 
 
 def test_matrices_merge_over_grids_only():
     base = scenario()
-    same = dataclasses.replace(base, train_epsilons=(0,), eval_epsilons=(0, 5), description="other", name="y")
-    assert same.protocol == base.protocol
+    for grids in ({}, {"finetune_epsilons": (0,)}, {"finetune_epsilons": (0, 1)}):
+        grids = {"train_epsilons": (0,), "eval_epsilons": (0, 5), **grids}
+        same = dataclasses.replace(base, **grids, description="other", name="y")
+        assert same.protocol == base.protocol
     for change in ({"seed": 1}, {"train_limit": 500}, {"encoder": "resnet34"}):
         assert dataclasses.replace(base, **change).protocol != base.protocol
+
+
+def test_a_suite_is_a_value():
+    assert Suite("x", ["b", "a"]) == Suite("x", ("b", "a"))
+    assert Suite("x", ["b", "a"]).members == ("b", "a")

@@ -3,8 +3,8 @@ import dataclasses
 import pytest
 
 from rossbench.recipe import Evaluation, Finetuning, Pretraining, Recipe
-from rossbench.scenario import Scenario
-from rossbench.specs import EvaluateSpec
+from rossbench.scenario import Scenario, specs_of
+from rossbench.specs import EvaluateSpec, passes
 from rossbench.values import flatten
 
 
@@ -13,8 +13,8 @@ def scenario(**changes: object) -> Scenario:
 
 
 def test_equal_values_have_equal_keys_however_they_are_written():
-    one = scenario(train_epsilons=[0, 1], eval_epsilons=(0,)).cells[1.0, 0.0]
-    other = scenario(train_epsilons=(0.0, 1.0), eval_epsilons=(0.0,)).cells[1, 0]
+    one = scenario(train_epsilons=[0, 1], eval_epsilons=(0,)).cells[1.0, 1.0, 0.0]
+    other = scenario(train_epsilons=(0.0, 1.0), eval_epsilons=(0.0,)).cells[1, 1, 0]
     assert one == other
     assert one.key == other.key
 
@@ -24,7 +24,7 @@ PINNED = ("cdc07a3abd8c619d", "1c3409b8a9d956bc", "c0f7439998095b4b")
 
 def test_keys_never_change_without_notice():
     """A changed key makes every stored artifact unreachable: raise the record's schema when this has to change."""
-    cell = Scenario("x", "cifar10", "cifar100").cells[0.2, 1.0]
+    cell = Scenario("x", "cifar10", "cifar100").cells[0.2, 0.2, 1.0]
     assert (cell.finetune.pretrain.key, cell.finetune.key, cell.key) == PINNED
 
 
@@ -33,7 +33,7 @@ FIELDS = {*flatten(Pretraining()), "seed", "epsilon", "encoder", "limit"} - {"at
 
 @pytest.mark.parametrize("field", sorted(FIELDS))
 def test_every_field_of_a_pretraining_is_in_its_key(field):
-    spec = scenario().cells[0.2, 0].finetune.pretrain
+    spec = scenario().cells[0.2, 0.2, 0].finetune.pretrain
     assert _changed(spec, field).key != spec.key
 
 
@@ -63,13 +63,13 @@ def _changed(spec: object, path: str) -> EvaluateSpec:
 
 @pytest.mark.parametrize("field", sorted(set(flatten(Finetuning())) - {"attack.name"}))
 def test_every_field_of_a_finetuning_is_in_its_key(field):
-    spec = scenario().cells[0.2, 0].finetune
+    spec = scenario().cells[0.2, 0.2, 0].finetune
     assert dataclasses.replace(spec, recipe=_changed(spec.recipe, field)).key != spec.key
 
 
 @pytest.mark.parametrize("field", sorted(set(flatten(Evaluation())) - {"attack.name"}))
 def test_every_field_of_an_evaluation_is_in_its_key(field):
-    spec = scenario().cells[0.2, 0.2]
+    spec = scenario().cells[0.2, 0.2, 0.2]
     assert dataclasses.replace(spec, recipe=_changed(spec.recipe, field)).key != spec.key
 
 
@@ -80,8 +80,45 @@ def test_passes_are_counted_by_hand():
     )
     one = scenario(recipe=recipe, train_epsilons=(0, 1), eval_epsilons=(0, 1), train_limit=1000, test_limit=100)
     views = 2 * 900  # the incomplete batch of 100 is dropped
-    assert one.passes() == {
+    assert passes(specs_of([one])) == {
         "pretrain": 2 * views * (3 + (3 + 2 * 3)),
         "finetune": 1000 + 3 * 1000 * (1 + 2 * 3),
         "evaluate": 2 * 100 * (1 + (1 + 2 * 20)),
     }
+
+
+def test_passes_of_what_is_shared_are_counted_once():
+    base = scenario(train_epsilons=(1,), eval_epsilons=(0,), train_limit=1000, test_limit=100)
+    heads = dataclasses.replace(base, finetune_epsilons=(0, 1))
+    alone, both = passes(specs_of([base])), passes(specs_of([base, heads]))
+    assert passes(specs_of([base, base])) == alone
+    assert both == {
+        "pretrain": alone["pretrain"],
+        "finetune": alone["finetune"] + 1000,  # a standard head sees the encoder's features of each image once
+        "evaluate": alone["evaluate"] + 100,
+    }
+    assert passes([]) == {"pretrain": 0, "finetune": 0, "evaluate": 0}
+
+
+NAMES = [
+    ((1, 1, 0.5), "pretrain cifar10 ε=1", "finetune cifar10 → cifar100 ε=1", "evaluate cifar10 → cifar100 ε=1 at 0.5"),
+    (
+        (1, 0, 0.5),
+        "pretrain cifar10 ε=1",
+        "finetune cifar10 → cifar100 ε=1:0",
+        "evaluate cifar10 → cifar100 ε=1:0 at 0.5",
+    ),
+    (
+        (0, 8 / 255, 0),
+        "pretrain cifar10 ε=0",
+        "finetune cifar10 → cifar100 ε=0:8/255",
+        "evaluate cifar10 → cifar100 ε=0:8/255 at 0",
+    ),
+]
+
+
+@pytest.mark.parametrize(("place", "pretrain", "finetune", "evaluate"), NAMES)
+def test_a_spec_is_named_by_its_task_and_epsilons(place, pretrain, finetune, evaluate):
+    first, second, column = place
+    one = scenario(train_epsilons=(first,), finetune_epsilons=(second,), eval_epsilons=(column,))
+    assert list(map(str, one.cells[place].chain)) == [pretrain, finetune, evaluate]

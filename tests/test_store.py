@@ -7,7 +7,7 @@ from rossbench.errors import StoreError
 from rossbench.scenario import Scenario
 from rossbench.store import Store, write_atomically
 
-CELL = Scenario("x", "digits", "digits").cells[0, 0]
+CELL = Scenario("x", "digits", "digits").cells[0, 0, 0]
 
 
 @pytest.fixture

@@ -5,14 +5,16 @@ import json
 import shutil
 
 import pytest
-from conftest import tiny
+from conftest import FIXTURES, tiny
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from rossbench.errors import StoreError, UnknownName
+from rossbench import registry, runner
+from rossbench.errors import InvalidValue, StoreError, UnknownName
 from rossbench.records import read_record
 from rossbench.report import tables
+from rossbench.scenario import Suite
 from rossbench.store import Store
 
 
@@ -22,27 +24,78 @@ def matrix(finished):
     return matrix
 
 
-def terminal(matrix, metric="top1", width=80):
-    console = Console(file=io.StringIO(), width=width)
-    console.print(tables.to_rich(matrix, metric))
-    return console.file.getvalue()
+def terminal(matrix, metric="top1", width=80, **console):
+    console = Console(file=io.StringIO(), width=width, **console)
+    console.print(tables.to_rich(tables.grid(matrix, metric), width))
+    return console.file.getvalue().replace("┃", "│")
+
+
+def shown(matrix, row, column, metric):
+    return tables.text(matrix.value(row, column, metric), metric)
+
+
+def in_form(matrix, form, metric="top1"):
+    if form in tables.TEXTS:
+        return tables.TEXTS[form](tables.grid(matrix, metric))
+    return tables.DATA[form]([matrix], metric)
+
+
+def with_rates(matrix, rates, columns=(0, 0.2, 0.4, 0.6, 0.8, 1)):
+    """The matrix with these top-1 rates in percent, a line a model, for its cells; None: missing."""
+    (record, *_) = matrix.records
+    cells = {
+        (*row, column): None if rate is None else dataclasses.replace(record, n=10_000, top1_right=round(100 * rate))
+        for row, line in rates.items()
+        for column, rate in zip(columns, line, strict=True)
+    }
+    return dataclasses.replace(
+        matrix, cells=cells, registered_rows=list(map(list, rates)), registered_columns=list(columns)
+    )
+
+
+# Of the study's table 5.6: a robust encoder with a standard and with an adversarial head.
+HEADS = {(1, 0): [61.57, 55.41, 48.79, 41.78, 35.23, 29.32], (1, 1): [58.44, 54.58, 50.41, 45.95, 41.62, 37.28]}
+IMPROVEMENT = ["-3.13", "-0.83", "+1.62", "+4.17", "+6.39", "+7.96"]
 
 
 def test_values_are_those_of_the_records(finished, matrix):
     for place, cell in tiny().cells.items():
         record = read_record(Store(finished).record_path(cell.key))
-        assert matrix.value(*place, "top1") == pytest.approx(100 * record.top1_right / 40)
-        assert matrix.value(*place, "top5") == pytest.approx(100 * record.top5_right / 40)
-        assert matrix.value(*place, "mcc") == record.mcc
+        row, column = place[:2], place[2]
+        assert matrix.value(row, column, "top1") == pytest.approx(100 * record.top1_right / 40)
+        assert matrix.value(row, column, "top5") == pytest.approx(100 * record.top5_right / 40)
+        assert matrix.value(row, column, "mcc") == record.mcc
+        for metric in ("precision", "recall", "f1"):
+            assert matrix.value(row, column, metric) == pytest.approx(100 * getattr(record, metric))
 
 
-@pytest.mark.parametrize("metric", ["top1", "top5", "mcc"])
+@pytest.mark.parametrize(
+    ("value", "metric", "sign", "text"),
+    [
+        (None, "top1", "", "—"),
+        (None, "mcc", "+", "—"),
+        (0.0, "top1", "", "0.00"),
+        (58.4449, "top1", "", "58.44"),
+        (100.0, "f1", "", "100.00"),
+        (0.46, "mcc", "", "0.460"),
+        (-0.0084, "mcc", "", "-0.008"),
+        (7.958, "top1", "+", "+7.96"),
+        (-3.13, "top1", "+", "-3.13"),
+        (0.0, "top1", "+", "+0.00"),
+        (0.25, "mcc", "+", "+0.250"),
+    ],
+)
+def test_numbers_are_printed_as_the_study_does(value, metric, sign, text):
+    assert tables.text(value, metric, sign) == text
+
+
+@pytest.mark.parametrize("metric", ["top1", "top5", "mcc", "precision", "recall", "f1"])
 def test_a_terminal_of_80_columns_shows_the_whole_matrix(matrix, metric):
     text = terminal(matrix, metric)
     assert tables.METRICS[metric] + ", RoSS digits → digits" in text
-    for row in (0.0, 1.0):
+    for row in ((0, 0), (1, 1)):
         for column in (0.0, 0.5):
-            assert matrix.text(row, column, metric) in text
+            assert shown(matrix, row, column, metric) in text
     assert max(map(len, text.splitlines())) <= 80
 
 
@@ -54,16 +107,20 @@ def test_a_run_that_differs_says_so_above_its_table(matrix):
     assert text.index("REDUCED") < text.index("Top-1")
 
 
-@pytest.mark.parametrize("form", ["markdown", "latex", "json"])
+@pytest.mark.parametrize("form", [*tables.TEXTS, *tables.DATA])
 def test_every_format_says_that_a_run_differs(matrix, form):
-    assert "REDUCED OR CHANGED PROTOCOL" in tables.FORMATS[form]([matrix], "top1")
+    assert "REDUCED OR CHANGED PROTOCOL" in in_form(matrix, form)
+
+
+def test_the_formats_are_these():
+    assert (list(tables.TEXTS), list(tables.DATA)) == (["markdown", "latex"], ["csv", "json"])
 
 
 def test_csv_has_one_line_a_cell(matrix):
     rows = list(csv.DictReader(io.StringIO(tables.to_csv([matrix], "mcc"))))
-    assert [(float(r["train_epsilon"]), float(r["eval_epsilon"])) for r in rows] == sorted(matrix.cells)
-    for row in rows:
-        place = float(row["train_epsilon"]), float(row["eval_epsilon"])
+    places = [tuple(float(r[f"{name}_epsilon"]) for name in ("train", "finetune", "eval")) for r in rows]
+    assert places == sorted(matrix.cells)
+    for place, row in zip(places, rows, strict=True):
         assert float(row["value"]) == matrix.cells[place].mcc
         assert row["n"] == "40"
         assert row["notes"].startswith("REDUCED OR CHANGED PROTOCOL")
@@ -73,13 +130,18 @@ def test_json_carries_the_records(matrix):
     (content,) = json.loads(tables.to_json([matrix], "top1"))
     assert content["scenario"] == "digits"
     assert content["cells"][0]["record"]["n"] == 40
+    epsilons = [(cell["train_epsilon"], cell["finetune_epsilon"], cell["eval_epsilon"]) for cell in content["cells"]]
+    assert epsilons == list(matrix.cells)
 
 
 def test_markdown_and_latex_have_a_line_a_row(matrix):
-    markdown = tables.to_markdown([matrix], "top1").splitlines()
-    assert f"| 1 | {matrix.text(1, 0, 'top1')} | {matrix.text(1, 0.5, 'top1')} |" in markdown
-    latex = tables.to_latex([matrix], "top1")
-    assert rf"1 & {matrix.text(1, 0, 'top1')} & {matrix.text(1, 0.5, 'top1')} \\" in latex
+    first, second = (shown(matrix, (1, 1), column, "top1") for column in (0, 0.5))
+    markdown = in_form(matrix, "markdown").splitlines()
+    assert f"| 1 | {first} | {second} |" in markdown
+    assert "| model ε \\ evaluation ε | 0 | 0.5 |" in markdown
+    latex = in_form(matrix, "latex")
+    assert rf"1 & {first} & {second} \\" in latex
+    assert r"model $\varepsilon$ & 0 & 0.5 \\" in latex
     assert r"train\_limit 60" in latex
     assert "→" not in latex
     assert "ε" not in latex
@@ -88,20 +150,18 @@ def test_markdown_and_latex_have_a_line_a_row(matrix):
 def test_a_missing_cell_shows_as_missing_in_every_format(finished, tmp_path):
     store = tmp_path / "copy"
     shutil.copytree(finished, store)
-    shutil.rmtree(store / "evaluate" / tiny().cells[1.0, 0.5].key)
+    shutil.rmtree(store / "evaluate" / tiny().cells[1.0, 1.0, 0.5].key)
     (matrix,) = tables.load(Store(store))
-    assert matrix.value(1.0, 0.5, "top1") is None
+    assert matrix.value((1, 1), 0.5, "top1") is None
     assert "1 of 4 cells are missing, shown as —" in terminal(matrix)
     assert terminal(matrix).splitlines()[-3].endswith("│     — ")
-    assert "| — |" in tables.to_markdown([matrix], "top1")
-    assert r"& -- \\" in tables.to_latex([matrix], "top1")
-    assert ',top1,,,,"REDUCED' in tables.to_csv([matrix], "top1")
-    assert json.loads(tables.to_json([matrix], "top1"))[0]["cells"][-1]["value"] is None
+    assert "| — |" in in_form(matrix, "markdown")
+    assert r"& -- \\" in in_form(matrix, "latex")
+    assert ',top1,,,,"REDUCED' in in_form(matrix, "csv")
+    assert json.loads(in_form(matrix, "json"))[0]["cells"][-1]["value"] is None
 
 
 def test_rows_with_columns_of_their_own_leave_cells_missing_in_every_format(finished, tmp_path):
-    from rossbench import runner
-
     runner.run(tiny(train_epsilons=(0,), eval_epsilons=(0, 0.5)), store=tmp_path, device="cpu")
     runner.run(tiny(train_epsilons=(1,), eval_epsilons=(0.25,)), store=tmp_path, device="cpu")
     (matrix,) = tables.load(Store(tmp_path))
@@ -113,11 +173,31 @@ def test_rows_with_columns_of_their_own_leave_cells_missing_in_every_format(fini
 
 def test_a_wide_matrix_is_split_and_nothing_of_it_cut(matrix):
     columns = [k / 20 for k in range(21)]
-    cells = {(row, column): matrix.cells[row, 0.5] for row in (0.0, 1.0) for column in columns}
+    cells = {(row, row, column): matrix.cells[row, row, 0.5] for row in (0.0, 1.0) for column in columns}
     text = terminal(dataclasses.replace(matrix, cells=cells))
     assert "…" not in text
     assert all(f"ε={column:.4g} " in text + " " for column in columns)
     assert max(map(len, text.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("width", [80, 60, 47])
+def test_a_wide_matrix_with_two_label_columns_is_split_and_nothing_of_it_cut(matrix, width):
+    columns = [k / 20 for k in range(21)]
+    rates = {row: [k + 10 * row[1] for k in range(21)] for row in ((0, 0), (1, 0), (1, 1))}
+    text = terminal(with_rates(matrix, rates, columns), width=width)
+    assert "…" not in text
+    found = {}
+    for line in text.splitlines():
+        if "│" in line:
+            first, second, *cells = (part.strip() for part in line.split("│"))
+            found.setdefault((first, second), []).extend(cells)
+    assert found == {
+        ("pretrained ε", "finetuned ε"): [f"ε={column:.4g}" for column in columns],
+        **{tuple(map(str, row)): [f"{rate:.2f}" for rate in line] for row, line in rates.items()},
+        ("1", "improvement"): ["+10.00"] * 21,
+    }
+    assert text.count("pretrained ε") >= 3
+    assert max(map(len, text.splitlines())) <= width
 
 
 def test_another_seed_is_said_above_the_table(matrix):
@@ -125,38 +205,70 @@ def test_another_seed_is_said_above_the_table(matrix):
 
 
 def test_an_attack_is_described_by_a_cell_that_was_attacked(matrix):
-    attack = matrix.cells[0.0, 0.5].spec["recipe"]["attack"]
+    attack = matrix.cells[0.0, 0.0, 0.5].spec["recipe"]["attack"]
     attack["steps"] = 17
     assert "17 steps" in matrix.caption()
 
 
-@pytest.mark.parametrize("change", [{"schema": 0}, {"extra": 1}])
+@pytest.mark.parametrize("change", [{"schema": 0}, {"schema": 3}, {"extra": 1}])
 def test_a_note_of_another_schema_is_named(finished, tmp_path, change):
     store = tmp_path / "copy"
     shutil.copytree(finished, store)
     (path,) = (store / "matrices").glob("*.json")
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
-    with pytest.raises(StoreError, match="expected the note of a run, of schema 1") as raised:
+    with pytest.raises(StoreError, match="expected the note of a run, of schema 2") as raised:
         tables.load(Store(store))
     assert str(path) in str(raised.value)
 
 
 def test_a_damaged_record_of_another_scenario_is_not_in_the_way(finished, tmp_path):
-    from rossbench import runner
-
     store = tmp_path / "copy"
     shutil.copytree(finished, store)
     other = tiny("digits-low-to-high", train_epsilons=(0,), eval_epsilons=(0,))
     runner.run(other, store=store, device="cpu")
-    Store(store).record_path(other.cells[0, 0].key).write_text("{")
+    Store(store).record_path(other.cells[0, 0, 0].key).write_text("{")
     assert len(tables.load(Store(store), ["digits"])) == 1
 
 
 def test_the_best_of_a_column_is_bold(matrix):
-    console = Console(file=io.StringIO(), width=80, force_terminal=True, color_system="standard")
-    console.print(tables.to_rich(matrix, "top1"))
-    best = max(matrix.text(row, 0.0, "top1") for row in (0.0, 1.0))
-    assert f"\x1b[1m{best}\x1b[0m" in console.file.getvalue()
+    best = max(shown(matrix, row, 0.0, "top1") for row in ((0, 0), (1, 1)))
+    assert f"\x1b[1m{best}\x1b[0m" in terminal(matrix, force_terminal=True, color_system="standard")
+
+
+BOLD = [
+    # rates, a line a model, a value a column; which are bold
+    ([[1, 9], [5, 3]], {(1, 0), (0, 1)}),
+    ([[0, 0], [0, 1]], {(0, 0), (1, 0), (1, 1)}),
+    ([[0, None], [None, 0]], {(0, 0), (1, 1)}),
+    ([[9, 100], [10, 20]], {(1, 0), (0, 1)}),
+    ([[None, 3], [None, 2]], {(0, 1)}),
+    ([[4, 3]], {(0, 0), (0, 1)}),
+]
+
+
+@pytest.mark.parametrize(("rates", "bold"), BOLD, ids=[str(rates) for rates, _ in BOLD])
+def test_the_best_that_is_known_of_a_column_is_bold(matrix, rates, bold):
+    """Ties are all bold, also of 0.00; where nothing is known, nothing is."""
+    lines = {(k, k): line for k, line in enumerate(rates)}
+    assert tables.grid(with_rates(matrix, lines, (0, 1)), "top1").bold == bold
+
+
+def test_what_differs_by_less_than_is_shown_is_a_tie(matrix):
+    record = matrix.records[0]
+    cells = {(k, k, 0): dataclasses.replace(record, mcc=mcc) for k, mcc in enumerate((0.46, 0.4602, 0.459))}
+    assert tables.grid(dataclasses.replace(matrix, cells=cells), "mcc").bold == {(0, 0), (1, 0)}
+
+
+def test_an_improvement_is_never_bold(matrix):
+    assert tables.grid(with_rates(matrix, {(1, 0): [1], (1, 1): [2]}, (0,)), "top1").bold == {(1, 0)}
+
+
+@pytest.mark.parametrize("form", ["markdown", "latex"])
+def test_a_column_that_is_wholly_missing_is_shown_as_missing(matrix, form):
+    empty = with_rates(matrix, {(0, 0): [50, None], (1, 1): [40, None]}, (0, 1))
+    missing = {"markdown": "—", "latex": "--"}[form]
+    assert in_form(empty, form).count(missing) == 2 + 1
+    assert [line.split("│")[-1].strip() for line in terminal(empty).splitlines() if "│" in line] == ["ε=1", "—", "—"]
 
 
 def test_names_choose_and_an_unknown_one_is_refused(finished):
@@ -166,8 +278,6 @@ def test_names_choose_and_an_unknown_one_is_refused(finished):
 
 
 def test_runs_with_one_protocol_are_one_matrix_and_others_stay_apart(finished, tmp_path):
-    from rossbench import runner
-
     store = tmp_path / "copy"
     shutil.copytree(finished, store)
     runner.run(tiny(eval_epsilons=(0.25,)), store=store, device="cpu")
@@ -176,6 +286,242 @@ def test_runs_with_one_protocol_are_one_matrix_and_others_stay_apart(finished, t
     assert wide.columns == [0, 0.25, 0.5]
     assert len(wide.records) == 6
     assert len(narrow.records) == 1
+
+
+# --- standard and adversarial heads --------------------------------------------------------------------------
+
+
+def test_two_heads_of_one_pretraining_have_two_labels_and_an_improvement(matrix):
+    """The study's table 5.6: robust minus standard, with a sign."""
+    grid = tables.grid(with_rates(matrix, HEADS), "top1")
+    assert grid.labels == ["pretrained ε", "finetuned ε"]
+    assert grid.columns == ["0", "0.2", "0.4", "0.6", "0.8", "1"]
+    assert grid.lines == [
+        (["1", "0"], ["61.57", "55.41", "48.79", "41.78", "35.23", "29.32"]),
+        (["1", "1"], ["58.44", "54.58", "50.41", "45.95", "41.62", "37.28"]),
+        (["1", "improvement"], IMPROVEMENT),
+    ]
+    assert grid.bold == {(0, 0), (0, 1), (1, 2), (1, 3), (1, 4), (1, 5)}
+    assert grid.notes == matrix.notes()[:1]
+    assert grid.title == "Top-1 accuracy (%), RoSS digits → digits"
+
+
+@pytest.mark.parametrize(
+    ("rates", "labels"),
+    [
+        ({(0, 0): [1], (1, 1): [2]}, [["0"], ["1"]]),
+        ({(1, 0): [1]}, [["1", "0"]]),
+        ({(0, 0): [1], (1, 0): [2]}, [["0", "0"], ["1", "0"]]),
+        ({(0, 0): [1], (0, 1): [2]}, [["0", "0"], ["0", "1"], ["0", "improvement"]]),
+        (
+            {(0.5, 0): [1], (0.5, 0.5): [2], (1, 0): [1], (1, 1): [2]},
+            [["0.5", "0"], ["0.5", "0.5"], ["1", "0"], ["1", "1"], ["0.5", "improvement"], ["1", "improvement"]],
+        ),
+    ],
+    ids=str,
+)
+def test_a_line_is_labelled_by_what_it_is_of(matrix, rates, labels):
+    grid = tables.grid(with_rates(matrix, rates, (0,)), "top1")
+    assert [label for label, _ in grid.lines] == labels
+    assert len(grid.labels) == len(labels[0])
+
+
+@pytest.mark.parametrize(
+    ("standard", "robust", "text"),
+    [(10, 12.5, "+2.50"), (12.5, 10, "-2.50"), (10, 10, "+0.00"), (None, 10, "—"), (10, None, "—"), (None, None, "—")],
+)
+def test_an_improvement_needs_both_cells(matrix, standard, robust, text):
+    grid = tables.grid(with_rates(matrix, {(1, 0): [standard, 1], (1, 1): [robust, 2]}, (0, 1)), "top1")
+    assert grid.lines[-1] == (["1", "improvement"], [text, "+1.00"])
+
+
+def test_an_improvement_of_mcc_has_its_digits(matrix):
+    record = matrix.records[0]
+    cells = {(1, second, 0): dataclasses.replace(record, mcc=mcc) for second, mcc in ((0, 0.25), (1, 0.125))}
+    grid = tables.grid(dataclasses.replace(matrix, cells=cells), "mcc")
+    assert grid.lines[-1] == (["1", "improvement"], ["-0.125"])
+
+
+def test_two_heads_in_a_terminal(matrix):
+    text = terminal(with_rates(matrix, HEADS))
+    assert "pretrained ε │ finetuned ε │   ε=0 │ ε=0.2" in text
+    assert "1            │ improvement │ -3.13 │ -0.83 │ +1.62" in text
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def test_two_heads_in_markdown(matrix):
+    rows = [line for line in in_form(with_rates(matrix, HEADS), "markdown").splitlines() if line.startswith("|")]
+    assert rows == [
+        "| pretrained ε | finetuned ε \\ evaluation ε | 0 | 0.2 | 0.4 | 0.6 | 0.8 | 1 |",
+        "|---:|---:|---:|---:|---:|---:|---:|---:|",
+        "| 1 | 0 | 61.57 | 55.41 | 48.79 | 41.78 | 35.23 | 29.32 |",
+        "| 1 | 1 | 58.44 | 54.58 | 50.41 | 45.95 | 41.62 | 37.28 |",
+        "| 1 | improvement | -3.13 | -0.83 | +1.62 | +4.17 | +6.39 | +7.96 |",
+    ]
+
+
+def test_two_heads_in_latex(matrix):
+    latex = in_form(with_rates(matrix, HEADS), "latex").splitlines()
+    begin = latex.index(r"\toprule")
+    assert latex[begin - 1] == r"\begin{tabular}{rrrrrrrr}"
+    assert latex[begin + 1 : latex.index(r"\bottomrule")] == [
+        r"& & \multicolumn{6}{c}{Evaluation $\varepsilon$} \\",
+        r"pretrained $\varepsilon$ & finetuned $\varepsilon$ & 0 & 0.2 & 0.4 & 0.6 & 0.8 & 1 \\",
+        r"\midrule",
+        r"1 & 0 & 61.57 & 55.41 & 48.79 & 41.78 & 35.23 & 29.32 \\",
+        r"1 & 1 & 58.44 & 54.58 & 50.41 & 45.95 & 41.62 & 37.28 \\",
+        r"1 & improvement & -3.13 & -0.83 & +1.62 & +4.17 & +6.39 & +7.96 \\",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("rates", "note"),
+    [
+        ({(1, 0): [1], (1, 1): [1]}, None),
+        ({(1, 0): [1]}, "rows 1:0 (registered: 1:0, 1)"),
+        ({(1, 1): [1]}, "rows 1 (registered: 1:0, 1)"),
+        ({(0, 0): [1], (1, 0): [1], (1, 1): [1]}, "rows 0, 1:0, 1 (registered: 1:0, 1)"),
+    ],
+    ids=str,
+)
+def test_rows_that_differ_are_said_by_their_models(matrix, rates, note):
+    registered = [[1.0, 0.0], [1.0, 1.0]]
+    changed = dataclasses.replace(with_rates(matrix, rates, (0,)), registered_rows=registered, deviations={})
+    assert changed.notes() == ([note] if note else [])
+
+
+# --- several matrices ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def halves(tmp_path_factory):
+    """A store with three scenarios of the digits' study, under one protocol each."""
+    store = tmp_path_factory.mktemp("halves")
+    names = ("digits-low-to-high", "digits-low-to-low", "digits-low-to-low-finetuning")
+    small = {"train_epsilons": (1,), "eval_epsilons": (0,)}
+    runner.run_suite([tiny(name, **small) for name in names], store=store, device="cpu")
+    return store
+
+
+LOADED = [
+    ((), ["digits-low-to-high", "digits-low-to-low", "digits-low-to-low-finetuning"]),
+    (("digits-study",), ["digits-low-to-low", "digits-low-to-high", "digits-low-to-low-finetuning"]),
+    (("digits-study-transfer",), ["digits-low-to-high"]),
+    (("digits-study-finetuning", "digits-low-to-high"), ["digits-low-to-low-finetuning", "digits-low-to-high"]),
+    (("digits-low-to-low", "digits-study-same-task"), ["digits-low-to-low"]),
+    (
+        ("digits-low-to-high", "digits-study"),
+        ["digits-low-to-high", "digits-low-to-low", "digits-low-to-low-finetuning"],
+    ),
+]
+
+
+@pytest.mark.parametrize(("names", "found"), LOADED, ids=[" ".join(names) or "all" for names, _ in LOADED])
+def test_a_suite_is_those_of_its_scenarios_that_the_store_holds_in_its_order(halves, names, found):
+    assert [matrix.name for matrix in tables.load(Store(halves), names)] == found
+
+
+@pytest.mark.parametrize("name", ["ross2022", "digits", "cifar10-to-cifar10", "digits-high-to-low", "digits-studies"])
+def test_a_name_of_which_the_store_holds_nothing_is_refused(halves, name):
+    with pytest.raises(UnknownName, match=f"unknown scenario in .* '{name}'; ") as raised:
+        tables.load(Store(halves), ["digits-low-to-low", name])
+    assert "\n" not in str(raised.value)
+
+
+def test_a_scenario_that_is_registered_nowhere_any_more_is_still_read(finished, own_registry):
+    del registry._scenarios["digits"]
+    assert [matrix.name for matrix in tables.load(Store(finished), ["digits"])] == ["digits"]
+
+
+def test_a_suite_of_ones_own_is_read_in_its_order(halves, own_registry):
+    registry.register(Suite("mine", ("digits-low-to-low-finetuning", "digits-low-to-high")))
+    found = [matrix.name for matrix in tables.load(Store(halves), ["mine"])]
+    assert found == ["digits-low-to-low-finetuning", "digits-low-to-high"]
+
+
+def test_a_protocol_chooses(halves):
+    (chosen,) = tables.load(Store(halves), ["digits-low-to-high"])
+    names = [matrix.name for matrix in tables.load(Store(halves), protocol=chosen.protocol)]
+    assert names == ["digits-low-to-high"]
+
+
+def test_the_heads_of_a_run_are_its_matrix(halves):
+    (matrix,) = tables.load(Store(halves), ["digits-low-to-low-finetuning"])
+    assert matrix.rows == [(1, 0), (1, 1)]
+    assert matrix.pairs == [((1, 1), (1, 0))]
+    (base,) = tables.load(Store(halves), ["digits-low-to-low"])
+    assert matrix.cells[1, 1, 0] == base.cells[1, 1, 0]
+    gain = matrix.value((1, 1), 0, "top1") - matrix.value((1, 0), 0, "top1")
+    assert tables.grid(matrix, "top1").lines[-1] == (["1", "improvement"], [f"{gain:+.2f}"])
+
+
+def test_one_protocol_is_the_one(matrix):
+    assert tables.only([matrix]) is matrix
+
+
+def test_several_protocols_are_refused_with_what_to_choose_from(matrix):
+    registered = {"registered_rows": list(map(list, matrix.rows)), "registered_columns": matrix.columns}
+    other = dataclasses.replace(matrix, protocol="abcd1234", deviations={}, seed=3, **registered)
+    whole = dataclasses.replace(other, protocol="12345678", seed=0)
+    with pytest.raises(InvalidValue, match="digits: expected runs under one protocol, got several") as raised:
+        tables.only([matrix, other, whole])
+    message = str(raised.value)
+    assert f"{matrix.protocol} (REDUCED OR CHANGED PROTOCOL: pretraining.epochs 2 (registered: 10)" in message
+    assert "abcd1234 (seed 3 (registered: 0))" in message
+    assert "12345678 (as registered)" in message
+    assert "\n" not in message
+
+
+# --- schema 1 ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def old_store(tmp_path):
+    """As the last version with schema 1 left it when it was stopped: the note of four cells, one of them there."""
+    record = json.loads((FIXTURES / "record-1.json").read_bytes())
+    for source, target in (
+        ("note-1.json", tmp_path / "matrices" / f"digits-97a35d56-{'0' * 8}.json"),
+        ("record-1.json", Store(tmp_path).record_path(record["key"])),
+    ):
+        target.parent.mkdir(parents=True)
+        shutil.copy(FIXTURES / source, target)
+    return tmp_path
+
+
+def test_a_store_of_schema_1_is_read(old_store):
+    (matrix,) = tables.load(Store(old_store), ["digits"])
+    assert matrix.protocol == tiny().protocol
+    assert list(matrix.cells) == [(0, 0, 0), (0, 0, 0.5), (1, 1, 0), (1, 1, 0.5)]
+    assert matrix.registered_rows == [[0, 0], [0.5, 0.5], [1, 1]]
+    assert matrix.registered_columns == [0, 0.25, 0.5, 0.75, 1]
+    assert matrix.value((1, 1), 0.5, "top1") == pytest.approx(27.5)
+    assert matrix.value((1, 1), 0.5, "f1") is None
+    assert "rows 0, 1 (registered: 0, 0.5, 1)" in matrix.notes()
+    assert "3 of 4 cells are missing, shown as —" in matrix.notes()
+
+
+@pytest.mark.parametrize(("metric", "shown"), [("top1", "27.50"), ("mcc", "0.248"), ("f1", "—"), ("precision", "—")])
+def test_what_schema_1_lacked_is_shown_as_missing(old_store, metric, shown):
+    (matrix,) = tables.load(Store(old_store))
+    grid = tables.grid(matrix, metric)
+    assert grid.lines == [(["0"], ["—", "—"]), (["1"], ["—", shown])]
+    assert grid.bold == (set() if shown == "—" else {(1, 1)})
+    assert f"│ {shown} " in " ".join(terminal(matrix, metric).split())
+    assert f"| — | {shown} |" in in_form(matrix, "markdown", metric)
+    (*_, row) = csv.DictReader(io.StringIO(in_form(matrix, "csv", metric)))
+    assert (row["value"] == "") == (shown == "—")
+    assert row["n"] == "40"
+    assert (json.loads(in_form(matrix, "json", metric))[0]["cells"][-1]["value"] is None) == (shown == "—")
+
+
+def test_a_run_goes_on_in_a_store_of_schema_1(old_store):
+    """Notes of both schemas are one matrix, and what is there is not computed again."""
+    before = Store(old_store).record_path(tiny().cells[1, 1, 0.5].key).read_bytes()
+    runner.run(tiny(), store=old_store, device="cpu")
+    (matrix,) = tables.load(Store(old_store))
+    assert len(matrix.records) == 4
+    assert [matrix.value((1, 1), column, "f1") is None for column in (0, 0.5)] == [False, True]
+    assert Store(old_store).record_path(tiny().cells[1, 1, 0.5].key).read_bytes() == before
 
 
 @given(st.text(max_size=30))

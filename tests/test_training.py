@@ -9,7 +9,7 @@ from rossbench.errors import Diverged
 from rossbench.recipe import Finetuning
 from rossbench.training import Hooks, Loop
 
-SPEC = dataclasses.replace(registry.get("digits").cells[0, 0].finetune, recipe=Finetuning(epochs=4, batch_size=4))
+SPEC = dataclasses.replace(registry.get("digits").cells[0, 0, 0].finetune, recipe=Finetuning(epochs=4, batch_size=4))
 
 
 def loop(model, seen, *, loss=lambda epoch: 1.0, **changes):
@@ -86,25 +86,66 @@ def test_ticks_go_from_0_to_1_and_count_images():
     assert ticks[-1].position == "epoch 4/4"
 
 
-@pytest.mark.parametrize("killed_at", [1, 3, 4, 7, 12])
+class Killed(BaseException):
+    """As abrupt as a signal: nothing in the package catches it."""
+
+
+def killing(at, ticks):
+    """A listener that keeps the ticks and stops the training at one of them."""
+
+    def tick(one):
+        ticks.append(one)
+        if len(ticks) == at:
+            raise Killed
+
+    return tick
+
+
+def told(ticks):
+    return [entry for tick in ticks for entry in tick.history]
+
+
+def test_ticks_tell_of_every_epoch_once_when_it_has_ended():
+    ticks = []
+    history = loop(model(), []).run(Hooks(tick=ticks.append))
+    assert told(ticks) == history
+    assert [(tick.position, tick.history[0]["epoch"]) for tick in ticks if tick.history] == [
+        ("epoch 1/4", 1),
+        ("epoch 2/4", 2),
+        ("epoch 3/4", 3),
+        ("epoch 4/4", 4),
+    ]
+
+
+@pytest.mark.parametrize(("killed_at", "finished"), [(1, 0), (3, 0), (4, 1), (5, 1), (11, 2), (15, 3), (16, 4)])
+def test_after_a_resume_the_first_tick_tells_of_every_earlier_epoch(tmp_path, killed_at, finished):
+    """An epoch has three batches, and so four ticks, the last when it is saved."""
+    before, after = [], []
+    with pytest.raises(Killed):
+        loop(model(), []).run(Hooks(killing(killed_at, before), tmp_path / "resume.pt"))
+    history = loop(model(), []).run(Hooks(after.append, tmp_path / "resume.pt"))
+    assert told(after) == history
+    assert [entry["epoch"] for entry in history] == [1, 2, 3, 4]
+    assert [tick.resumed for tick in after] == [bool(finished), *[False] * (len(after) - 1)]
+    if finished:
+        assert after[0].history == tuple(history[:finished])
+        assert after[0].position == f"resumed after epoch {finished}/4"
+    assert told(before) == history[:finished]
+
+
+@pytest.mark.parametrize("killed_at", [1, 3, 4, 5, 7, 12, 16])
 def test_a_resumed_run_is_the_uninterrupted_one(tmp_path, killed_at):
     whole = model()
     expected = loop(whole, []).run(Hooks())
 
-    def killed(tick):
-        ticks.append(tick)
-        if len(ticks) == killed_at:
-            raise KeyboardInterrupt
-
-    ticks = []
-    hooks = Hooks(killed, tmp_path / "resume.pt")
-    with pytest.raises(KeyboardInterrupt):
+    hooks = Hooks(killing(killed_at, []), tmp_path / "resume.pt")
+    with pytest.raises(Killed):
         loop(model(), []).run(hooks)
     seen, resumed = [], model()
     history = loop(resumed, seen).run(Hooks(resume=tmp_path / "resume.pt"))
     assert without_times(history) == without_times(expected)
     assert torch.equal(resumed.weight, whole.weight)
-    assert len(seen) == 12 - (killed_at - 1) // 3 * 3  # only the epochs that were not finished
+    assert len(seen) == 12 - killed_at // 4 * 3  # only the epochs that were not finished
 
 
 def test_a_loss_that_is_not_finite_stops_with_the_epoch_and_the_last_finite_one(tmp_path):

@@ -1,20 +1,33 @@
-"""Draw the README's picture: ``python docs/images/make.py STORE`` after ``rossbench run digits --out STORE``."""
+"""Draw the pictures of the README and of docs/study.md from a store.
+
+``python docs/images/make.py STORE`` after ``rossbench run NAME --out STORE`` with NAME digits and digits-study. The
+figures of docs/study.md are those of its own commands.
+"""
 
 import io
+import os
 import re
+import shlex
 import sys
 from pathlib import Path
 
 from rich.console import Console
 from rich.text import Text
 
+from rossbench import cli
 from rossbench.report import tables
 from rossbench.store import Store
 
+store, here = Path(sys.argv[1]).resolve(), Path(__file__).resolve().parent
 console = Console(record=True, width=72, file=io.StringIO(), force_terminal=True)
 console.print(Text("$ rossbench report digits", style="bold green"))
-for matrix in tables.load(Store(sys.argv[1]), ["digits"]):
-    console.print(tables.to_rich(matrix, "top1"))
+for matrix in tables.load(Store(store), ["digits"]):
+    console.print(tables.to_rich(tables.grid(matrix, "top1")))
 picture = console.export_svg(title="rossbench", unique_id="digits")
 picture = re.sub(r"@font-face {.*?}\s*", "", picture, flags=re.DOTALL)  # rich's would load a font over the network
-Path(__file__).with_name("digits.svg").write_text(picture.replace("Fira Code", "ui-monospace, Menlo, Consolas"))
+(here / "digits.svg").write_text(picture.replace("Fira Code", "ui-monospace, Menlo, Consolas"))
+
+os.chdir(here.parent.parent)
+for line in (here.parent / "study.md").read_text().splitlines():
+    if line.startswith("rossbench figure") and "--save docs/images/" in line:
+        cli.main([*shlex.split(line)[1:], "--store", str(store)])

@@ -89,13 +89,9 @@ def compare(names: tuple[str, ...], tolerance: float, show_reduced: bool, form: 
     """Ours beside the numbers that the study published, where the protocol is the same."""
     comparisons = comparing.compare(tables.load(Store(store), names))
     shown = [one for one in comparisons if show_reduced or not one.refusal]
-    refused: dict[str, list[str]] = {}
-    for one in comparisons:
-        if one not in shown:
-            refused.setdefault(str(one.refusal), []).append(one.table.number)
-    reason = "; ".join(f"{why} (tables {', '.join(numbers)})" for why, numbers in refused.items())
+    reasons = "; ".join(comparing.refusals(comparisons))
     if not shown:
-        raise NotComparable(f"compare: expected runs under the published protocol, got {reason}; see --show-reduced")
+        raise NotComparable(f"compare: expected runs under the published protocol, got {reasons}; see --show-reduced")
     _print([comparing.grid(one, tolerance) for one in shown], form)
-    if refused:
-        click.echo(f"rossbench: not compared: {reason}", err=True)
+    if len(shown) < len(comparisons):
+        click.echo(f"rossbench: not compared: {reasons}", err=True)

@@ -8,6 +8,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
+from typing import Any
 
 from .. import registry
 from ..epsilons import EPS, format_epsilon, format_model
@@ -50,12 +51,15 @@ class Published:
 def published() -> tuple[Published, ...]:
     """Tables 5.1 to 5.7 of the study."""
     content = json.loads(resources.files(__package__).joinpath("published.json").read_text(encoding="utf-8"))
-    return tuple(Published(**{**table, "rows": tuple(map(_line, table["rows"]))}) for table in content)
+    return tuple(Published(**_tuples(table) | {"rows": tuple(map(_line, table["rows"]))}) for table in content)
 
 
-def _line(row: dict[str, object]) -> Line:
-    lists = {name: tuple(value) for name, value in row.items() if isinstance(value, list)}
-    return Line(**{"minus": None, **row, **lists})  # type: ignore[arg-type]
+def _line(row: dict[str, Any]) -> Line:
+    return Line(**{"minus": None, **_tuples(row)})
+
+
+def _tuples(content: dict[str, Any]) -> dict[str, Any]:
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in content.items()}
 
 
 @dataclass(frozen=True)
@@ -127,6 +131,15 @@ def compare(matrices: Sequence[Matrix], names: Sequence[str] = ()) -> list[Compa
         given = ", ".join(sorted({*names, *(matrix.name for matrix in matrices)})) or "none"
         raise InvalidValue(f"compare: expected runs with published numbers, {', '.join(known)}; got {given}")
     return found
+
+
+def refusals(comparisons: Sequence[Comparison]) -> list[str]:
+    """Why some tables must not be compared, each reason once with the tables that it keeps out."""
+    reasons: dict[str, list[str]] = {}
+    for one in comparisons:
+        if one.refusal:
+            reasons.setdefault(one.refusal, []).append(one.table.number)
+    return [f"{reason} (tables {', '.join(numbers)})" for reason, numbers in reasons.items()]
 
 
 def grid(comparison: Comparison, tolerance: float) -> Grid:

@@ -94,7 +94,7 @@ def matrix(values: np.ndarray, rows: Sequence[str], columns: Sequence[str], labe
     axes.set_facecolor(_SHADE)
     image = axes.imshow(np.ma.masked_invalid(values), cmap="cividis", aspect="auto")
     if len(columns) <= 16:  # or the cells are too narrow
-        _write(axes, image, ("{:.1f}" if np.abs(known).max() > 1.5 else "{:.3f}").format)
+        _write(axes, image, ("{:.1f}" if "%" in label else "{:.3f}").format)
     axes.set_xticks(range(len(columns)), columns)
     axes.set_yticks(range(len(rows)), rows)
     axes.set(xlabel=f"Evaluation {EPS}", ylabel=f"Model {EPS}")
@@ -133,34 +133,50 @@ def confusions(panels: Sequence[Sequence[tuple[str, np.ndarray]]], names: Sequen
     return _laid_out(figure)
 
 
+@dataclass(frozen=True)
+class Right:
+    """Correct predictions of one classifier."""
+
+    title: str
+    counts: np.ndarray
+    """Integers, [epsilons, classes]."""
+    names: Sequence[str]
+    """Of the classes."""
+    total: Sequence[int]
+    """Images of each class."""
+
+
 @_styled
-def per_class(
-    panels: Sequence[tuple[str, np.ndarray]], epsilons: Sequence[float], names: Sequence[str], total: Sequence[int]
-) -> Figure:
-    """Correct predictions, panels (title, counts [epsilons, classes]), of the total [classes] images of each class.
+def per_class(panels: Sequence[Right], epsilons: Sequence[float]) -> Figure:
+    """Correct predictions of each class at growing epsilon, a panel a classifier.
 
     Few classes have a group of bars each, a bar an epsilon, so that a count that rises is seen; many have steps.
     """
-    shape = (len(epsilons), len(names))
-    _expect(len(panels) > 0 and 0 not in shape, "per_class: expected panels, epsilons and classes", shape)
-    _expect(len(total) == len(names), f"per_class: expected totals of {len(names)} classes", len(total))
-    for title, counts in panels:
-        _check_counts(f"per_class: {title}", counts, shape, np.asarray(total))
-    width = COLUMN if len(panels) == 1 and len(names) <= 10 else WIDE
+    _expect(len(panels) > 0 and len(epsilons) > 0, "per_class: expected panels and epsilons", len(panels))
+    for panel in panels:
+        where, classes = f"per_class: {panel.title}", len(panel.names)
+        _expect(len(panel.total) == classes > 0, f"{where}: expected totals of {classes} classes", len(panel.total))
+        _check_counts(where, panel.counts, (len(epsilons), classes), np.asarray(panel.total))
+    most = max(len(panel.names) for panel in panels)
+    width = COLUMN if len(panels) == 1 and most <= 10 else WIDE
     room = width / len(panels) - 0.4
-    draw = _bars if len(names) <= 20 and math.prod(shape) * 0.015 < room else _steps
-    figure = Figure((width, 2.2 + (max(map(_width, names)) if len(names) <= 20 else 0)))
-    grid = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
-    for axes, (title, counts) in zip(grid, panels, strict=True):
-        shown = draw(axes, counts, total)
-        axes.set_title(_title(title, room))
-        axes.set_xlim(-0.6, len(names) - 0.4)
-        axes.set_xlabel("Class" if len(names) <= 20 else "Class index")
-        _classes(axes.xaxis, names, room)
+    named = [_width(name) for panel in panels if len(panel.names) <= 20 for name in panel.names]
+    figure = Figure((width, 2.2 + max(named, default=0)))
+    alike = len({tuple(panel.total) for panel in panels}) == 1
+    grid = figure.subplots(1, len(panels), sharey=alike, squeeze=False)[0]
+    for axes, panel in zip(grid, panels, strict=True):
+        n = len(panel.names)
+        draw = _bars if n <= 20 and n * len(epsilons) * 0.015 < room else _steps
+        shown = draw(axes, panel.counts, panel.total)
+        axes.set_title(_title(panel.title, room))
+        axes.set_xlim(-0.6, n - 0.4)
+        axes.set_xlabel("Class" if n <= 20 else "Class index")
+        _classes(axes.xaxis, panel.names, room)
         axes.yaxis.set_major_locator(MaxNLocator(5, integer=True, steps=[1, 2, 2.5, 5, 10]))
         axes.spines[["top", "right"]].set_visible(False)
+    for axes in grid:  # when all is drawn: they may share their heights
+        axes.set_ylim(bottom=0)
     figure.axes[0].set_ylabel("Correct predictions")
-    figure.axes[0].set_ylim(bottom=0)
     labels = [*(f"{EPS} = {format_epsilon(epsilon)}" for epsilon in epsilons), "images of the class"]
     return _laid_out(figure, dict(zip(labels, shown, strict=True)))
 
@@ -392,9 +408,12 @@ def _width(text: str) -> float:
 
 
 def _wrapped(text: str, width: float) -> str:
-    """Broken into lines of a width in inches, at spaces and underscores where it can be."""
+    """Broken into lines of a width in inches, at spaces and underscores where it can be, but never inside "ε = 1"."""
     letters = max(4, int(len(text) * width / max(_width(text), 0.01)))
-    return text if letters >= len(text) else textwrap.fill(text.replace("_", "_ "), letters).replace("_ ", "_")
+    if letters >= len(text):
+        return text
+    whole = text.replace(" = ", "\xa0=\xa0").replace("_", "_ ")
+    return textwrap.fill(whole, letters).replace("_ ", "_").replace("\xa0", " ")
 
 
 def _title(text: str, width: float) -> str:

@@ -64,16 +64,19 @@ def render(names: Sequence[str], matrices: Sequence[Matrix], exhibits: Sequence[
 
 
 def _figure(exhibit: Exhibit, number: int) -> Markup:
-    """The SVG in the page's ink, with names of its own, since all SVGs of a page share their ids."""
+    """The figure with its caption; its SVG in the page's ink, its ids made its own, since a page's SVGs share theirs."""
     head, body = exhibit.svg[exhibit.svg.index("<svg") :].split(">", 1)
     body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL).replace(INK, "currentColor")
+    body = re.sub(r' id="image\w+"', "", body)  # equal images have equal ids, and nothing refers to them
     body = re.sub(r'\bid="', f'id="f{number}-', body)
     body = re.sub(r'(href="#|url\(#)', rf"\1f{number}-", body)
-    size = dict(re.findall(r'(width|height|viewBox)="([^"]*)"', head))
+    size = dict(re.findall(r'(width|viewBox)="([^"]*)"', head))
     wide = float(size["width"].removesuffix("pt")) * 1.6  # text of 8 pt is small on a screen
-    return Markup('<svg role="img" aria-label="{}" viewBox="{}" style="width:{:.0f}px">').format(
-        exhibit.caption, size["viewBox"], wide
-    ) + Markup(body)
+    start = Markup('<figure style="width:{:.0f}px"><svg role="img" aria-label="{}" viewBox="{}">').format(
+        wide, exhibit.caption, size["viewBox"]
+    )
+    end = Markup("<figcaption><b>Figure {}.</b> {}</figcaption></figure>").format(number, exhibit.caption)
+    return start + Markup(body) + end
 
 
 def _sections(names: Sequence[str], matrices: Sequence[Matrix]) -> list[tuple[str, list[Matrix]]]:
@@ -142,7 +145,7 @@ def _comparison(matrices: Sequence[Matrix]) -> dict[str, Any]:
         return {"grids": [], "refused": []}
     return {
         "grids": [compare.grid(one, TOLERANCE) for one in found if not one.refusal],
-        "refused": [(one.table.number, one.refusal) for one in found if one.refusal],
+        "refused": compare.refusals(found),
     }
 
 

@@ -1,0 +1,262 @@
+import dataclasses
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from conftest import tiny
+
+from rossbench import artifacts, datasets, gallery, metrics, runner
+from rossbench.attacks import perturb
+from rossbench.errors import InvalidValue, RossbenchError, StoreError
+from rossbench.gallery import Gallery, Model, choose, ends
+from rossbench.report import figures, tables
+from rossbench.seeds import derive
+from rossbench.store import Store
+
+
+@pytest.fixture
+def shown(finished):
+    return Gallery(finished, device="cpu")
+
+
+@pytest.fixture
+def models(shown):
+    return choose(shown.matrices(["digits"]))
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """What the gallery gives to be drawn, by the name of the drawing function."""
+    calls = {}
+    for name in ("robustness", "matrix", "confusions", "per_class", "maps", "joint_map", "examples", "training"):
+        monkeypatch.setattr(figures, name, lambda *arguments, name=name: calls.update({name: arguments}))
+    return calls
+
+
+def predictions(store, *place):
+    ranked, labels = artifacts.load_predictions(Store(store), tiny().cells[place])
+    return ranked[:, 0], labels
+
+
+def test_models_know_the_specs_that_made_them(models):
+    assert [model.row for model in models] == [(0, 0), (1, 1)]
+    for model in models:
+        assert model.spec == tiny().cells[*model.row, 0].finetune
+        assert model.cells == {column: tiny().cells[*model.row, column] for column in (0, 0.5)}
+
+
+def test_a_model_under_any_epsilon_has_the_attack_of_its_row(models):
+    one = models[1].under(5)
+    assert (one.epsilon, one.recipe) == (5, tiny().cells[1, 1, 0.5].recipe)
+    assert models[1].under(0.5) is models[1].cells[0.5]
+
+
+def test_a_record_that_its_spec_does_not_name_is_refused(models):
+    other = {
+        place: dataclasses.replace(record, spec={**record.spec, "epsilon": 9})
+        for place, record in models[0].matrix.cells.items()
+    }
+    with pytest.raises(StoreError, match="expected a record that is named by its spec"):
+        _ = Model(dataclasses.replace(models[0].matrix, cells=other), (0.0, 0.0)).cells
+
+
+def test_models_are_chosen_by_their_epsilons_and_come_once(shown):
+    matrices = shown.matrices(["digits"])
+    assert [model.row for model in choose(matrices, [(1, 1)])] == [(1, 1)]
+    assert [model.row for model in choose([*matrices, *matrices])] == [(0, 0), (1, 1)]
+    assert [model.row for model in ends(matrices)] == [(0, 0), (1, 1)]
+    with pytest.raises(InvalidValue, match="models: expected some of 0, 1, got 1:0"):
+        choose(matrices, [(1, 0)])
+
+
+def test_several_protocols_of_one_scenario_have_to_be_chosen_from(finished, tmp_path):
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    runner.run(tiny(test_limit=30, train_epsilons=(0,), eval_epsilons=(0,)), store=tmp_path, device="cpu")
+    both = tables.load(Store(tmp_path))
+    with pytest.raises(InvalidValue, match="expected runs under one protocol, got several") as raised:
+        Gallery(tmp_path, device="cpu").matrices(["digits"])
+    for matrix in both:
+        assert matrix.protocol in str(raised.value)
+        (found,) = Gallery(tmp_path, device="cpu").matrices(["digits"], matrix.protocol)
+        assert found.protocol == matrix.protocol
+    with pytest.raises(InvalidValue, match="expected one that digits ran under, got 00000000"):
+        Gallery(tmp_path, device="cpu").matrices(["digits"], "00000000")
+
+
+def test_curves_and_heat_map_show_the_records(shown, models, drawn):
+    shown.robustness(models, "mcc")
+    curves, label = drawn["robustness"]
+    assert label == "MCC"
+    assert curves == {
+        f"ε = {row:g}": {column: models[0].matrix.cells[row, row, column].mcc for column in (0, 0.5)}
+        for row in (0.0, 1.0)
+    }
+    shown.matrix(models, "f1")
+    values, rows, columns, _ = drawn["matrix"]
+    assert (rows, columns) == (["0", "1"], ["0", "0.5"])
+    assert values[1, 1] == 100 * models[0].matrix.cells[1, 1, 0.5].f1
+
+
+def test_confusion_counts_the_stored_predictions(shown, models, drawn, finished):
+    shown.confusion(models)
+    panels, names = drawn["confusions"]
+    assert names == tuple("0123456789")
+    assert [[title for title, _ in line] for line in panels] == [
+        [f"ε = {row}, attack ε = {column}" for column in ("0", "0.5")] for row in ("0", "1")
+    ]
+    predicted, labels = predictions(finished, 1, 1, 0.5)
+    expected = torch.zeros(10, 10, dtype=torch.int64)
+    for true, guess in zip(labels, predicted, strict=True):
+        expected[true, guess] += 1
+    assert np.array_equal(panels[1][1][1], expected)
+
+
+def test_confusion_at_one_epsilon_has_a_line_a_scenario(shown, models, drawn):
+    other = [Model(dataclasses.replace(model.matrix, name="again"), model.row) for model in models]
+    shown.confusion([*models, *other], (0.5,))
+    assert [len(line) for line in drawn["confusions"][0]] == [2, 2]
+
+
+def test_correct_predictions_of_each_class(shown, models, drawn, finished):
+    shown.per_class(models)
+    panels, epsilons = drawn["per_class"]
+    assert epsilons == (0, 0.5)
+    for panel, row in zip(panels, (0, 1), strict=True):
+        for k, column in enumerate(epsilons):
+            predicted, labels = predictions(finished, row, row, column)
+            right = labels[predicted == labels].bincount(minlength=10)
+            assert panel.counts[k].tolist() == right.tolist()
+            assert panel.total.tolist() == labels.bincount(minlength=10).tolist()
+            assert right.tolist() == models[row].matrix.cells[row, row, column].right_by_class
+
+
+def test_an_epsilon_that_was_not_evaluated_is_refused(shown, models):
+    with pytest.raises(InvalidValue, match=r"digits → digits, ε = 0: expected an evaluated epsilon, 0, 0\.5, got 0\.7"):
+        shown.confusion(models, (0.7,))
+
+
+def test_models_of_several_targets_have_no_common_confusion(shown, models):
+    other = {place: None for place in models[0].matrix.cells}
+    high = tiny("digits-low-to-high").cells[0, 0, 0]
+    record = dataclasses.replace(
+        models[0].matrix.cells[0, 0, 0], spec=json.loads(json.dumps(dataclasses.asdict(high))), key=high.key
+    )
+    other = Model(dataclasses.replace(models[0].matrix, cells={(0, 0, 0): record}), (0, 0))
+    with pytest.raises(InvalidValue, match="expected models of one target, got digits, digits-high"):
+        shown.confusion([*models, other])
+
+
+def test_training_shows_the_stored_history(shown, models, drawn, finished):
+    shown.training(models)
+    (curves,) = drawn["training"]
+    assert list(curves) == ["digits ε = 0", "digits ε = 1"]
+    assert curves["digits ε = 1"] == artifacts.load_history(Store(finished), models[1].spec.pretrain)
+    shown.training(models, "finetune")
+    (curves,) = drawn["training"]
+    assert list(curves) == ["digits → digits ε = 0", "digits → digits ε = 1"]
+    assert [entry["epoch"] for entry in curves["digits → digits ε = 0"]] == [1, 2]
+
+
+def test_features_of_the_last_layer_are_the_stored_predictions(shown, models, finished):
+    """Natural and attacked: the images are the same as in the evaluation, and so is the attack."""
+    for model in models:
+        for epsilon in (0, 0.5):
+            logits, labels = shown.features(model, "linear", epsilon)
+            predicted, expected = predictions(finished, *model.row, epsilon)
+            assert torch.equal(logits.argmax(1), predicted)
+            assert torch.equal(labels, expected)
+
+
+def test_a_limit_takes_a_part_of_the_images(shown, models):
+    found, labels = shown.features(models[0], "encoder", limit=20)
+    assert found.shape == (20, 512)
+    assert labels.bincount().tolist() == [2] * 10
+
+
+def test_maps_hold_the_same_images_of_each_model(shown, models, drawn):
+    shown.tsne(models, perplexity=5, iterations=250)
+    panels, labels, names = drawn["maps"]
+    assert [(title, points.shape) for title, points in panels] == [("ε = 0", (40, 2)), ("ε = 1", (40, 2))]
+    assert labels.tolist() == datasets.load("digits", "test", 40).labels.tolist()
+    assert len(names) == 10
+
+
+def test_one_map_holds_all_models(shown, models, drawn):
+    shown.tsne_together(models, perplexity=5, iterations=250)
+    points, owner, names = drawn["joint_map"]
+    assert points.shape == (80, 2)
+    assert owner.tolist() == [0] * 40 + [1] * 40
+    assert names == ["ε = 0", "ε = 1"]
+
+
+def test_a_seeded_map_is_the_same_picture_twice(shown, models):
+    first, second = (
+        figures.to_bytes(shown.tsne_together(models, perplexity=5, iterations=300), "png") for _ in range(2)
+    )
+    assert first == second
+
+
+def test_examples_are_right_before_and_wrong_after_the_attack(shown, models, drawn):
+    shown.examples(models, epsilon=5, count=3)
+    rows, epsilon = drawn["examples"]
+    assert epsilon == 5
+    assert len(rows) == 3
+    data = datasets.load("digits", "test", 40)
+    classifier = artifacts.load_classifier(shown.store, models[-1].spec)
+    with torch.no_grad():
+        before = classifier(data.images / 255).argmax(1)
+    spec = models[-1].under(5)
+    moved = perturb(classifier, data.images / 255, data.labels, spec.recipe.attack, 5, derive(0, "evaluate", 0))
+    after = classifier(moved).argmax(1)
+    turned = torch.nonzero((before == data.labels) & (after != data.labels)).flatten()[:3]
+    for row, k in zip(rows, turned.tolist(), strict=True):
+        assert np.array_equal(row.natural, data.images[k].permute(1, 2, 0).numpy() / np.float32(255))
+        assert np.array_equal(row.adversarial, moved[k].permute(1, 2, 0).numpy())
+        assert np.linalg.norm(row.adversarial - row.natural) <= 5.001
+        assert (row.label, row.before, row.after) == (str(data.labels[k].item()), str(before[k].item()), str(after[k].item()))
+
+
+def test_without_a_turned_image_there_are_no_examples(shown, models):
+    with pytest.raises(InvalidValue, match="expected images that epsilon 1e-07 turns, got none"):
+        shown.examples(models, epsilon=1e-7)
+
+
+def test_layers_are_those_of_the_model(shown, models):
+    assert shown.layers(models[0])["linear"] == (10,)
+
+
+def test_nothing_is_written_or_trained(finished, models, shown, monkeypatch):
+    before = sorted((path, path.stat().st_mtime_ns) for path in finished.rglob("*"))
+    for name in ("pretrain", "finetune", "evaluate"):
+        monkeypatch.setattr(runner, name, None)
+    for kind in ("robustness", "matrix", "confusion", "per_class", "training", "examples"):
+        assert figures.to_bytes(getattr(shown, kind)(models), "svg").startswith(b"<?xml")
+    assert sorted((path, path.stat().st_mtime_ns) for path in finished.rglob("*")) == before
+
+
+def test_a_row_without_evaluations_says_so(models):
+    empty = dataclasses.replace(models[0].matrix, cells=dict.fromkeys(models[0].matrix.cells))
+    with pytest.raises(RossbenchError, match="expected an evaluation in the store, got none; run the scenario first"):
+        choose([empty])
+
+
+@pytest.mark.parametrize(
+    ("row", "tasks", "expected"),
+    [((1, 1), 1, "ε = 1"), ((1, 0), 1, "ε = 1, finetuned 0"), ((1, 0), 2, "digits → digits, ε = 1, finetuned 0")],
+)
+def test_a_label_says_as_little_as_tells_models_apart(models, row, tasks, expected):
+    one = Model(models[0].matrix, row)
+    among = [one, Model(dataclasses.replace(one.matrix, source="digits-low"), row)][:tasks]
+    assert gallery._short(one, among) == expected
+
+
+def test_metrics_of_the_record_are_those_of_the_confusion(shown, models):
+    counts = torch.from_numpy(shown._counts(models[0], 0.5))
+    record = models[0].matrix.cells[0, 0, 0.5]
+    assert counts.sum() == record.n
+    assert counts.diagonal().sum() == record.top1_right
+    precision = counts.diagonal() / counts.sum(0).clamp(min=1)
+    assert metrics.scores(*predictions(shown.store.root, 0, 0, 0.5), 10)["precision"] == pytest.approx(record.precision)
+    assert precision.mean().item() == pytest.approx(record.precision, abs=1e-6)

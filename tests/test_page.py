@@ -1,0 +1,248 @@
+"""The page is tested as text and, where chromium is installed, in a browser."""
+
+import dataclasses
+import html.parser
+import json
+import re
+import shutil
+import subprocess
+
+import pytest
+from conftest import tiny
+
+from rossbench import exhibits, registry, runner
+from rossbench.gallery import Gallery, choose
+from rossbench.registry import Suite
+from rossbench.report import figures, page, tables
+from rossbench.report.page import Exhibit
+from rossbench.store import Store
+
+CREATED = "2026-01-02 03:04 UTC"
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """A tiny study: a scenario with its heads, and another source of the same target size."""
+    root = tmp_path_factory.mktemp("study")
+    scenarios = [
+        tiny("digits-low-to-high"),
+        tiny("digits-high-to-high"),
+        tiny("digits-low-to-high-finetuning", train_epsilons=(1,), finetune_epsilons=(0, 1)),
+    ]
+    runner.run_suite(scenarios, store=root, device="cpu")
+    return root
+
+
+@pytest.fixture(scope="module")
+def drawn(store):
+    """Every figure of the study; maps of 40 images need small perplexities."""
+
+    class Small(Gallery):
+        def tsne(self, models, **options):
+            return super().tsne(models, perplexity=5, iterations=250, **options)
+
+        def tsne_together(self, models, **options):
+            return super().tsne_together(models, perplexity=5, iterations=250, **options)
+
+    return exhibits.exhibits(Small(store, device="cpu"), tables.load(Store(store)))
+
+
+@pytest.fixture(scope="module")
+def text(store, drawn):
+    return page.render(["digits-study"], tables.load(Store(store), ["digits-study"]), drawn, CREATED)
+
+
+class Checker(html.parser.HTMLParser):
+    """Collects ids and references, and holds open and closing tags against each other."""
+
+    VOID = {"meta", "br", "link", "img", "input", "hr"}
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.ids, self.targets, self.outside, self.cells, self.tags = [], [], [], [], [], []
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        if tag not in self.VOID:
+            self.open.append(tag)
+        for name, value in attrs:
+            if name == "id":
+                self.ids.append(value)
+            elif name in ("href", "xlink:href", "src"):
+                (self.targets if value.startswith("#") else self.outside).append(value)
+            elif value and "url(" in value:
+                self.targets += re.findall(r"url\((#[^)]+)\)", value)
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+        self.open.pop()
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] == "td":
+            self.cells.append(data.strip())
+
+
+def test_it_is_whole_and_needs_nothing_else(text):
+    found = Checker(text)
+    assert len(found.ids) == len(set(found.ids))
+    assert {target[1:] for target in found.targets} <= set(found.ids)
+    assert all(value.startswith("data:image/png;base64,") for value in found.outside)
+    assert "script" not in found.tags
+    assert "default-src 'none'" in text
+    assert not re.search(r"@import|@font-face", text)
+
+
+def test_every_kind_of_figure_is_in_it(text, drawn):
+    assert [one.caption for one in drawn if not one.svg] == []
+    assert text.count("<figure ") == len(drawn)
+    for words in (
+        "Accuracy under attack against",
+        "The matrix as colours",
+        "Confusion without and under the strongest attack",
+        "Confusion on digits-high under attack",
+        "Correct predictions of each class of digits-high",
+        "Features of the encoder in the plane",
+        "Outputs of the linear layer in one map",
+        "Images of digits-high that PGD of ε = 5 turns",
+        "Pretraining on digits-low: loss",
+        "Finetuning, RoSS digits-high → digits-high: loss",
+    ):
+        assert any(one.caption.startswith(words) for one in drawn), words
+        assert words in text
+
+
+def test_every_number_of_the_store_is_in_it(text, store):
+    cells = Checker(text).cells
+    for matrix in tables.load(Store(store)):
+        for (*row, column), record in matrix.cells.items():
+            assert record.key in cells
+            for metric in tables.METRICS:
+                assert tables.text(matrix.value(tuple(row), column, metric), metric) in cells
+
+
+def test_a_reduced_run_says_so_at_the_top_and_above_each_table(text, store):
+    assert text.index("Reduced or changed protocol: these numbers") < text.index("What was run, and how")
+    assert text.count("REDUCED OR CHANGED PROTOCOL: pretraining.epochs 2 (registered: 10)") == 3
+
+
+def test_what_was_run_is_told_field_by_field(text):
+    for field, value in (("pretraining.epochs", "2"), ("evaluation.attack.steps", "20"), ("encoder", "conv3")):
+        assert f'<tr><th>{field}</th><td class="wrap">{value}</td></tr>' in text
+
+
+def test_what_was_asked_for_and_not_run_is_missing(text):
+    assert "digits-low-to-low: not run" in text
+    assert "rows 0, 1 (registered: 0, 0.5, 1)" in text[text.index('id="missing"') :]
+
+
+def test_sections_are_the_experiments(text):
+    titles = re.findall(r"<h2>(Experiment [^<]*)</h2>", text)
+    assert [title[:12] for title in titles] == ["Experiment 1", "Experiment 2", "Experiment 3"]
+    first, second, third = (text.index(f"<h2>{title}") for title in titles)
+    assert first < text.index('id="digits-high-to-high-') < second < text.index('id="digits-low-to-high-')
+    assert third < text.index('id="digits-low-to-high-finetuning-')
+
+
+def test_where_numbers_come_from(text, store):
+    provenance = text[text.index('id="provenance"') :]
+    (matrix, *_) = tables.load(Store(store))
+    stage = matrix.records[0].provenance["evaluate"]
+    assert f"torch {stage['versions']['torch']}" in provenance
+    assert stage["platform"] in provenance
+    assert "Surroundings 1: cpu, float32" in provenance
+
+
+def test_what_nobody_published_is_said(text):
+    assert "The study has published nothing on these scenarios." in text
+
+
+def test_names_are_escaped(store, drawn, monkeypatch):
+    monkeypatch.setattr(registry, "_suites", dict(registry._suites))
+    registry.register(Suite("evil", ("digits-low-to-high",), "<script>alert(1)</script> & more"))
+    matrix = dataclasses.replace(tables.load(Store(store), ["digits-low-to-high"])[0], deviations={"<b>": ["</style>", '"']})
+    text = page.render(["evil"], [matrix], [Exhibit("training", '<i>"x"', drawn[0].svg)], CREATED)
+    assert "script" not in Checker(text).tags
+    assert "&lt;script&gt;alert(1)&lt;/script&gt; &amp; more" in text
+    assert "<b>" not in text.replace("<b>Figure", "")
+
+
+def test_a_figure_that_cannot_be_drawn_says_why_and_the_others_stay(store):
+    """Perplexity 35 is too much for maps of 40 images; only the maps are lost."""
+    drawn = exhibits.exhibits(Gallery(store, device="cpu"), tables.load(Store(store), ["digits-high-to-high"]))
+    (lost,) = [one for one in drawn if not one.svg]
+    assert "Not drawn: t-SNE: expected a perplexity of 1 to 13 for 40 points, got 35" in lost.caption
+    text = page.render([], tables.load(Store(store), ["digits-high-to-high"]), drawn, CREATED)
+    assert "Not drawn: t-SNE" in text
+    assert text.count("<figure ") == len(drawn) - 1
+
+
+def test_a_page_of_nothing_evaluated_is_a_page(store):
+    matrix = tables.load(Store(store))[0]
+    empty = dataclasses.replace(matrix, cells=dict.fromkeys(matrix.cells))
+    drawn = exhibits.exhibits(Gallery(store, device="cpu"), [empty])
+    assert drawn == []
+    assert "4 of 4 cells are missing" in page.render([matrix.name], [empty], drawn, CREATED)
+
+
+def test_published_numbers_stand_beside_ours(drawn):
+    from test_compare import matrix as published
+
+    text = page.render(["cifar10-to-cifar10"], [published("cifar10-to-cifar10", 0.5)], [], CREATED)
+    assert "Table 5.1: Top-1 accuracy (%) (Accuracy RoSS C10→C10), ours and published" in text
+    assert "36 of 36 cells within 2 points" in text
+    reduced = published("cifar10-to-cifar10", deviations={"test_limit": [200, None]})
+    text = page.render(["cifar10-to-cifar10"], [reduced], [], CREATED)
+    assert "Not compared: reduced or changed protocol: test_limit 200 (registered: all) (tables 5.1)" in text
+    assert "ours and published" not in text
+
+
+def test_the_page_and_the_figures_share_an_ink(store, text):
+    """Else text would stay dark on a dark page."""
+    (matrix, *_) = tables.load(Store(store), ["digits-low-to-high"])
+    svg = figures.to_bytes(Gallery(store, device="cpu").robustness(choose([matrix])), "svg").decode()
+    assert figures.INK in svg
+    assert figures.INK not in text
+    assert "currentColor" in text
+
+
+# --- in a browser ------------------------------------------------------------------------------------------
+
+PROBE = """
+<script>
+const over = document.documentElement.scrollWidth - window.innerWidth;
+const small = [...document.querySelectorAll("figure svg")].filter(s => s.getBoundingClientRect().width < 200).length;
+const ink = getComputedStyle(document.querySelector("figure svg")).color;
+const paper = getComputedStyle(document.body).backgroundColor;
+document.title = JSON.stringify({over, small, ink, paper, width: window.innerWidth});
+</script></body>
+"""
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+@pytest.mark.parametrize("width", [1280, 500])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_browser_shows_it_wide_and_narrow_light_and_dark(text, tmp_path, width, scheme):
+    """Nothing sticks out sideways, figures have a size, and ink and paper differ; measured by a script put in here."""
+    path = tmp_path / "report.html"
+    measured = re.sub(r"<meta http-equiv[^>]*>", "", text).replace("</body>", PROBE)
+    path.write_text(measured)
+    command = [
+        *(CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"),
+        *(f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={width},900", "--dump-dom"),
+        f"--blink-settings=preferredColorScheme={0 if scheme == 'dark' else 1}",
+        path.as_uri(),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    found = json.loads(re.search(r"<title>(.*?)</title>", done.stdout)[1])
+    assert found["width"] == width
+    assert found["over"] <= 0
+    assert found["small"] == 0
+    dark = found["paper"] == "rgb(20, 23, 26)"
+    assert dark == (scheme == "dark")
+    assert found["ink"] == ("rgb(228, 228, 223)" if dark else "rgb(28, 29, 31)")

@@ -1,0 +1,158 @@
+import dataclasses
+import json
+import math
+
+import pytest
+from conftest import tiny
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rossbench import registry
+from rossbench.errors import InvalidValue, UnknownName
+from rossbench.recipe import NORMS, Attack, Augmentation, Evaluation, Finetuning, Pretraining, Recipe
+from rossbench.scenario import Scenario, Suite
+from rossbench.specs import EvaluateSpec, FinetuneSpec, PretrainSpec
+from rossbench.values import build
+
+POSITIVE = st.floats(1e-6, 1e6)
+NUMBERS = st.floats(0, 1000) | st.integers(0, 1000)
+RATES = st.floats(0, 1)
+COUNTS = st.integers(1, 2**40)
+PAIRS = st.tuples(st.floats(0.1, 0.5), st.floats(0.5, 1)).map(list)  # as JSON has them
+ATTACKS = st.builds(
+    Attack, norm=st.sampled_from(NORMS), steps=COUNTS, step_size=POSITIVE | COUNTS, random_start=st.booleans()
+)
+AUGMENTATIONS = st.builds(
+    Augmentation,
+    crop_scale=PAIRS,
+    crop_ratio=PAIRS,
+    flip_probability=RATES,
+    jitter=st.tuples(RATES, RATES, RATES, st.floats(0, 0.5)),
+    blur_kernel=RATES,
+    blur_sigma=PAIRS,
+)
+PRETRAININGS = st.builds(
+    Pretraining,
+    epochs=COUNTS,
+    learning_rate=POSITIVE,
+    weight_decay=NUMBERS,
+    projection_batch_norm=st.booleans(),
+    augmentation=AUGMENTATIONS,
+    attack=ATTACKS,
+    attack_mode=st.sampled_from(["eval", "train"]),
+)
+FINETUNINGS = st.builds(Finetuning, epochs=COUNTS, weight_decay=NUMBERS, attack=ATTACKS)
+EVALUATIONS = st.builds(Evaluation, attack=ATTACKS, batch_size=COUNTS)
+SETS = st.sampled_from(["cifar10", "cifar100", "digits"])
+LIMITS = st.none() | st.integers(1, 50_000)
+PRETRAINS = st.builds(
+    PretrainSpec, SETS, LIMITS, st.text(max_size=9), NUMBERS, PRETRAININGS, seed=st.integers(0, 2**62)
+)
+FINETUNES = st.builds(FinetuneSpec, PRETRAINS, SETS, LIMITS, NUMBERS, FINETUNINGS)
+SPECS = PRETRAINS | FINETUNES | st.builds(EvaluateSpec, FINETUNES, LIMITS, NUMBERS, EVALUATIONS)
+
+
+@given(SPECS)
+def test_a_spec_survives_being_taken_apart_and_built(spec):
+    found = build(type(spec), dataclasses.asdict(spec))
+    assert found == spec
+    assert found.key == spec.key
+
+
+@given(SPECS)
+def test_a_spec_survives_json(spec):
+    """As in a record, where tuples are lists."""
+    found = build(type(spec), json.loads(json.dumps(dataclasses.asdict(spec))))
+    assert found == spec
+    assert found.key == spec.key
+
+
+@pytest.mark.parametrize("name", registry.names())
+def test_every_built_in_scenario_survives_json(name):
+    scenario = registry.get(name)
+    found = build(Scenario, json.loads(json.dumps(dataclasses.asdict(scenario))))
+    assert found == scenario
+    assert found.protocol == scenario.protocol
+
+
+def test_a_suite_survives_json():
+    (suite, *_) = registry.suites()
+    assert build(Suite, json.loads(json.dumps(dataclasses.asdict(suite)))) == suite
+
+
+def content(**changes):
+    """A cell's spec as a record holds it, with one part of it changed."""
+    found = dataclasses.asdict(tiny().cells[1, 1, 0.5])
+    return {**found, **changes}
+
+
+def nested(**changes):
+    return content(finetune={**content()["finetune"], **changes})
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (None, "EvaluateSpec: expected the fields epsilon, finetune, limit, recipe, got None"),
+        ([], "EvaluateSpec: expected the fields epsilon, finetune, limit, recipe, got []"),
+        ({}, "EvaluateSpec: expected the fields epsilon, finetune, limit, recipe, got {}"),
+        (content(extra=1), "EvaluateSpec: expected the fields epsilon, finetune, limit, recipe, got {"),
+        (
+            {name: item for name, item in content().items() if name != "epsilon"},
+            "EvaluateSpec: expected the fields epsilon, finetune, limit, recipe, got {",
+        ),
+        (content(finetune=3), "FinetuneSpec: expected the fields epsilon, limit, pretrain, recipe, target, got 3"),
+        (
+            content(finetune=None),
+            "FinetuneSpec: expected the fields epsilon, limit, pretrain, recipe, target, got None",
+        ),
+        (
+            nested(pretrain={}),
+            "PretrainSpec: expected the fields encoder, epsilon, limit, recipe, seed, source, got {}",
+        ),
+        (nested(recipe={"epochs": 3}), "Finetuning: expected the fields attack, batch_size, epochs, "),
+        (content(epsilon=-1), "EvaluateSpec.epsilon: expected a finite number of at least 0, got -1"),
+        (content(epsilon=math.nan), "EvaluateSpec.epsilon: expected a finite number of at least 0, got nan"),
+        (content(epsilon="1"), "EvaluateSpec.epsilon: expected a finite number of at least 0, got '1'"),
+        (content(epsilon=None), "EvaluateSpec.epsilon: expected a finite number of at least 0, got None"),
+        (content(limit=1.5), "EvaluateSpec.limit: expected a whole number, got 1.5"),
+        (nested(target=None), "FinetuneSpec.target: expected str, got None"),
+    ],
+)
+def test_what_is_no_such_value_is_refused_in_one_line(wrong, message):
+    with pytest.raises(InvalidValue) as raised:
+        build(EvaluateSpec, wrong)
+    assert message in str(raised.value)
+    assert "\n" not in str(raised.value)
+    assert len(str(raised.value)) < 400
+
+
+def test_a_name_that_is_none_of_those_allowed_is_refused():
+    attack = dataclasses.asdict(Attack()) | {"norm": "L3"}
+    with pytest.raises(UnknownName, match=r"unknown Attack\.norm 'L3'"):
+        build(Attack, attack)
+
+
+def test_nothing_is_filled_in():
+    """A default that changes later must not change what was stored."""
+    for cls in (Attack, Augmentation, Pretraining, Finetuning, Evaluation, Recipe):
+        whole = dataclasses.asdict(cls())
+        assert build(cls, whole) == cls()
+        for name in whole:
+            with pytest.raises(InvalidValue, match=f"{cls.__name__}: expected the fields"):
+                build(cls, {other: item for other, item in whole.items() if other != name})
+
+
+@pytest.mark.parametrize(
+    ("given_", "kept"), [(None, None), ([0, 1], (0.0, 1.0)), ((0.5,), (0.5,)), ([1], (1.0,))], ids=str
+)
+def test_an_optional_list_is_none_or_a_tuple_of_floats(given_, kept):
+    found = Scenario("x", "digits", "digits", finetune_epsilons=given_).finetune_epsilons
+    assert found == kept
+    assert found is None or all(type(item) is float for item in found)
+
+
+@pytest.mark.parametrize("wrong", [0, "0", [None], ["0"], [True], [math.inf], [-1], {0: 1}])
+def test_what_is_no_optional_list_is_refused(wrong):
+    with pytest.raises(InvalidValue, match=r"Scenario\.finetune_epsilons: expected a (list|finite number)"):
+        Scenario("x", "digits", "digits", finetune_epsilons=wrong)
