@@ -138,7 +138,6 @@ def test_an_epsilon_that_was_not_evaluated_is_refused(shown, models):
 
 
 def test_models_of_several_targets_have_no_common_confusion(shown, models):
-    other = {place: None for place in models[0].matrix.cells}
     high = tiny("digits-low-to-high").cells[0, 0, 0]
     record = dataclasses.replace(
         models[0].matrix.cells[0, 0, 0], spec=json.loads(json.dumps(dataclasses.asdict(high))), key=high.key
@@ -215,7 +214,8 @@ def test_examples_are_right_before_and_wrong_after_the_attack(shown, models, dra
         assert np.array_equal(row.natural, data.images[k].permute(1, 2, 0).numpy() / np.float32(255))
         assert np.array_equal(row.adversarial, moved[k].permute(1, 2, 0).numpy())
         assert np.linalg.norm(row.adversarial - row.natural) <= 5.001
-        assert (row.label, row.before, row.after) == (str(data.labels[k].item()), str(before[k].item()), str(after[k].item()))
+        said = [str(classes[k].item()) for classes in (data.labels, before, after)]
+        assert [row.label, row.before, row.after] == said
 
 
 def test_without_a_turned_image_there_are_no_examples(shown, models):

@@ -31,10 +31,11 @@ def test_counts_are_scikit_learns(generator, classes):
 
 
 def predictions(kind, classes, generator):
-    """2,000 labels in which every class occurs, and predictions that are often right."""
-    labels = torch.arange(2000) % classes
-    guessed = torch.randint(0, classes, (2000,), generator=generator)
-    predicted = torch.where(torch.rand(2000, generator=generator) < 0.4, labels, guessed)
+    """Labels in which every class occurs, low ones more often, and predictions of them."""
+    often = (torch.rand(2000, generator=generator) ** 2 * classes).long()
+    labels = torch.cat([torch.arange(classes), often])
+    guessed = torch.randint(0, classes, labels.shape, generator=generator)
+    predicted = torch.where(torch.rand(len(labels), generator=generator) < 0.4, labels, guessed)
     if kind == "some classes never named":
         predicted = predicted // 2
     elif kind == "one class named only":

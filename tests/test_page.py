@@ -53,10 +53,11 @@ def text(store, drawn):
     return page.render(["digits-study"], tables.load(Store(store), ["digits-study"]), drawn, CREATED)
 
 
+VOID = {"meta", "br", "link", "img", "input", "hr"}
+
+
 class Checker(html.parser.HTMLParser):
     """Collects ids and references, and holds open and closing tags against each other."""
-
-    VOID = {"meta", "br", "link", "img", "input", "hr"}
 
     def __init__(self, text):
         super().__init__()
@@ -66,7 +67,7 @@ class Checker(html.parser.HTMLParser):
 
     def handle_starttag(self, tag, attrs):
         self.tags.append(tag)
-        if tag not in self.VOID:
+        if tag not in VOID:
             self.open.append(tag)
         for name, value in attrs:
             if name == "id":
@@ -165,7 +166,8 @@ def test_what_nobody_published_is_said(text):
 def test_names_are_escaped(store, drawn, monkeypatch):
     monkeypatch.setattr(registry, "_suites", dict(registry._suites))
     registry.register(Suite("evil", ("digits-low-to-high",), "<script>alert(1)</script> & more"))
-    matrix = dataclasses.replace(tables.load(Store(store), ["digits-low-to-high"])[0], deviations={"<b>": ["</style>", '"']})
+    (matrix,) = tables.load(Store(store), ["digits-low-to-high"])
+    matrix = dataclasses.replace(matrix, deviations={"<b>": ["</style>", '"']})
     text = page.render(["evil"], [matrix], [Exhibit("training", '<i>"x"', drawn[0].svg)], CREATED)
     assert "script" not in Checker(text).tags
     assert "&lt;script&gt;alert(1)&lt;/script&gt; &amp; more" in text

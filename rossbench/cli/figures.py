@@ -53,7 +53,7 @@ def _add(kind: str, default: str, text: str, *choices: options.Decorator) -> Non
     @_names
     @_models(default)
     @options.together(*choices)
-    @click.option("--save", type=click.Path(dir_okay=False, path_type=Path), help="FILE.png, .svg or .pdf.")
+    @options.file_option("save", "FILE.png, .svg or .pdf.")
     @_source
     @options.debug_option
     def command(names: tuple[str, ...], rows: tuple[tables.Row, ...], save: Path | None, **given: Any) -> None:
@@ -67,8 +67,9 @@ def _add(kind: str, default: str, text: str, *choices: options.Decorator) -> Non
 
         models = choose(matrices, rows) if rows or default == "all" else ends(matrices)
         chosen = {name: value for name, value in given.items() if value is not None}
-        drawn = getattr(gallery, kind.replace("-", "_"))(models, **chosen)
-        options.save(target, to_bytes(drawn, form))
+        with Console(stderr=True).status(f"drawing {kind}"):
+            content = to_bytes(getattr(gallery, kind.replace("-", "_"))(models, **chosen), form)
+        options.save(target, content)
 
 
 def _open(names: tuple[str, ...], given: dict[str, Any]) -> tuple[Gallery, list[tables.Matrix]]:
@@ -111,7 +112,7 @@ def layers(names: tuple[str, ...], rows: tuple[tables.Row, ...], **given: Any) -
 @click.option("--layer", default="encoder", show_default=True, help="A name that rossbench layers lists.")
 @_attack
 @click.option("--limit", type=click.IntRange(min=1), help="Use that many test images, class-balanced.")
-@click.option("--save", type=click.Path(dir_okay=False, path_type=Path), help="FILE.npz.")
+@options.file_option("save", "FILE.npz.")
 @_source
 @options.debug_option
 def features(

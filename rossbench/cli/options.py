@@ -94,6 +94,19 @@ overrides = together(
 )
 
 
+def _writable(ctx: click.Context, param: click.Parameter, value: Path | None) -> Path | None:
+    """Said before the work that the file is for, which may take minutes."""
+    if value is not None and not value.parent.is_dir():
+        raise click.BadParameter(f"expected a file in a folder that exists, got {value}", ctx, param)
+    return value
+
+
+def file_option(name: str, help: str) -> Decorator:
+    """A file to write."""
+    kind = click.Path(dir_okay=False, path_type=Path)
+    return click.option(f"--{name}", "save", type=kind, callback=_writable, help=help)
+
+
 def save(path: Path, content: bytes) -> None:
     """Write a file that the user named, and say so. InvalidValue where it cannot be written."""
     try:

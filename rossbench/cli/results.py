@@ -27,9 +27,7 @@ from . import options
     default="table",
     show_default=True,
 )
-@click.option(
-    "--html", "page", type=click.Path(dir_okay=False, path_type=Path), help="Write a page, with all figures, here."
-)
+@options.file_option("html", "Write a page, with all figures, here.")
 @options.protocol
 @options.store
 @options.data_dir
@@ -39,7 +37,7 @@ def report(
     names: tuple[str, ...],
     metric: str,
     form: str,
-    page: Path | None,
+    save: Path | None,
     protocol: str | None,
     store: Path,
     data_dir: Path | None,
@@ -47,8 +45,8 @@ def report(
 ) -> None:
     """The matrices in the store: rows are the models' epsilons, columns those of the evaluation."""
     matrices = tables.load(Store(store), names, protocol)
-    if page is not None:
-        _write_page(page, names, matrices, store, data_dir, device)
+    if save is not None:
+        _write_page(save, names, matrices, store, data_dir, device)
     elif form in tables.DATA:
         click.echo(tables.DATA[form](matrices, metric), nl=False)
     else:

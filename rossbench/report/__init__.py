@@ -1,1 +1,1 @@
-"""Tables of what a store holds. No torch."""
+"""Tables, figures and pages of what a store holds."""

@@ -64,7 +64,7 @@ def render(names: Sequence[str], matrices: Sequence[Matrix], exhibits: Sequence[
 
 
 def _figure(exhibit: Exhibit, number: int) -> Markup:
-    """The figure with its caption; its SVG in the page's ink, its ids made its own, since a page's SVGs share theirs."""
+    """The figure with its caption; its SVG in the page's ink, its ids made its own, since all SVGs have the same."""
     head, body = exhibit.svg[exhibit.svg.index("<svg") :].split(">", 1)
     body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL).replace(INK, "currentColor")
     body = re.sub(r' id="image\w+"', "", body)  # equal images have equal ids, and nothing refers to them

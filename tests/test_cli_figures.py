@@ -1,0 +1,135 @@
+"""figure, layers, features, compare and report --html on the command line."""
+
+import numpy as np
+import pytest
+from conftest import tiny
+from test_cli import rossbench  # noqa: F401  # a fixture
+
+from rossbench import runner
+from rossbench.cli.figures import FORMS, figure
+from rossbench.gallery import Gallery
+from rossbench.report import figures as drawing
+
+SMALL = ["--perplexity", 5, "--iterations", 250]
+MAGIC = {"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}
+
+
+def test_every_kind_is_a_method_of_the_gallery():
+    assert len(figure.commands) == 8
+    for kind in figure.commands:
+        assert callable(getattr(Gallery, kind.replace("-", "_")))
+    assert FORMS == drawing.FORMS
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("robustness", ["--metric", "mcc"]),
+        ("matrix", ["--metric", "f1"]),
+        ("confusion", ["--eval-eps", "0.5"]),
+        ("per-class", ["--models", "1"]),
+        ("tsne", [*SMALL, "--layer", "encoder.backbone.8", "--epsilon", "0.5"]),
+        ("tsne-together", [*SMALL, "--limit", 20]),
+        ("examples", ["--epsilon", 5, "--count", 2]),
+        ("training", ["--stage", "finetune"]),
+    ],
+)
+@pytest.mark.parametrize("form", ["png", "svg"])
+def test_a_figure_is_saved_in_the_form_of_its_name(rossbench, finished, tmp_path, kind, options, form):  # noqa: F811
+    code, out, err = rossbench(
+        "figure", kind, "digits", "--store", finished, "--save", f"f.{form}", "--device", "cpu", *options
+    )
+    assert (code, out, err) == (0, f"saved f.{form}\n", "")
+    assert (tmp_path / f"f.{form}").read_bytes().startswith(MAGIC[form])
+
+
+def test_without_a_name_a_figure_is_called_after_what_it_shows(rossbench, finished, tmp_path):  # noqa: F811
+    assert rossbench("figure", "per-class", "digits", "--store", finished)[0] == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["digits-per-class.png"]
+
+
+def test_layers_are_listed(rossbench, finished):  # noqa: F811
+    code, out, _ = rossbench("layers", "digits", "--store", finished)
+    assert code == 0
+    assert "encoder.backbone.0 │ 32 x 8 x 8" in out
+    assert "linear             │ 10" in out
+
+
+def test_features_are_saved_as_arrays(rossbench, finished, tmp_path):  # noqa: F811
+    given = ["digits", "--store", finished, "--layer", "linear", "--epsilon", "0.5", "--models", "0", "--save", "f.npz"]
+    assert rossbench("features", *given)[:2] == (0, "saved f.npz\n")
+    arrays = np.load(tmp_path / "f.npz")
+    assert {name: (array.shape, str(array.dtype)) for name, array in arrays.items()} == {
+        "features": ((40, 10), "float32"),
+        "labels": ((40,), "int64"),
+    }
+
+
+def test_a_page_is_written(rossbench, tmp_path):  # noqa: F811
+    """Small, and on a subset that is too small for the study's maps: those say so, the rest is there."""
+    runner.run(tiny(train_limit=30), store=tmp_path / "rossbench-store", device="cpu")
+    code, out, err = rossbench("report", "digits", "--html", "report.html", "--device", "cpu")
+    assert (code, err) == (0, "")
+    assert "saved report.html" in out
+    text = (tmp_path / "report.html").read_text()
+    assert "RoSS digits → digits" in text
+    assert "Not drawn: t-SNE: expected a perplexity of 1 to 13" in text
+
+
+@pytest.fixture(scope="module")
+def reduced(tmp_path_factory):
+    """A store that holds digits records under the name of a published scenario's note."""
+    root = tmp_path_factory.mktemp("reduced")
+    scenario = tiny(train_epsilons=(0,), eval_epsilons=(0,))
+    runner.run(scenario, store=root, device="cpu")
+    (path,) = (root / "matrices").glob("*.json")
+    path.write_text(path.read_text().replace('"name": "digits"', '"name": "cifar10-to-cifar10"'))
+    return root
+
+
+def test_compare_refuses_a_reduced_run_and_shows_it_when_asked(rossbench, reduced):  # noqa: F811
+    code, out, err = rossbench("compare", "--store", reduced)
+    assert (code, out) == (2, "")
+    assert "expected runs under the published protocol, got reduced or changed protocol: pretraining.epochs 2" in err
+    assert "(tables 5.1); see --show-reduced" in err
+    code, out, err = rossbench("compare", "cifar10-to-cifar10", "--store", reduced, "--show-reduced")
+    assert (code, err) == (0, "")
+    assert "NOT COMPARABLE: reduced or changed protocol" in out
+    assert "Table 5.1: Top-1 accuracy (%)" in out
+    assert out.index("NOT COMPARABLE") < out.index("published")
+
+
+WRONG = [
+    (["figure", "pie", "digits"], "No such command 'pie'"),
+    (["figure", "tsne"], "Missing argument 'NAME...'"),
+    (["figure", "tsne", "digitz"], "unknown scenario in"),
+    (["figure", "tsne", "digits", "--layer", "encodr"], "unknown layer 'encodr'; did you mean encoder"),
+    (["figure", "tsne", "digits", "--perplexity", "100"], "expected a perplexity of 1 to 13 for 40 points, got 100"),
+    (["figure", "tsne", "digits", "--iterations", "10"], "'--iterations'"),
+    (["figure", "matrix", "digits", "--metric", "f2"], "'f2' is not one of"),
+    (["figure", "matrix", "digits", "--models", "2"], "models: expected some of 0, 1, got 2"),
+    (["figure", "matrix", "digits", "--models", "1:0:1"], "models '1:0:1': expected such as 1, or 1:0"),
+    (["figure", "matrix", "digits", "--models", "x"], "got 'x'"),
+    (["figure", "matrix", "digits", "--save", "f.gif"], "expected a file that ends in .png, .svg or .pdf, got f.gif"),
+    (["figure", "matrix", "digits", "--save", "no/f.png"], "expected a file in a folder that exists, got no/f.png"),
+    (["figure", "matrix", "digits", "--protocol", "abc"], "expected one that digits ran under, got abc"),
+    (["figure", "confusion", "digits", "--eval-eps", "0.7"], "expected an evaluated epsilon, 0, 0.5, got 0.7"),
+    (["figure", "examples", "digits", "--count", "9"], "'--count'"),
+    (["figure", "examples", "digits", "--epsilon", "0"], "expected images that epsilon 0 turns, got none"),
+    (["features", "digits", "--save", "f.txt"], "expected a file that ends in .npz, got f.txt"),
+    (["features", "digits", "--limit", "3"], "test limit for digits: expected 10 (one image a class) to 596, got 3"),
+    (["layers", "digits", "--device", "tpu"], "expected auto, cpu, cuda, cuda:N or mps, got 'tpu'"),
+    (["compare"], "expected runs with published numbers, cifar10-to-cifar10,"),
+    (["compare", "digits", "--tolerance", "-1"], "'--tolerance'"),
+    (["report", "digits", "--html", "no/page.html"], "expected a file in a folder that exists, got no/page.html"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), WRONG, ids=[" ".join(arguments) for arguments, _ in WRONG])
+def test_an_error_is_one_line_and_leaves_nothing(rossbench, finished, tmp_path, arguments, message):  # noqa: F811
+    code, _, err = rossbench(*arguments, *([] if arguments == ["figure", "tsne"] else ["--store", finished]))
+    assert code == 2
+    assert err.startswith("rossbench: ")
+    assert err.count("\n") == 1
+    assert message in err
+    assert list(tmp_path.iterdir()) == []
