@@ -55,7 +55,7 @@ def format_epsilon(epsilon: float) -> str:
 def format_model(pretraining: float, finetuning: float) -> str:
     """A model by the epsilons it was trained with: ``1``, or ``1:0`` when the two differ."""
     first, second = format_epsilon(pretraining), format_epsilon(finetuning)
-    return first if first == second else f"{first}:{second}"
+    return first if pretraining == finetuning else f"{first}:{second}"
 
 
 def parse_models(text: str) -> tuple[tuple[float, float], ...]:

@@ -75,8 +75,6 @@ class Gallery:
     def matrices(self, names: Sequence[str], protocol: str | None = None) -> list[Matrix]:
         """One matrix for each scenario of these names, or suites; InvalidValue if one ran under several protocols."""
         found = tables.load(self.store, names, protocol)
-        if not found:
-            raise InvalidValue(f"protocol: expected one that {', '.join(names)} ran under, got {protocol}")
         return [tables.only([one for one in found if one.name == name]) for name in {one.name: None for one in found}]
 
     # --- from records and predictions ---

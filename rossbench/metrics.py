@@ -31,9 +31,13 @@ def scores(predicted: Tensor, labels: Tensor, classes: int) -> dict[str, float]:
 
     predicted, labels: int64 [n]. What would be 0 / 0 is 0. Macro: the mean over classes, each counting alike.
     """
+    undefined = 1 in (
+        len(predicted.unique()),
+        len(labels.unique()),
+    )  # torchmetrics then makes up a number for 2 classes
     macro = {"precision": multiclass_precision, "recall": multiclass_recall, "f1": multiclass_f1_score}
     return {
-        "mcc": float(multiclass_matthews_corrcoef(predicted, labels, classes)),
+        "mcc": 0.0 if undefined else float(multiclass_matthews_corrcoef(predicted, labels, classes)),
         **{name: float(rate(predicted, labels, classes, average="macro")) for name, rate in macro.items()},
     }
 

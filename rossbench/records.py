@@ -59,13 +59,12 @@ class Record:
 def read_record(path: Path) -> Record:
     """StoreError if the file is no record, or one of a schema version that is not known."""
     content = read_json(path)
-    if isinstance(content, dict) and content.get("schema") == 1:
-        content |= {"schema": SCHEMA, "precision": None, "recall": None, "f1": None, "right_by_class": None}
-    expected = {field.name for field in fields(Record)}
-    if not isinstance(content, dict) or content.get("schema") != SCHEMA or set(content) != expected:
-        found = content.get("schema") if isinstance(content, dict) else None
-        raise StoreError(f"{path}: expected a record of schema {SCHEMA}, got one of schema {found}")
-    return Record(**content)
+    version = content.get("schema") if isinstance(content, dict) else None
+    added: dict[str, None] = dict.fromkeys(("precision", "recall", "f1", "right_by_class")) if version == 1 else {}
+    expected = {field.name for field in fields(Record)} - set(added)
+    if version not in (1, SCHEMA) or set(content) != expected:
+        raise StoreError(f"{path}: expected a record of schema {SCHEMA}, got one of schema {version}")
+    return Record(**content | added | {"schema": SCHEMA})
 
 
 def provenance(device: str, dtype: str, deterministic: bool) -> dict[str, Any]:

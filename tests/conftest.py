@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
-from rossbench import registry, runner
+from rossbench import cli, registry, runner
 from rossbench.records import Record
 from rossbench.scenario import Place, Scenario
 
@@ -51,6 +51,26 @@ def own_registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     registry._load_plugins.cache_clear()
     yield
     registry._load_plugins.cache_clear()
+
+
+@pytest.fixture
+def rossbench(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, own_registry: None
+) -> Callable[..., tuple[object, str, str]]:
+    """Runs a command line in an empty folder; returns exit code, stdout and stderr."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")
+
+    def call(*arguments: object) -> tuple[object, str, str]:
+        try:
+            cli.main([str(argument) for argument in arguments])
+            code: object = 0
+        except SystemExit as stop:
+            code = stop.code
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return call
 
 
 @pytest.fixture

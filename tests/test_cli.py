@@ -7,30 +7,11 @@ import sys
 import pytest
 from conftest import tiny
 
-from rossbench import cli, registry
+from rossbench import registry
 from rossbench.cli.options import changed_scenarios
 from rossbench.report import tables
 from rossbench.scenario import Suite
 from rossbench.store import Store
-
-
-@pytest.fixture
-def rossbench(capsys, monkeypatch, tmp_path, own_registry):
-    """Runs a command line in an empty folder; returns exit code, stdout and stderr."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "80")
-
-    def call(*arguments):
-        try:
-            cli.main([str(argument) for argument in arguments])
-            code = 0
-        except SystemExit as stop:
-            code = stop.code
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return call
-
 
 TINY = [
     *("--train-eps", "0,1", "--eval-eps", "0,0.5", "--epochs", 2, "--finetune-epochs", 2),

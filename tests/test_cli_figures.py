@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 from conftest import tiny
-from test_cli import rossbench  # noqa: F401  # a fixture
 
 from rossbench import runner
 from rossbench.cli.figures import FORMS, figure
@@ -35,7 +34,7 @@ def test_every_kind_is_a_method_of_the_gallery():
     ],
 )
 @pytest.mark.parametrize("form", ["png", "svg"])
-def test_a_figure_is_saved_in_the_form_of_its_name(rossbench, finished, tmp_path, kind, options, form):  # noqa: F811
+def test_a_figure_is_saved_in_the_form_of_its_name(rossbench, finished, tmp_path, kind, options, form):
     code, out, err = rossbench(
         "figure", kind, "digits", "--store", finished, "--save", f"f.{form}", "--device", "cpu", *options
     )
@@ -43,19 +42,19 @@ def test_a_figure_is_saved_in_the_form_of_its_name(rossbench, finished, tmp_path
     assert (tmp_path / f"f.{form}").read_bytes().startswith(MAGIC[form])
 
 
-def test_without_a_name_a_figure_is_called_after_what_it_shows(rossbench, finished, tmp_path):  # noqa: F811
+def test_without_a_name_a_figure_is_called_after_what_it_shows(rossbench, finished, tmp_path):
     assert rossbench("figure", "per-class", "digits", "--store", finished)[0] == 0
     assert [path.name for path in tmp_path.iterdir()] == ["digits-per-class.png"]
 
 
-def test_layers_are_listed(rossbench, finished):  # noqa: F811
+def test_layers_are_listed(rossbench, finished):
     code, out, _ = rossbench("layers", "digits", "--store", finished)
     assert code == 0
     assert "encoder.backbone.0 │ 32 x 8 x 8" in out
     assert "linear             │ 10" in out
 
 
-def test_features_are_saved_as_arrays(rossbench, finished, tmp_path):  # noqa: F811
+def test_features_are_saved_as_arrays(rossbench, finished, tmp_path):
     given = ["digits", "--store", finished, "--layer", "linear", "--epsilon", "0.5", "--models", "0", "--save", "f.npz"]
     assert rossbench("features", *given)[:2] == (0, "saved f.npz\n")
     arrays = np.load(tmp_path / "f.npz")
@@ -65,7 +64,7 @@ def test_features_are_saved_as_arrays(rossbench, finished, tmp_path):  # noqa: F
     }
 
 
-def test_a_page_is_written(rossbench, tmp_path):  # noqa: F811
+def test_a_page_is_written(rossbench, tmp_path):
     """Small, and on a subset that is too small for the study's maps: those say so, the rest is there."""
     runner.run(tiny(train_limit=30), store=tmp_path / "rossbench-store", device="cpu")
     code, out, err = rossbench("report", "digits", "--html", "report.html", "--device", "cpu")
@@ -87,7 +86,7 @@ def reduced(tmp_path_factory):
     return root
 
 
-def test_compare_refuses_a_reduced_run_and_shows_it_when_asked(rossbench, reduced):  # noqa: F811
+def test_compare_refuses_a_reduced_run_and_shows_it_when_asked(rossbench, reduced):
     code, out, err = rossbench("compare", "--store", reduced)
     assert (code, out) == (2, "")
     assert "expected runs under the published protocol, got reduced or changed protocol: pretraining.epochs 2" in err
@@ -112,7 +111,7 @@ WRONG = [
     (["figure", "matrix", "digits", "--models", "x"], "got 'x'"),
     (["figure", "matrix", "digits", "--save", "f.gif"], "expected a file that ends in .png, .svg or .pdf, got f.gif"),
     (["figure", "matrix", "digits", "--save", "no/f.png"], "expected a file in a folder that exists, got no/f.png"),
-    (["figure", "matrix", "digits", "--protocol", "abc"], "expected one that digits ran under, got abc"),
+    (["figure", "matrix", "digits", "--protocol", "abc"], "unknown protocol 'abc'; known: "),
     (["figure", "confusion", "digits", "--eval-eps", "0.7"], "expected an evaluated epsilon, 0, 0.5, got 0.7"),
     (["figure", "examples", "digits", "--count", "9"], "'--count'"),
     (["figure", "examples", "digits", "--epsilon", "0"], "expected images that epsilon 0 turns, got none"),
@@ -120,13 +119,14 @@ WRONG = [
     (["features", "digits", "--limit", "3"], "test limit for digits: expected 10 (one image a class) to 596, got 3"),
     (["layers", "digits", "--device", "tpu"], "expected auto, cpu, cuda, cuda:N or mps, got 'tpu'"),
     (["compare"], "expected runs with published numbers, cifar10-to-cifar10,"),
+    (["report", "digits", "--protocol", "abc"], "unknown protocol 'abc'; known: "),
     (["compare", "digits", "--tolerance", "-1"], "'--tolerance'"),
     (["report", "digits", "--html", "no/page.html"], "expected a file in a folder that exists, got no/page.html"),
 ]
 
 
 @pytest.mark.parametrize(("arguments", "message"), WRONG, ids=[" ".join(arguments) for arguments, _ in WRONG])
-def test_an_error_is_one_line_and_leaves_nothing(rossbench, finished, tmp_path, arguments, message):  # noqa: F811
+def test_an_error_is_one_line_and_leaves_nothing(rossbench, finished, tmp_path, arguments, message):
     code, _, err = rossbench(*arguments, *([] if arguments == ["figure", "tsne"] else ["--store", finished]))
     assert code == 2
     assert err.startswith("rossbench: ")

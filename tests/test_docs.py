@@ -31,12 +31,6 @@ COMMANDS = [
 ]
 
 
-@pytest.fixture
-def own_registry(monkeypatch):
-    monkeypatch.setattr(registry, "_scenarios", dict(registry._scenarios))
-    monkeypatch.setattr(registry, "_suites", dict(registry._suites))
-
-
 @pytest.mark.parametrize(("page", "line"), COMMANDS, ids=[f"{page}: {line}" for page, line in COMMANDS])
 def test_every_command_is_understood(page, line, own_registry, tmp_path, monkeypatch):
     """Parsed with all its options, and its scenario made; not run."""

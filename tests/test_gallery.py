@@ -9,7 +9,7 @@ from conftest import tiny
 
 from rossbench import artifacts, datasets, gallery, metrics, runner
 from rossbench.attacks import perturb
-from rossbench.errors import InvalidValue, RossbenchError, StoreError
+from rossbench.errors import InvalidValue, RossbenchError, StoreError, UnknownName
 from rossbench.gallery import Gallery, Model, choose, ends
 from rossbench.report import figures, tables
 from rossbench.seeds import derive
@@ -81,7 +81,7 @@ def test_several_protocols_of_one_scenario_have_to_be_chosen_from(finished, tmp_
         assert matrix.protocol in str(raised.value)
         (found,) = Gallery(tmp_path, device="cpu").matrices(["digits"], matrix.protocol)
         assert found.protocol == matrix.protocol
-    with pytest.raises(InvalidValue, match="expected one that digits ran under, got 00000000"):
+    with pytest.raises(UnknownName, match="unknown protocol '00000000'"):
         Gallery(tmp_path, device="cpu").matrices(["digits"], "00000000")
 
 

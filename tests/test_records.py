@@ -131,3 +131,12 @@ def test_every_field_is_documented():
     text = (Path(__file__).parent.parent / "docs" / "records.md").read_text()
     for field in dataclasses.fields(Record):
         assert f"`{field.name}`" in text, field.name
+
+
+def test_a_damaged_record_of_schema_1_is_named_as_such(tmp_path):
+    path = tmp_path / "record.json"
+    content = json.loads((FIXTURES / "record-1.json").read_text())
+    del content["n"]
+    path.write_text(json.dumps(content))
+    with pytest.raises(StoreError, match="expected a record of schema 2, got one of schema 1"):
+        read_record(path)

@@ -219,3 +219,15 @@ def test_plugins_are_loaded_and_a_broken_one_only_warns(monkeypatch, caplog, tmp
     with caplog.at_level(logging.WARNING):
         assert "svhn-to-cifar10" in registry.names()
     assert "plug-in bad (bad_plugin) is left out: ZeroDivisionError" in caplog.text
+
+
+def test_a_suite_may_name_what_only_a_plugin_knows(monkeypatch, tmp_path, own_registry):
+    (tmp_path / "late_plugin.py").write_text(
+        "from rossbench.registry import Scenario, register\n"
+        "register(Scenario('svhn-to-cifar10', source='svhn', target='cifar10'))\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    found = [importlib.metadata.EntryPoint("late", "late_plugin", "rossbench.scenarios")]
+    monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: found)
+    registry.register(Suite("mine", ("svhn-to-cifar10",)))
+    assert [one.name for one in registry.members("mine")] == ["svhn-to-cifar10"]

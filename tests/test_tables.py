@@ -530,3 +530,28 @@ def test_latex_escapes_whatever_a_name_holds(text):
     for command in tables._LATEX.values():
         escaped = escaped.replace(command, "")
     assert not set(escaped) & set("&%#_{}~^")
+
+
+def test_with_several_adversarial_heads_each_improvement_names_its_own(matrix):
+    found = matrix.cells[1.0, 1.0, 0.5]
+    cells = {
+        (1.0, head, 0.5): dataclasses.replace(found, top1_right=right) for head, right in ((0, 4), (0.5, 8), (1, 16))
+    }
+    lines = tables.grid(dataclasses.replace(matrix, cells=cells), "top1").lines
+    assert lines[3:] == [(["1", "improvement, 0.5"], ["+10.00"]), (["1", "improvement, 1"], ["+30.00"])]
+
+
+@pytest.mark.parametrize("change", [{"registered_train_epsilons": None}, {"extra": 1}])
+def test_a_damaged_note_of_schema_1_is_named(tmp_path, change):
+    note = json.loads((FIXTURES / "note-1.json").read_text()) | change
+    path = tmp_path / "matrices" / "x.json"
+    path.parent.mkdir()
+    path.write_text(json.dumps({name: value for name, value in note.items() if value is not None}))
+    with pytest.raises(StoreError, match="expected the note of a run, of schema 2"):
+        tables.load(Store(tmp_path))
+
+
+def test_an_unknown_protocol_gets_the_known_ones(finished, matrix):
+    assert [one.protocol for one in tables.load(Store(finished), protocol=matrix.protocol)] == [matrix.protocol]
+    with pytest.raises(UnknownName, match=f"unknown protocol 'zzz'; known: {matrix.protocol}"):
+        tables.load(Store(finished), protocol="zzz")

@@ -27,7 +27,7 @@ picture = console.export_svg(title="rossbench", unique_id="digits")
 picture = re.sub(r"@font-face {.*?}\s*", "", picture, flags=re.DOTALL)  # rich's would load a font over the network
 (here / "digits.svg").write_text(picture.replace("Fira Code", "ui-monospace, Menlo, Consolas"))
 
-os.chdir(here.parent.parent)
+os.chdir(here)
 for line in (here.parent / "study.md").read_text().splitlines():
-    if line.startswith("rossbench figure") and "--save docs/images/" in line:
+    if line.startswith("rossbench figure") and "--save" in line:
         cli.main([*shlex.split(line)[1:], "--store", str(store)])

@@ -131,7 +131,7 @@ def load(store: Store, names: Sequence[str] = (), protocol: str | None = None) -
     """The matrices in a store: all, or those of some scenarios and suites in their order, or of one protocol.
 
     Runs of a scenario that differ in their grids alone are one matrix. Raises StoreError if the store holds none at
-    all, UnknownName for a name of which it holds none.
+    all, UnknownName for a name or protocol of which it holds none.
     """
     runs: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for path, content in store.matrices():
@@ -143,12 +143,12 @@ def load(store: Store, names: Sequence[str] = (), protocol: str | None = None) -
         raise StoreError(f"nothing to report in {store.root}: expected a store that rossbench run has written")
     stored = {name for name, _ in runs}
     wanted = list(dict.fromkeys(one for name in names for one in _stored(name, stored, store))) or sorted(stored)
-    return [
-        _merged(store, notes)
-        for one in wanted
-        for (name, known), notes in runs.items()
-        if name == one and protocol in (None, known)
-    ]
+    chosen = [(name, known) for one in wanted for name, known in runs if name == one]
+    if protocol is not None:
+        if protocol not in (hashes := {known for _, known in chosen}):
+            raise unknown("protocol", protocol, hashes)
+        chosen = [place for place in chosen if place[1] == protocol]
+    return [_merged(store, runs[place]) for place in chosen]
 
 
 def _stored(name: str, stored: set[str], store: Store) -> list[str]:
@@ -165,14 +165,15 @@ def _stored(name: str, stored: set[str], store: Store) -> list[str]:
 
 
 _FIELDS = {spec.name for spec in fields(Matrix)} | {"schema"}
+_NEW, _OLD = {"registered_rows", "registered_columns"}, {"registered_train_epsilons", "registered_eval_epsilons"}
 
 
 def _upgraded(note: Any) -> Any:
     """A note of schema 1, when finetuning had the epsilon of its pretraining, as one of schema 2."""
-    if not isinstance(note, dict) or note.get("schema") != 1:
+    if not isinstance(note, dict) or note.get("schema") != 1 or set(note) != _FIELDS - _NEW | _OLD:
         return note
     return {
-        **{name: value for name, value in note.items() if name in _FIELDS},
+        **{name: value for name, value in note.items() if name not in _OLD},
         "schema": 2,
         "registered_rows": [[row, row] for row in note["registered_train_epsilons"]],
         "registered_columns": note["registered_eval_epsilons"],
@@ -234,7 +235,9 @@ def grid(matrix: Matrix, metric: str) -> Grid:
     for robust, standard in matrix.pairs:
         both = zip(matrix.values(robust, metric), matrix.values(standard, metric), strict=True)
         gains = [None if a is None or b is None else a - b for a, b in both]
-        lines.append(([format_epsilon(robust[0]), "improvement"], [text(gain, metric, "+") for gain in gains]))
+        several = sum(one[0][0] == robust[0] for one in matrix.pairs) > 1
+        what = f"improvement, {format_epsilon(robust[1])}" if several else "improvement"
+        lines.append(([format_epsilon(robust[0]), what], [text(gain, metric, "+") for gain in gains]))
     labels = [f"pretrained {EPS}", f"finetuned {EPS}"] if split else [f"model {EPS}"]
     columns = list(map(format_epsilon, matrix.columns))
     return Grid(f"{METRICS[metric]}, {matrix.task}", labels, columns, lines, best, matrix.notes(), matrix.caption())
