@@ -44,14 +44,14 @@ def save_trained(
 def load_simclr(store: Store, spec: PretrainSpec) -> SimCLR:
     """The pretrained model, on the CPU, in eval mode."""
     model = pretrain.build(spec)
-    model.load_state_dict(_tensors(store, spec, "weights.safetensors"))
+    _load_weights(store, spec, model)
     return model.eval()
 
 
 def load_classifier(store: Store, spec: FinetuneSpec) -> Classifier:
     """The finetuned classifier, on the CPU, frozen encoder and all."""
     classifier = Classifier(load_simclr(store, spec.pretrain).encoder, facts(spec.target).classes)
-    classifier.linear.load_state_dict(_tensors(store, spec, "weights.safetensors"))
+    _load_weights(store, spec, classifier.linear)
     return classifier
 
 
@@ -99,7 +99,22 @@ def load_predictions(store: Store, spec: EvaluateSpec) -> tuple[Tensor, Tensor]:
 
 def load_history(store: Store, spec: PretrainSpec | FinetuneSpec) -> list[dict[str, float]]:
     """Loss, top-1 and top-5 of a training, an entry an epoch; see Loop.run."""
-    return [json.loads(line) for line in store.read(spec, "history.jsonl").splitlines()]
+    try:
+        return [json.loads(line) for line in store.read(spec, "history.jsonl").splitlines()]
+    except ValueError as error:
+        raise StoreError(f"{store.path(spec) / 'history.jsonl'}: expected JSON lines, got {error}") from error
+
+
+def _load_weights(store: Store, spec: PretrainSpec | FinetuneSpec, module: nn.Module) -> None:
+    found, expected = _tensors(store, spec, "weights.safetensors"), module.state_dict()
+    wrong = [name for name in {**found, **expected} if name not in found or name not in expected]
+    wrong = wrong or [name for name in found if found[name].shape != expected[name].shape]
+    if wrong:
+        path = store.path(spec) / "weights.safetensors"
+        raise StoreError(
+            f"{path}: expected the weights of {spec}, got others, such as {wrong[0]} ({len(wrong)} in all)"
+        )
+    module.load_state_dict(found)
 
 
 def _tensors(store: Store, spec: AnySpec, name: str) -> dict[str, Tensor]:

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from . import datasets
 from .epsilons import EPS, format_epsilon
 from .errors import RossbenchError
-from .gallery import Gallery, Model, choose, ends
+from .gallery import Gallery, Model, choose, ends, shared
 from .report.figures import to_bytes
 from .report.page import Exhibit
 from .report.tables import Matrix
@@ -19,8 +19,9 @@ from .report.tables import Matrix
 log = logging.getLogger(__name__)
 MAPPED = 2000
 """Images that a t-SNE map shows at most; it takes minutes for all of CIFAR."""
-Wanted = tuple[str, str, Callable[[], Figure]]
-"""The matrix or group that a figure belongs to, its caption, and what draws it."""
+_CURVES = "Accuracy under attack against the attack's strength."
+Wanted = tuple[str, Callable[[], Figure]]
+"""A caption, and what draws the figure."""
 
 
 def exhibits(gallery: Gallery, matrices: Sequence[Matrix], tell: Callable[[str], None] = log.info) -> list[Exhibit]:
@@ -29,67 +30,88 @@ def exhibits(gallery: Gallery, matrices: Sequence[Matrix], tell: Callable[[str],
     One that cannot be drawn says why in its place. ``tell`` is called with the caption of each before it is drawn.
     """
     drawn = []
-    for place, caption, draw in _wanted(gallery, matrices):
-        tell(caption)
+    for place, group in _groups(gallery, [matrix for matrix in matrices if matrix.records]):
         try:
-            drawn.append(Exhibit(place, caption, to_bytes(draw(), "svg").decode()))
+            for caption, draw in group:
+                tell(caption)
+                try:
+                    drawn.append(Exhibit(place, caption, to_bytes(draw(), "svg").decode()))
+                except RossbenchError as error:
+                    drawn.append(Exhibit(place, f"{caption} Not drawn: {error}", ""))
         except RossbenchError as error:
-            drawn.append(Exhibit(place, f"{caption} Not drawn: {error}", ""))
+            drawn.append(Exhibit(place, f"More figures were not drawn: {error}", ""))
     return drawn
 
 
-def _wanted(gallery: Gallery, matrices: Sequence[Matrix]) -> Iterator[Wanted]:
-    there = [matrix for matrix in matrices if matrix.records]
-    for matrix in there:
-        text = "Accuracy under attack against the attack's strength."
-        yield matrix.name, text, partial(gallery.robustness, choose([matrix]))
-        yield from _of_heads(gallery, matrix, there) if matrix.pairs else _of_matrix(gallery, matrix)
-    for target in dict.fromkeys(matrix.target for matrix in there):
-        group = [matrix for matrix in there if matrix.target == target]
-        yield from _of_target(gallery, target, [matrix for matrix in group if not matrix.pairs] or group)
-    for source in dict.fromkeys(matrix.source for matrix in there):
-        models = choose([matrix for matrix in there if matrix.source == source])
-        text = f"Pretraining on {source}: loss, and accuracy on the contrastive task, an indicator only, by epoch."
-        yield "training", text, partial(gallery.training, models)
+def _groups(gallery: Gallery, matrices: Sequence[Matrix]) -> Iterator[tuple[str, Iterator[Wanted]]]:
+    """The figures of each matrix, and then of those of one seed and protocol that share a target or a source."""
+    for matrix in matrices:
+        alike = [one for one in matrices if _how(one) == _how(matrix)]
+        of = _of_heads(gallery, matrix, alike) if matrix.pairs else _of_matrix(gallery, matrix)
+        yield f"{matrix.name}-{matrix.protocol}", of
+    for how in dict.fromkeys(map(_how, matrices)):
+        alike = [matrix for matrix in matrices if _how(matrix) == how]
+        for target in dict.fromkeys(matrix.target for matrix in alike):
+            group = [matrix for matrix in alike if matrix.target == target]
+            group = [matrix for matrix in group if not matrix.pairs] or group
+            yield "#targets", _of_target(gallery, target, group)
+            yield "#training", _of_finetuning(gallery, group[:1])
+        for source in dict.fromkeys(matrix.source for matrix in alike):
+            yield "#training", _of_pretraining(gallery, [matrix for matrix in alike if matrix.source == source])
+
+
+def _how(matrix: Matrix) -> str:
+    return f"{matrix.seed} {matrix.deviations}"
+
+
+def _of_pretraining(gallery: Gallery, matrices: Sequence[Matrix]) -> Iterator[Wanted]:
+    source = matrices[0].source
+    text = f"Pretraining on {source}: loss, and accuracy on the contrastive task, an indicator only, by epoch."
+    yield text, partial(gallery.training, choose(matrices))
+
+
+def _of_finetuning(gallery: Gallery, matrices: Sequence[Matrix]) -> Iterator[Wanted]:
+    text = f"Finetuning, {matrices[0].task}: loss and accuracy on the training images, as attacked, by epoch."
+    yield text, partial(gallery.training, choose(matrices), "finetune")
 
 
 def _of_matrix(gallery: Gallery, matrix: Matrix) -> Iterator[Wanted]:
-    models = ends([matrix])
+    every, models = choose([matrix]), ends([matrix])
     limit = _limit(models[0])
-    yield matrix.name, "The matrix as colours.", partial(gallery.matrix, models)
+    yield _CURVES, partial(gallery.robustness, every)
+    yield "The matrix as colours.", partial(gallery.matrix, every)
     text = "Confusion without and under the strongest attack; the colours of each matrix have a scale of their own."
-    yield matrix.name, text, partial(gallery.confusion, models)
+    yield text, partial(gallery.confusion, models)
     text = f"Features of the encoder in the plane, by class: t-SNE, perplexity 35, 1500 iterations{_part(limit)}."
-    yield matrix.name, text, partial(gallery.tsne, models, limit=limit)
+    yield text, partial(gallery.tsne, models, limit=limit)
 
 
 def _of_heads(gallery: Gallery, matrix: Matrix, matrices: Sequence[Matrix]) -> Iterator[Wanted]:
     """The standard model beside the two heads, as in the study's figure 5.8."""
+    yield _CURVES, partial(gallery.robustness, choose([matrix]))
     same = [one for one in matrices if (one.source, one.target) == (matrix.source, matrix.target)]
     heads = [Model(matrix, row) for row in reversed(matrix.pairs[-1])]
     models = [*(model for model in choose(same) if model.row == (0, 0)), *heads]
     limit = _limit(models[0])
     text = f"Outputs of the linear layer in one map, by model: t-SNE, perplexity 50, 2500 iterations{_part(limit)}."
-    yield matrix.name, text, partial(gallery.tsne_together, models, limit=limit)
+    yield text, partial(gallery.tsne_together, models, limit=limit)
 
 
 def _of_target(gallery: Gallery, target: str, matrices: Sequence[Matrix]) -> Iterator[Wanted]:
     models = ends(matrices)
     if len(matrices) > 1:
-        strongest = min(max(model.cells) for model in models)
+        strongest = shared(models)[-1]
         text = f"Confusion on {target} under attack ({EPS} = {format_epsilon(strongest)}), a line for each source."
-        yield "targets", text, partial(gallery.confusion, models, (strongest,))
+        yield text, partial(gallery.confusion, models, (strongest,))
         models = [model for matrix in matrices for model in ends([matrix])[-1:]]
     text = f"Correct predictions of each class of {target}, attacked ever more strongly."
-    yield "targets", text, partial(gallery.per_class, models)
+    yield text, partial(gallery.per_class, models)
     first = matrices[:1]
     text = (
         f"Images of {target} that PGD of {EPS} = 5 turns: what the most robust model of {first[0].task} says before "
         "and after, and the difference, scaled to fill the range."
     )
-    yield "targets", text, partial(gallery.examples, ends(first))
-    text = f"Finetuning, {first[0].task}: loss and accuracy on the training images, as attacked, by epoch."
-    yield "training", text, partial(gallery.training, choose(first), "finetune")
+    yield text, partial(gallery.examples, ends(first))
 
 
 def _limit(model: Model) -> int | None:

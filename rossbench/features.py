@@ -70,6 +70,10 @@ def embed(features: Tensor, perplexity: float, iterations: int, seed: int = 0) -
     ``perplexity``: at most (n - 1) / 3. ``iterations``: in all, at least 250. Else InvalidValue.
     """
     points = features.flatten(1).double().numpy()
+    if not np.isfinite(points).all() or not len(points) or (points == points[0]).all():
+        raise InvalidValue(
+            "t-SNE: expected features that are finite and differ, got others; has the encoder collapsed?"
+        )
     most = (len(points) - 1) / 3
     if not 1 <= perplexity <= most:
         n = len(points)

@@ -56,9 +56,14 @@ class Model:
         return next(iter(self.cells.values())).finetune
 
     def under(self, epsilon: float) -> EvaluateSpec:
-        """The evaluation at any epsilon, with the attack of the row's own; also one that is not in the store."""
-        strongest = self.cells[max(self.cells)]  # at epsilon 0 no attack is recorded
-        return self.cells.get(epsilon) or dataclasses.replace(strongest, epsilon=epsilon)
+        """The evaluation at any epsilon, with the attack of the matrix; also one that is not in the store."""
+        mine = next(iter(self.cells.values()))
+        if epsilon in self.cells or epsilon == 0:
+            return self.cells.get(epsilon) or dataclasses.replace(mine, epsilon=0.0)
+        strongest = max(self.matrix.records, key=lambda record: float(record.spec["epsilon"]))
+        if not strongest.spec["epsilon"]:  # then nothing tells how the scenario attacks
+            raise InvalidValue(f"{self.label}: expected an evaluation under an attack in the store, got none")
+        return dataclasses.replace(mine, epsilon=epsilon, recipe=build(EvaluateSpec, strongest.spec).recipe)
 
 
 class Gallery:
@@ -71,6 +76,7 @@ class Gallery:
         self.store = store if isinstance(store, Store) else Store(store)
         self.data_dir = Path(data_dir) if data_dir is not None else datasets.default_data_dir()
         self.device = resolve_device(device)
+        self._loaded: dict[tuple[str, int | None], datasets.Data] = {}
 
     def matrices(self, names: Sequence[str], protocol: str | None = None) -> list[Matrix]:
         """One matrix for each scenario of these names, or suites; InvalidValue if one ran under several protocols."""
@@ -82,54 +88,52 @@ class Gallery:
     def robustness(self, models: Sequence[Model], metric: str = "top1") -> Figure:
         """A metric against the evaluation epsilon, one curve a model."""
         curves = {}
-        for model in models:
+        for label, model in zip(_labels(models), models, strict=True):
             values = {column: model.matrix.value(model.row, column, metric) for column in model.cells}
-            curves[_short(model, models)] = {column: value for column, value in values.items() if value is not None}
+            curves[label] = {column: value for column, value in values.items() if value is not None}
         return figures.robustness(curves, tables.METRICS[metric])
 
     def matrix(self, models: Sequence[Model], metric: str = "top1") -> Figure:
-        """A scenario's matrix as colours, a row a model."""
-        matrix = models[0].matrix
-        values = [[np.nan if v is None else v for v in matrix.values(row, metric)] for row in matrix.rows]
-        rows, columns = [format_model(*row) for row in matrix.rows], list(map(format_epsilon, matrix.columns))
-        return figures.matrix(np.array(values, float), rows, columns, tables.METRICS[metric])
+        """The models' rows of their matrices as colours."""
+        columns = sorted({column for model in models for column in model.cells})
+        rows = [[model.matrix.value(model.row, column, metric) for column in columns] for model in models]
+        values = np.array([[np.nan if value is None else value for value in row] for row in rows], float)
+        names = [label.removeprefix(f"{EPS} = ") for label in _labels(models)]
+        return figures.matrix(values, names, list(map(format_epsilon, columns)), tables.METRICS[metric])
 
     def confusion(self, models: Sequence[Model], epsilons: Sequence[float] = ()) -> Figure:
-        """Confusion matrices: a line a model and a column an epsilon (default: the first and the last).
+        """Confusion matrices: a line a model and a column an epsilon (default: the first and the last in common).
 
         With one epsilon a line a scenario and a column a model.
         """
-        names = _classes(models)
-        columns = epsilons or (min(models[0].cells), max(models[0].cells))
-        panels = [
-            [(f"{_short(model, models)}, attack {EPS} = {format_epsilon(e)}", self._counts(model, e)) for e in columns]
-            for model in models
-        ]
-        if len(columns) == 1:
-            tasks = {model.matrix.name: None for model in models}
-            flat = [(model.matrix.name, panel) for model, (panel,) in zip(models, panels, strict=True)]
-            panels = [[panel for name, panel in flat if name == task] for task in tasks]
-        return figures.confusions(panels, names)
+        names, common = _classes(models), shared(models)
+        columns = tuple(epsilons) or tuple(dict.fromkeys((common[0], common[-1])))
+        lines: dict[object, list[tuple[str, np.ndarray]]] = {}
+        for label, model in zip(_labels(models), models, strict=True):
+            for epsilon in columns:
+                line = (model.matrix.name, model.matrix.protocol) if len(columns) == 1 else model.spec.key
+                title = f"{label}, attack {EPS} = {format_epsilon(epsilon)}"
+                lines.setdefault(line, []).append((title, self._counts(model, epsilon)))
+        return figures.confusions(list(lines.values()), names)
 
     def per_class(self, models: Sequence[Model], epsilons: Sequence[float] = ()) -> Figure:
-        """Correct predictions of each class at growing epsilon (default: all that were evaluated), a panel a model."""
-        columns = tuple(epsilons) or tuple(sorted(set.intersection(*(set(model.cells) for model in models))))
+        """Correct predictions of each class at growing epsilon (default: all in common), a panel a model."""
+        columns = tuple(epsilons) or shared(models)
         panels = []
-        for model in models:
+        for label, model in zip(_labels(models), models, strict=True):
             counts = [self._counts(model, epsilon) for epsilon in columns]
             right = np.stack([matrix.diagonal() for matrix in counts])
-            names = datasets.facts(model.spec.target).names
-            panels.append(figures.Right(_short(model, models), right, names, counts[0].sum(1)))
+            panels.append(figures.Right(label, right, datasets.facts(model.spec.target).names, counts[0].sum(1)))
         return figures.per_class(panels, columns)
 
     def training(self, models: Sequence[Model], stage: str = "pretrain") -> Figure:
         """Loss and accuracy of every epoch of a stage, pretrain or finetune; each training once."""
-        curves: dict[str, tuple[str, list[dict[str, float]]]] = {}
-        for model in models:
-            spec = model.spec if stage == "finetune" else model.spec.pretrain
-            label = str(spec).removeprefix(f"{stage} ").replace(f"{EPS}=", f"{EPS} = ")
-            curves.setdefault(spec.key, (label, artifacts.load_history(self.store, spec)))
-        return figures.training(dict(curves.values()))
+        specs = {spec.key: spec for model in models for spec in model.spec.chain if spec.stage == stage}
+        labels = [str(spec).removeprefix(f"{stage} ").replace(f"{EPS}=", f"{EPS} = ") for spec in specs.values()]
+        if len(set(labels)) < len(labels):  # of several seeds or protocols
+            labels = [f"{label} ({key})" for label, key in zip(labels, specs, strict=True)]
+        histories = [artifacts.load_history(self.store, spec) for spec in specs.values()]
+        return figures.training(dict(zip(labels, histories, strict=True)))
 
     def _counts(self, model: Model, epsilon: float) -> np.ndarray:
         if epsilon not in model.cells:
@@ -150,11 +154,15 @@ class Gallery:
         **inputs: Any,
     ) -> Figure:
         """t-SNE of each model's features of a layer, in maps of their own, coloured by class (study, figure 5.4)."""
-        names = _classes(models)
-        extracted = [self.features(model, layer, **inputs) for model in models]
-        maps = [features.embed(found, perplexity, iterations) for found, _ in extracted]
-        titles = [_short(model, models) for model in models]
-        return figures.maps(list(zip(titles, maps, strict=True)), extracted[0][1].numpy(), names)
+        names, maps, labels = _classes(models), [], None
+        for title, model in zip(_labels(models), models, strict=True):
+            found, own = self.features(model, layer, **inputs)
+            if labels is not None and not torch.equal(own, labels):
+                raise InvalidValue(f"figure: expected models evaluated on the same images, got others for {title}")
+            maps.append((title, features.embed(found, perplexity, iterations)))  # one at a time: they may be large
+            labels = own
+        assert labels is not None  # _classes refuses an empty list
+        return figures.maps(maps, labels.numpy(), names)
 
     def tsne_together(
         self,
@@ -172,7 +180,7 @@ class Gallery:
             raise InvalidValue(f"layer {layer!r}: expected features of one size in all models, got {sizes}")
         points = features.embed(torch.cat(found), perplexity, iterations)
         owner = np.repeat(np.arange(len(models)), [len(part) for part in found])
-        return figures.joint_map(points, owner, [_short(model, models) for model in models])
+        return figures.joint_map(points, owner, _labels(models))
 
     def examples(self, models: Sequence[Model], epsilon: float = 5, count: int = 6) -> Figure:
         """Test images that the last model gets right and, attacked, wrong; beside what the attack made of them."""
@@ -209,17 +217,21 @@ class Gallery:
         return features.extract(classifier, layer, batches), data.labels.cpu()
 
     def _classifier(self, model: Model) -> Classifier:
-        classifier = artifacts.load_classifier(self.store, model.spec).to(self.device)
-        classifier.requires_grad_(False)
-        return classifier
+        return artifacts.load_classifier(self.store, model.spec).to(self.device).requires_grad_(False)
 
     def _data(self, model: Model, limit: int | None = None) -> datasets.Data:
-        evaluated = next(iter(model.cells.values())).limit
-        return datasets.load(model.spec.target, "test", limit or evaluated, self.data_dir).to(self.device)
+        target, evaluated = model.spec.target, next(iter(model.cells.values())).limit
+        images = datasets.count(target, "test", evaluated)
+        if limit is not None and limit > images:
+            raise InvalidValue(f"limit: expected at most the {images} images of the evaluation, got {limit}")
+        place = target, evaluated if limit is None else limit
+        if place not in self._loaded:
+            self._loaded[place] = datasets.load(target, "test", place[1], self.data_dir).to(self.device)
+        return self._loaded[place]
 
 
 def choose(matrices: Sequence[Matrix], rows: Sequence[Row] = ()) -> list[Model]:
-    """The models of these rows, or of all, of some matrices; one that is in several comes once.
+    """The models of these rows, or of all that were evaluated, of some matrices; one that is in several comes once.
 
     InvalidValue for a row that none of the matrices has.
     """
@@ -228,12 +240,12 @@ def choose(matrices: Sequence[Matrix], rows: Sequence[Row] = ()) -> list[Model]:
         if row not in known:
             there = ", ".join(format_model(*one) for one in sorted(known))
             raise InvalidValue(f"models: expected some of {there}, got {format_model(*row)}")
-    return _once(Model(matrix, row) for matrix in matrices for row in rows or matrix.rows if row in matrix.rows)
+    return _once(Model(m, row) for m in matrices for row in rows or _evaluated(m) if row in m.rows)
 
 
 def ends(matrices: Sequence[Matrix]) -> list[Model]:
-    """The first and the last model of each matrix: mostly the plain and the most robust one."""
-    return _once(Model(matrix, row) for matrix in matrices for row in (matrix.rows[0], matrix.rows[-1]))
+    """The first and the last evaluated model of each matrix: mostly the plain and the most robust one."""
+    return _once(Model(m, row) for m in matrices for row in (_evaluated(m)[0], _evaluated(m)[-1]))
 
 
 def _once(models: Iterable[Model]) -> list[Model]:
@@ -243,12 +255,35 @@ def _once(models: Iterable[Model]) -> list[Model]:
     return list(unique.values())
 
 
-def _short(model: Model, among: Sequence[Model]) -> str:
-    """As little as tells a model from the others."""
-    first, second = map(format_epsilon, model.row)
-    name = f"{EPS} = {first}" if first == second else f"{EPS} = {first}, finetuned {second}"
-    tasks = {one.matrix.task for one in among}
-    return name if len(tasks) == 1 else f"{model.matrix.task.removeprefix('RoSS ')}, {name}"
+def _evaluated(matrix: Matrix) -> list[Row]:
+    rows = [row for row in matrix.rows if any(matrix.cells.get((*row, column)) for column in matrix.columns)]
+    if not rows:
+        raise StoreError(f"{matrix.name}: expected an evaluation in the store, got none; run the scenario first")
+    return rows
+
+
+def shared(models: Sequence[Model]) -> tuple[float, ...]:
+    """The evaluation epsilons that all models have, ascending; InvalidValue if there are none."""
+    common = set.intersection(*(set(model.cells) for model in models)) if models else set()
+    if not common:
+        raise InvalidValue("figure: expected models with an evaluation epsilon in common, got none")
+    return tuple(sorted(common))
+
+
+def _labels(models: Sequence[Model]) -> list[str]:
+    """As little as tells the models from each other."""
+    short = []
+    for model in models:
+        first, second = map(format_epsilon, model.row)
+        short.append(f"{EPS} = {first}" if first == second else f"{EPS} = {first}, finetuned {second}")
+    tasks = [model.matrix.task.removeprefix("RoSS ") for model in models]
+    names = [model.matrix.name for model in models]
+    protocols = [f"{model.matrix.name} {model.matrix.protocol}" for model in models]
+    whole = [
+        [f"{start}, {end}" for start, end in zip(starts, short, strict=True)] for starts in (tasks, names, protocols)
+    ]
+    forms = ([short] if len(set(tasks)) == 1 else []) + whole
+    return next((form for form in forms if len(set(form)) == len(models)), forms[-1])
 
 
 def _classes(models: Sequence[Model]) -> tuple[str, ...]:

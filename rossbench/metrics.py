@@ -31,10 +31,8 @@ def scores(predicted: Tensor, labels: Tensor, classes: int) -> dict[str, float]:
 
     predicted, labels: int64 [n]. What would be 0 / 0 is 0. Macro: the mean over classes, each counting alike.
     """
-    undefined = 1 in (
-        len(predicted.unique()),
-        len(labels.unique()),
-    )  # torchmetrics then makes up a number for 2 classes
+    # Where one class alone is named, or there, MCC is 0 / 0; torchmetrics makes up a number for two classes.
+    undefined = len(predicted.unique()) == 1 or len(labels.unique()) == 1
     macro = {"precision": multiclass_precision, "recall": multiclass_recall, "f1": multiclass_f1_score}
     return {
         "mcc": 0.0 if undefined else float(multiclass_matthews_corrcoef(predicted, labels, classes)),

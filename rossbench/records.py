@@ -64,7 +64,7 @@ def read_record(path: Path) -> Record:
     expected = {field.name for field in fields(Record)} - set(added)
     if version not in (1, SCHEMA) or set(content) != expected:
         raise StoreError(f"{path}: expected a record of schema {SCHEMA}, got one of schema {version}")
-    return Record(**content | added | {"schema": SCHEMA})
+    return Record(**content | added)
 
 
 def provenance(device: str, dtype: str, deterministic: bool) -> dict[str, Any]:

@@ -16,7 +16,7 @@ import runpy
 from pathlib import Path
 from typing import TypeVar
 
-from .errors import InvalidValue, RossbenchError, unknown
+from .errors import InvalidValue, RossbenchError, UnknownName, unknown
 from .scenario import Scenario, Suite
 from .scenarios import BUILTIN
 
@@ -50,6 +50,8 @@ def register(entry: Entry) -> Entry:
 def get(name: str) -> Scenario:
     """The scenario of that name; UnknownName with the nearest names if there is none."""
     if name not in names():
+        if name in _suites:
+            raise UnknownName(f"{name!r} is a suite, not a scenario; run_suite runs it, members gives its scenarios")
         raise unknown("scenario", name, names())
     return _scenarios[name]
 
@@ -66,18 +68,19 @@ def suites() -> list[Suite]:
     return list(_suites.values())
 
 
-def members(name: str) -> tuple[Scenario, ...]:
+def members(name: str | Suite) -> tuple[Scenario, ...]:
     """The scenarios of a suite, each once, those of suites in it included; or the one scenario of that name.
 
     UnknownName with the nearest names if there is neither.
     """
+    if isinstance(name, Suite):
+        return tuple(dict.fromkeys(scenario for member in name.members for scenario in members(member)))
     known = [*names(), *_suites]
     if name not in known:
         raise unknown("scenario or suite", name, known)
     if name in _scenarios:
         return (_scenarios[name],)
-    found = [scenario for member in _suites[name].members for scenario in members(member)]
-    return tuple(dict.fromkeys(found))
+    return members(_suites[name])
 
 
 def load_file(path: Path) -> None:

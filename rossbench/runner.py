@@ -18,7 +18,7 @@ from .evaluate import evaluate
 from .finetune import Classifier, finetune
 from .pretrain import pretrain
 from .records import Record
-from .scenario import Place, Scenario, specs_of
+from .scenario import Place, Scenario, Suite, specs_of
 from .specs import AnySpec, EvaluateSpec, FinetuneSpec, PretrainSpec
 from .store import Store
 from .training import Hooks, Tick
@@ -69,18 +69,18 @@ def run(
 
 
 def run_suite(
-    suite: Sequence[Scenario] | str,
+    suite: Suite | str | Sequence[Scenario],
     *,
     store: Store | Path | str = "rossbench-store",
     data_dir: Path | str | None = None,
     device: str = "auto",
     observe: Observer = lambda progress: None,
 ) -> dict[str, Records]:
-    """``run`` for several scenarios, or a suite of the registry by its name; what they share is built once.
+    """``run`` for a suite, by its name or as a value, or for any scenarios; what they share is built once.
 
     Returns the records of each by its name.
     """
-    scenarios = registry.members(suite) if isinstance(suite, str) else suite
+    scenarios = registry.members(suite) if isinstance(suite, (str, Suite)) else suite
     if len({scenario.name for scenario in scenarios}) < len(scenarios):
         raise InvalidValue(f"run: expected scenarios of different names, got {[one.name for one in scenarios]}")
     job = _Job(

@@ -69,6 +69,11 @@ class FinetuneSpec(Spec):
     recipe: Finetuning = Finetuning()
 
     @property
+    def chain(self) -> tuple[PretrainSpec, FinetuneSpec]:
+        """What it is made from, and itself last."""
+        return self.pretrain, self
+
+    @property
     def seed(self) -> int:
         return self.pretrain.seed
 
@@ -99,7 +104,7 @@ class EvaluateSpec(Spec):
     @property
     def chain(self) -> tuple[AnySpec, ...]:
         """What the cell is made from, and itself last."""
-        return self.finetune.pretrain, self.finetune, self
+        return *self.finetune.chain, self
 
     @property
     def seed(self) -> int:

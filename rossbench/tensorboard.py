@@ -15,7 +15,7 @@ from .runner import Observer, Progress
 def logging_to(folder: Path) -> Iterator[Observer]:
     """An observer that writes a TensorBoard run for each training, named by what is trained and its key.
 
-    Raises InvalidValue when tensorboard is not installed.
+    Raises InvalidValue when tensorboard is not installed or the folder cannot be made.
     """
     try:
         from torch.utils.tensorboard import SummaryWriter
@@ -23,6 +23,10 @@ def logging_to(folder: Path) -> Iterator[Observer]:
         raise InvalidValue(
             "tensorboard: expected the package to be installed, got none; pip install 'rossbench[tensorboard]'"
         ) from error
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InvalidValue(f"tensorboard: expected a folder to write to, got {folder}: {error.strerror}") from error
     with contextlib.ExitStack() as writers:
         current: tuple[str, SummaryWriter] | None = None
 

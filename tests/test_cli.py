@@ -1,6 +1,7 @@
 import dataclasses
 import os
 import re
+import shlex
 import subprocess
 import sys
 
@@ -372,3 +373,19 @@ def test_list_show_and_report_import_no_torch(finished, line):
     command = [sys.executable, "-c", NO_TORCH, *arguments]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "COLUMNS": "80"})
     assert done.returncode == 0, done.stderr
+
+
+def test_the_last_line_of_a_run_is_a_command_that_works(rossbench, tmp_path):
+    """Also for a suite of one's own and another store."""
+    (tmp_path / "my.py").write_text(
+        "from rossbench.registry import Suite, register\nregister(Suite('mine', ('digits',)))\n"
+    )
+    given = ["--scenario-file", "my.py", "--out", "a b"]
+    code, out, _ = rossbench("run", "mine", *TINY, *given)
+    assert code == 0
+    again = out.splitlines()[-1].split("see it again: rossbench ")[1]
+    assert again == "report mine --out 'a b' --scenario-file my.py"
+    registry._suites.pop("mine")
+    code, out, _ = rossbench(*shlex.split(again))
+    assert code == 0
+    assert "RoSS digits → digits" in out

@@ -55,7 +55,7 @@ def test_layers_are_listed(rossbench, finished):
 
 
 def test_features_are_saved_as_arrays(rossbench, finished, tmp_path):
-    given = ["digits", "--store", finished, "--layer", "linear", "--epsilon", "0.5", "--models", "0", "--save", "f.npz"]
+    given = ["digits", "--store", finished, "--layer", "linear", "--epsilon", "0.5", "--model", "0", "--save", "f.npz"]
     assert rossbench("features", *given)[:2] == (0, "saved f.npz\n")
     arrays = np.load(tmp_path / "f.npz")
     assert {name: (array.shape, str(array.dtype)) for name, array in arrays.items()} == {
@@ -111,15 +111,21 @@ WRONG = [
     (["figure", "matrix", "digits", "--models", "x"], "got 'x'"),
     (["figure", "matrix", "digits", "--save", "f.gif"], "expected a file that ends in .png, .svg or .pdf, got f.gif"),
     (["figure", "matrix", "digits", "--save", "no/f.png"], "expected a file in a folder that exists, got no/f.png"),
-    (["figure", "matrix", "digits", "--protocol", "abc"], "unknown protocol 'abc'; known: "),
+    (["figure", "matrix", "digits", "--protocol", "abc"], "unknown protocol of digits 'abc'; known: "),
     (["figure", "confusion", "digits", "--eval-eps", "0.7"], "expected an evaluated epsilon, 0, 0.5, got 0.7"),
     (["figure", "examples", "digits", "--count", "9"], "'--count'"),
     (["figure", "examples", "digits", "--epsilon", "0"], "expected images that epsilon 0 turns, got none"),
     (["features", "digits", "--save", "f.txt"], "expected a file that ends in .npz, got f.txt"),
     (["features", "digits", "--limit", "3"], "test limit for digits: expected 10 (one image a class) to 596, got 3"),
+    (["features", "digits", "--limit", "41"], "limit: expected at most the 40 images of the evaluation, got 41"),
+    (
+        ["features", "digits", "--model", "0,1"],
+        "model: expected one of one scenario, got digits → digits, ε = 0, digits",
+    ),
+    (["report", "digits", "--html", "p.html", "--metric", "mcc"], "--html: expected no --format and no --metric"),
     (["layers", "digits", "--device", "tpu"], "expected auto, cpu, cuda, cuda:N or mps, got 'tpu'"),
     (["compare"], "expected runs with published numbers, cifar10-to-cifar10,"),
-    (["report", "digits", "--protocol", "abc"], "unknown protocol 'abc'; known: "),
+    (["report", "digits", "--protocol", "abc"], "unknown protocol of digits 'abc'; known: "),
     (["compare", "digits", "--tolerance", "-1"], "'--tolerance'"),
     (["report", "digits", "--html", "no/page.html"], "expected a file in a folder that exists, got no/page.html"),
 ]

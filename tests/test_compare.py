@@ -98,9 +98,9 @@ def record(cell, top1):
     return Record(**{**known, **given, "seconds": {"evaluate": 1.0}, "created": "", "provenance": {}})
 
 
-def matrix(name, shift=0.0, rows=None, **changes):
-    """A run that gave the published numbers, and so much more."""
-    scenario = registry.get(name)
+def matrix(name, shift=0.0, rows=None, ran=None, **changes):
+    """A run (of the scenario as registered, or of ``ran``) that gave the published numbers, and so much more."""
+    scenario = ran or registry.get(name)
     values = collections.ChainMap(
         *(
             {line.model: line.values for line in table.rows if line.scenario == name and line.minus is None}
@@ -115,13 +115,17 @@ def matrix(name, shift=0.0, rows=None, **changes):
     }
     given = {
         "protocol": scenario.protocol,
-        "seed": 0,
+        "seed": scenario.seed,
         "deviations": {},
         "registered_seed": 0,
         "registered_rows": [list(row) for row in scenario.rows],
         "registered_columns": list(scenario.eval_epsilons),
     }
     return tables.Matrix(name=name, source=scenario.source, target=scenario.target, cells=found, **{**given, **changes})
+
+
+def changed(**changes):
+    return dataclasses.replace(registry.get("cifar10-to-cifar10"), **changes)
 
 
 def only(comparisons, number="5.1"):
@@ -203,8 +207,10 @@ def test_mcc_has_a_hundredth_of_the_tolerance():
             {"deviations": {"recipe.pretraining.epochs": [3, 500]}},
             "reduced or changed protocol: pretraining.epochs 3 (registered: 500)",
         ),
-        ({"protocol": "0" * 8}, "another protocol than cifar10-to-cifar10 is registered with now"),
-        ({"seed": 3}, "another protocol"),  # the hash of a seed that it was not run with
+        # Notes that say nothing of it, over records of another run:
+        ({"ran": changed(test_limit=200)}, "another protocol than cifar10-to-cifar10 is registered with now"),
+        ({"ran": changed(seed=3), "seed": 0}, "another protocol than cifar10-to-cifar10 is registered with now"),
+        ({"ran": changed(encoder="resnet34")}, "another protocol than cifar10-to-cifar10 is registered with now"),
     ],
 )
 def test_another_protocol_is_refused_with_the_reason_and_shown_under_a_label(changes, reason):
@@ -214,16 +220,48 @@ def test_another_protocol_is_refused_with_the_reason_and_shown_under_a_label(cha
     assert compare.refusals([one, one]) == [f"{one.refusal} (tables 5.1, 5.1)"]
 
 
-def test_another_seed_may_be_compared():
-    seeded = dataclasses.replace(registry.get("cifar10-to-cifar10"), seed=3)
-    one = only(compare.compare([matrix("cifar10-to-cifar10", seed=3, protocol=seeded.protocol)]))
-    assert one.refusal is None
+def test_a_record_whose_spec_was_changed_is_refused():
+    one = matrix("cifar10-to-cifar10")
+    for found in one.cells.values():
+        found.spec["finetune"]["pretrain"]["recipe"]["epochs"] = 3
+    assert "another protocol" in only(compare.compare([one])).refusal
+
+
+def test_another_seed_may_be_compared_and_is_named():
+    found = compare.compare([matrix("cifar10-to-cifar10"), matrix("cifar10-to-cifar10", ran=changed(seed=3))])
+    assert [one.refusal for one in found] == [None, None]
+    assert [compare.grid(one, 2).caption.split(":")[0] for one in found] == [
+        "Section 5.4.1, seed 0",
+        "Section 5.4.1, seed 3",
+    ]
 
 
 def test_runs_under_several_protocols_are_compared_apart():
     reduced = matrix("cifar10-to-cifar10", deviations={"test_limit": [200, None]}, protocol="1" * 8)
-    found = compare.compare([reduced, matrix("cifar10-to-cifar10")])
-    assert [one.refusal is None for one in found if one.table.number == "5.1"] == [False, True]
+    stale = matrix("cifar10-to-cifar10", ran=changed(test_limit=200))
+    found = compare.compare([reduced, matrix("cifar10-to-cifar10"), stale, stale])
+    assert [one.refusal is None for one in found] == [False, True, False, False]
+
+
+def test_a_run_without_a_published_cell_is_not_compared():
+    elsewhere = changed(train_epsilons=(0.1,), eval_epsilons=(0.3,))
+    found = {place: record(cell, 50) for place, cell in elsewhere.cells.items()}
+    with pytest.raises(InvalidValue, match="expected runs with published numbers"):
+        compare.compare([dataclasses.replace(matrix("cifar10-to-cifar10"), cells=found)])
+
+
+# The protocol that stands for the study's: when it changes, published numbers are compared with something else.
+PINNED = {
+    "cifar10-to-cifar10": "b56cd4fb",
+    "cifar10-to-cifar100": "72dd8767",
+    "cifar100-to-cifar10": "9af92f4f",
+    "cifar100-to-cifar100": "e61ba8b7",
+}
+
+
+@pytest.mark.parametrize("name", sorted({name for table in published() for name in table.scenarios}))
+def test_the_protocol_beside_the_published_numbers_never_changes_without_notice(name):
+    assert registry.get(name).protocol == PINNED[name.removesuffix("-finetuning")]
 
 
 def test_what_nobody_published_cannot_be_compared():

@@ -138,3 +138,9 @@ def test_features_of_any_shape_are_flattened(generator):
 def test_what_t_sne_cannot_do_is_refused(generator, perplexity, iterations, message):
     with pytest.raises(InvalidValue, match=message):
         features.embed(clusters(generator), perplexity, iterations)
+
+
+@pytest.mark.parametrize("points", [torch.ones(90, 4), torch.full((90, 4), torch.nan), torch.zeros(0, 4)])
+def test_features_that_cannot_be_mapped_are_refused(points):
+    with pytest.raises(InvalidValue, match="expected features that are finite and differ, got others"):
+        features.embed(points, 10, 500)

@@ -81,7 +81,7 @@ def test_several_protocols_of_one_scenario_have_to_be_chosen_from(finished, tmp_
         assert matrix.protocol in str(raised.value)
         (found,) = Gallery(tmp_path, device="cpu").matrices(["digits"], matrix.protocol)
         assert found.protocol == matrix.protocol
-    with pytest.raises(UnknownName, match="unknown protocol '00000000'"):
+    with pytest.raises(UnknownName, match="unknown protocol of digits '00000000'"):
         Gallery(tmp_path, device="cpu").matrices(["digits"], "00000000")
 
 
@@ -243,13 +243,83 @@ def test_a_row_without_evaluations_says_so(models):
 
 
 @pytest.mark.parametrize(
-    ("row", "tasks", "expected"),
-    [((1, 1), 1, "ε = 1"), ((1, 0), 1, "ε = 1, finetuned 0"), ((1, 0), 2, "digits → digits, ε = 1, finetuned 0")],
+    ("changes", "rows", "expected"),
+    [
+        ([{}, {}], [(0, 0), (1, 0)], ["ε = 0", "ε = 1, finetuned 0"]),
+        ([{}, {"source": "x"}], [(0, 0), (1, 1)], ["digits → digits, ε = 0", "x → digits, ε = 1"]),
+        ([{}, {"name": "x"}], [(0, 0), (0, 0)], ["digits, ε = 0", "x, ε = 0"]),
+        ([{"protocol": "a"}, {"protocol": "b"}], [(0, 0), (0, 0)], ["digits a, ε = 0", "digits b, ε = 0"]),
+    ],
 )
-def test_a_label_says_as_little_as_tells_models_apart(models, row, tasks, expected):
-    one = Model(models[0].matrix, row)
-    among = [one, Model(dataclasses.replace(one.matrix, source="digits-low"), row)][:tasks]
-    assert gallery._short(one, among) == expected
+def test_labels_say_as_little_as_tells_models_apart(models, changes, rows, expected):
+    matrices = [dataclasses.replace(models[0].matrix, **change) for change in changes]
+    assert gallery._labels([Model(matrix, row) for matrix, row in zip(matrices, rows, strict=True)]) == expected
+
+
+def partly(matrix, *places):
+    """A matrix of which only some cells are there."""
+    return dataclasses.replace(matrix, cells={p: r if p in places else None for p, r in matrix.cells.items()})
+
+
+def test_rows_that_are_not_there_yet_are_left_out(models):
+    one = partly(models[0].matrix, (1, 1, 0.5))
+    assert [model.row for model in choose([one])] == [model.row for model in ends([one])] == [(1, 1)]
+    with pytest.raises(StoreError, match="ε = 0: expected an evaluation in the store, got none"):
+        choose([one], [(0, 0)])
+
+
+def test_models_are_compared_at_the_epsilons_that_they_share(shown, models, drawn):
+    matrix = models[0].matrix
+    some = [Model(partly(matrix, (0, 0, 0), (0, 0, 0.5)), (0, 0)), Model(partly(matrix, (1, 1, 0)), (1, 1))]
+    assert gallery.shared(some) == (0,)
+    shown.confusion(some)
+    assert [len(line) for line in drawn["confusions"][0]] == [2]
+    other = [some[1], Model(partly(matrix, (0, 0, 0.5)), (0, 0))]
+    with pytest.raises(InvalidValue, match="expected models with an evaluation epsilon in common, got none"):
+        shown.per_class(other)
+
+
+def test_an_attack_that_was_never_made_is_not_made_up(models):
+    """Without an attacked cell nothing tells the scenario's attack: at epsilon 0 its settings are in no spec."""
+    (matrix,) = {model.matrix.name: model.matrix for model in models}.values()
+    other_row = Model(partly(matrix, (0, 0, 0), (1, 1, 0.5)), (0, 0))
+    assert other_row.under(5).recipe == tiny().cells[1, 1, 0.5].recipe
+    assert other_row.under(5).finetune == tiny().cells[0, 0, 0].finetune
+    natural = Model(partly(matrix, (0, 0, 0)), (0, 0))
+    assert natural.under(0) == tiny().cells[0, 0, 0]
+    with pytest.raises(InvalidValue, match="expected an evaluation under an attack in the store, got none"):
+        natural.under(5)
+    assert natural.matrix.caption().endswith("conv3, no attack")
+
+
+def test_maps_of_different_images_are_not_drawn_side_by_side(shown, models, monkeypatch, drawn):
+    real = shown.features
+    calls = iter([None, 20])
+    monkeypatch.setattr(shown, "features", lambda model, layer: real(model, layer, limit=next(calls)))
+    with pytest.raises(InvalidValue, match="expected models evaluated on the same images, got others for ε = 1"):
+        shown.tsne(models, perplexity=5, iterations=250)
+
+
+def test_a_data_set_is_read_once(shown, models, monkeypatch):
+    calls, real = [], datasets.load
+    monkeypatch.setattr(datasets, "load", lambda *arguments: calls.append(arguments) or real(*arguments))
+    for model in models:
+        shown.features(model, "linear")
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize("stage", ["pretrain", "finetune"])
+def test_damaged_files_of_a_training_are_named(finished, tmp_path, models, stage):
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    store, spec = Store(tmp_path), next(s for s in models[0].spec.chain if s.stage == stage)
+    (store.path(spec) / "history.jsonl").write_text("{")
+    other = next(s for s in models[0].spec.chain if s.stage != stage)
+    shutil.copy(store.path(other) / "weights.safetensors", store.path(spec) / "weights.safetensors")
+    shown = Gallery(store, device="cpu")
+    with pytest.raises(StoreError, match=r"history\.jsonl: expected JSON lines, got"):
+        shown.training(models, stage)
+    with pytest.raises(StoreError, match=r"weights\.safetensors: expected the weights of .*, got others, such as"):
+        shown.layers(models[0])
 
 
 def test_metrics_of_the_record_are_those_of_the_confusion(shown, models):

@@ -168,7 +168,7 @@ def test_names_are_escaped(store, drawn, monkeypatch):
     registry.register(Suite("evil", ("digits-low-to-high",), "<script>alert(1)</script> & more"))
     (matrix,) = tables.load(Store(store), ["digits-low-to-high"])
     matrix = dataclasses.replace(matrix, deviations={"<b>": ["</style>", '"']})
-    text = page.render(["evil"], [matrix], [Exhibit("training", '<i>"x"', drawn[0].svg)], CREATED)
+    text = page.render(["evil"], [matrix], [Exhibit("#training", '<i>"x"', drawn[0].svg)], CREATED)
     assert "script" not in Checker(text).tags
     assert "&lt;script&gt;alert(1)&lt;/script&gt; &amp; more" in text
     assert "<b>" not in text.replace("<b>Figure", "")
@@ -182,6 +182,48 @@ def test_a_figure_that_cannot_be_drawn_says_why_and_the_others_stay(store):
     text = page.render([], tables.load(Store(store), ["digits-high-to-high"]), drawn, CREATED)
     assert "Not drawn: t-SNE" in text
     assert text.count("<figure ") == len(drawn) - 1
+
+
+def test_a_run_that_was_interrupted_has_a_page(store, tmp_path):
+    """Of one matrix a row is missing, of another all but one cell, of the third the weights are damaged."""
+    shutil.copytree(store, tmp_path, dirs_exist_ok=True)
+    low, high = tiny("digits-low-to-high"), tiny("digits-high-to-high")
+    for cell in (
+        low.cells[1, 1, 0],
+        low.cells[1, 1, 0.5],
+        high.cells[0, 0, 0],
+        high.cells[0, 0, 0.5],
+        high.cells[1, 1, 0],
+    ):
+        shutil.rmtree(Store(tmp_path).path(cell))
+    (Store(tmp_path).path(low.cells[1, 1, 0].finetune.pretrain) / "history.jsonl").write_text("{")
+    matrices = tables.load(Store(tmp_path))
+    drawn = exhibits.exhibits(Gallery(tmp_path, device="cpu"), matrices)
+    text = page.render([], matrices, drawn, CREATED)
+    assert text.count("<figure ") == len([one for one in drawn if one.svg]) > 5
+    assert "history.jsonl: expected JSON lines" in text
+    assert "2 of 4 cells are missing" in text
+
+
+def test_two_protocols_of_one_scenario_have_figures_of_their_own(store, tmp_path):
+    shutil.copytree(store, tmp_path, dirs_exist_ok=True)
+    runner.run(tiny("digits-low-to-high", seed=1), store=tmp_path, device="cpu")
+    matrices = tables.load(Store(tmp_path), ["digits-low-to-high"])
+    drawn = exhibits.exhibits(Gallery(tmp_path, device="cpu"), matrices)
+    assert {one.place for one in drawn} == {"#targets", "#training"} | {f"{m.name}-{m.protocol}" for m in matrices}
+    assert len({f"{m.name}-{m.protocol}" for m in matrices}) == 2
+    text = page.render([], matrices, drawn, CREATED)
+    assert "1 scenarios" in text
+    for matrix in matrices:
+        assert text.count(f'id="{matrix.name}-{matrix.protocol}"') == 1
+
+
+def test_a_scenario_called_as_a_section_is_not_the_section(store):
+    (matrix,) = tables.load(Store(store), ["digits-low-to-high"])
+    named = dataclasses.replace(matrix, name="training")
+    places = [one.place for one in exhibits.exhibits(Gallery(store, device="cpu"), [named])]
+    assert f"training-{matrix.protocol}" in places
+    assert "training" not in places
 
 
 def test_a_page_of_nothing_evaluated_is_a_page(store):

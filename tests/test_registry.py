@@ -62,8 +62,9 @@ def test_a_suites_members_are_its_scenarios_in_its_order():
     suite = registry.register(Suite("mine", ("digits-low-to-high", "digits")))
     assert suite in registry.suites()
     assert registry.members("mine") == (registry.get("digits-low-to-high"), registry.get("digits"))
+    assert registry.members(suite) == registry.members("mine")
     assert "mine" not in registry.names()
-    with pytest.raises(UnknownName, match="unknown scenario 'mine'"):
+    with pytest.raises(UnknownName, match="'mine' is a suite, not a scenario; run_suite runs it"):
         registry.get("mine")
 
 

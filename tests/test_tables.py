@@ -555,3 +555,22 @@ def test_an_unknown_protocol_gets_the_known_ones(finished, matrix):
     assert [one.protocol for one in tables.load(Store(finished), protocol=matrix.protocol)] == [matrix.protocol]
     with pytest.raises(UnknownName, match=f"unknown protocol 'zzz'; known: {matrix.protocol}"):
         tables.load(Store(finished), protocol="zzz")
+
+
+def test_of_notes_that_disagree_the_one_that_warns_counts(finished, tmp_path, matrix, own_registry):
+    """The scenario was registered otherwise in one of two runs under one protocol; it is not registered as either now."""
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    (path,) = (tmp_path / "matrices").glob("*.json")
+    note = json.loads(path.read_text())
+    for name in ("0.json", "z.json"):
+        (path.parent / name).write_text(json.dumps(note | {"deviations": {}}))
+    (found,) = tables.load(Store(tmp_path))
+    assert found.deviations == matrix.deviations != {}
+    registry._scenarios["digits"] = dataclasses.replace(tiny(), train_epsilons=(0, 1), eval_epsilons=(0, 0.5))
+    (found,) = tables.load(Store(tmp_path))
+    assert found.notes() == []
+
+
+def test_every_symbol_of_a_comparison_is_known_to_latex():
+    shown = tables.Grid("t", ["model"], ["0"], [(["Kendall τ → ε"], ["—"])])
+    assert tables.to_latex(shown).isascii()

@@ -110,7 +110,16 @@ def test_an_epoch_is_on_disk_when_it_has_ended(one, tmp_path):
 def test_a_run_that_has_nothing_to_train_logs_nothing(finished, tmp_path):
     with logging_to(tmp_path / "logs") as observe:
         runner.run(tiny(), store=finished, device="cpu", observe=observe)
-    assert not (tmp_path / "logs").exists()
+    assert list((tmp_path / "logs").iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_made_is_said_before_the_run(tmp_path):
+    (tmp_path / "file").write_text("")
+    with (
+        pytest.raises(InvalidValue, match="tensorboard: expected a folder to write to, got .*file/logs"),
+        logging_to(tmp_path / "file" / "logs"),
+    ):
+        pass
 
 
 def test_logging_changes_no_result(one, tmp_path):

@@ -16,22 +16,23 @@ from ..report import tables
 from . import options
 
 if TYPE_CHECKING:
-    from ..gallery import Gallery
+    from ..gallery import Gallery, Model
 
 FORMS = ("png", "svg", "pdf")
 _names = click.argument("names", nargs=-1, required=True, metavar="NAME...")
-_source = options.together(options.protocol, options.store, options.data_dir, options.device)
+_source = options.together(options.scenario_file, options.protocol, options.store, options.data_dir, options.device)
 _epsilons = click.option("--eval-eps", "epsilons", callback=options.epsilons, help="Evaluation epsilons.")
 _metric = click.option("--metric", type=click.Choice(list(tables.METRICS)), help="[default: top1]")
 _stage = click.option("--stage", type=click.Choice(["pretrain", "finetune"]), help="[default: pretrain]")
 _count = click.option("--count", type=click.IntRange(1, 8), help="Images.  [default: 6]")
 _attack = click.option("--epsilon", type=click.FloatRange(min=0), help="Of an attack on the images.")
+_limit = click.option("--limit", type=click.IntRange(min=1), help="Use that many test images, class-balanced.")
 _inputs = options.together(
     click.option("--layer", help="A name that rossbench layers lists."),
     click.option("--perplexity", type=click.FloatRange(min=1), help="Of t-SNE."),
     click.option("--iterations", type=click.IntRange(min=250), help="Of t-SNE."),
     _attack,
-    click.option("--limit", type=click.IntRange(min=1), help="Use that many test images, class-balanced."),
+    _limit,
 )
 
 
@@ -90,33 +91,45 @@ _add("examples", "last", "Images that an attack turned; study, figure 5.1.", _at
 _add("training", "all", "Loss and accuracy of every epoch.", _stage)
 
 
-@click.command()
-@_names
-@_models("last")
-@_source
-@options.debug_option
-def layers(names: tuple[str, ...], rows: tuple[tables.Row, ...], **given: Any) -> None:
-    """Names of a model's layers, and the shape that each gives for one image."""
-    gallery, matrices = _open(names, given)
+_model = click.option("--model", "rows", callback=options.models, help="Such as 1 or 1:0.  [default: last]")
+
+
+def _one(name: str, rows: tuple[tables.Row, ...], given: dict[str, Any]) -> tuple[Gallery, Model]:
+    """The gallery, and the model of a scenario that was asked for."""
+    gallery, matrices = _open((name,), given)
     from ..gallery import choose
 
+    models = choose(matrices, rows)
+    if len(matrices) > 1 or len(rows) > 1:
+        raise InvalidValue(f"model: expected one of one scenario, got {', '.join(model.label for model in models)}")
+    return gallery, models[-1]
+
+
+@click.command()
+@click.argument("name")
+@_model
+@_source
+@options.debug_option
+def layers(name: str, rows: tuple[tables.Row, ...], **given: Any) -> None:
+    """Names of a model's layers, and the shape that each gives for one image."""
+    gallery, model = _one(name, rows, given)
     table = Table("layer", "shape", show_edge=False)
-    for name, shape in gallery.layers(choose(matrices, rows)[-1]).items():
-        table.add_row(escape(name), " x ".join(map(str, shape)))
+    for layer, shape in gallery.layers(model).items():
+        table.add_row(escape(layer), " x ".join(map(str, shape)))
     Console().print(table)
 
 
 @click.command()
-@_names
-@_models("last")
+@click.argument("name")
+@_model
 @click.option("--layer", default="encoder", show_default=True, help="A name that rossbench layers lists.")
 @_attack
-@click.option("--limit", type=click.IntRange(min=1), help="Use that many test images, class-balanced.")
+@_limit
 @options.file_option("save", "FILE.npz.")
 @_source
 @options.debug_option
 def features(
-    names: tuple[str, ...],
+    name: str,
     rows: tuple[tables.Row, ...],
     layer: str,
     epsilon: float | None,
@@ -125,15 +138,13 @@ def features(
     **given: Any,
 ) -> None:
     """A layer's features of the test images, natural or attacked, as NumPy arrays: features and labels."""
-    target = save or Path(f"{'-'.join(names)}-{layer}.npz")
+    target = save or Path(f"{name}-{layer}.npz")
     if target.suffix != ".npz":
         raise InvalidValue(f"--save: expected a file that ends in .npz, got {target}")
-    gallery, matrices = _open(names, given)
+    gallery, model = _one(name, rows, given)
     import numpy as np
 
-    from ..gallery import choose
-
-    found, labels = gallery.features(choose(matrices, rows)[-1], layer, epsilon or 0, limit)
+    found, labels = gallery.features(model, layer, epsilon or 0, limit)
     buffer = io.BytesIO()
     np.savez_compressed(buffer, features=found.numpy(), labels=labels.numpy())
     options.save(target, buffer.getvalue())

@@ -16,6 +16,8 @@ from ..errors import InvalidValue
 from ..scenario import Scenario
 
 SAME = "same"
+STORE = "rossbench-store"
+FILE = "rossbench scenario file"
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
@@ -49,6 +51,7 @@ def _device(ctx: click.Context, param: click.Parameter, value: str) -> str:
 def _load_scenario_file(ctx: click.Context, param: click.Parameter, value: Path | None) -> None:
     if value is not None:
         registry.load_file(value)
+        ctx.meta[FILE] = value
 
 
 debug_option = click.option("--debug", is_flag=True, expose_value=False, help="Show a traceback with an error.")
@@ -65,7 +68,7 @@ store = click.option(
     "--store",
     "store",
     type=click.Path(file_okay=False, path_type=Path),
-    default="rossbench-store",
+    default=STORE,
     show_default=True,
     help="Folder of artifacts and records.",
 )

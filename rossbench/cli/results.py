@@ -32,6 +32,7 @@ from . import options
 @options.store
 @options.data_dir
 @options.device
+@options.scenario_file
 @options.debug_option
 def report(
     names: tuple[str, ...],
@@ -45,6 +46,8 @@ def report(
 ) -> None:
     """The matrices in the store: rows are the models' epsilons, columns those of the evaluation."""
     matrices = tables.load(Store(store), names, protocol)
+    if save is not None and (form, metric) != ("table", "top1"):
+        raise click.UsageError("--html: expected no --format and no --metric, since a page has them all")
     if save is not None:
         _write_page(save, names, matrices, store, data_dir, device)
     elif form in tables.DATA:
@@ -82,6 +85,7 @@ def _print(grids: Sequence[tables.Grid], form: str) -> None:
 @click.option("--show-reduced", is_flag=True, help="Show runs under another protocol too, labelled as not comparable.")
 @click.option("--format", "form", type=click.Choice(["table", *tables.TEXTS]), default="table", show_default=True)
 @options.store
+@options.scenario_file
 @options.debug_option
 def compare(names: tuple[str, ...], tolerance: float, show_reduced: bool, form: str, store: Path) -> None:
     """Ours beside the numbers that the study published, where the protocol is the same."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -138,4 +139,9 @@ def run(name: str, device: str, data_dir: Path | None, store: Path, tensorboard:
     for scenario in scenarios:
         for matrix in tables.load(Store(store), [scenario.name], scenario.protocol):
             console.print(tables.to_rich(tables.grid(matrix, "top1"), console.width))
-    console.print(Text(f"Stored in {store}; see it again: rossbench report {name}"), soft_wrap=True)
+    again = f"rossbench report {name}" + ("" if str(store) == options.STORE else f" --out {shlex.quote(str(store))}")
+    if name not in {scenario.name for scenario in scenarios} and options.FILE in (
+        meta := click.get_current_context().meta
+    ):
+        again += f" --scenario-file {shlex.quote(str(meta[options.FILE]))}"  # the store does not know suites
+    console.print(Text(f"Stored in {store}; see it again: {again}"), soft_wrap=True)

@@ -13,6 +13,8 @@ from typing import Any
 from .. import registry
 from ..epsilons import EPS, format_epsilon, format_model
 from ..errors import InvalidValue
+from ..specs import EvaluateSpec
+from ..values import build
 from .tables import METRICS, MISSING, Grid, Matrix, Row, text
 
 
@@ -22,10 +24,10 @@ class Line:
 
     scenario: str
     model: Row
-    minus: Row | None
-    """The model whose values are taken away: rows "robustness improvement" of tables 5.6 and 5.7."""
     values: tuple[float, ...]
     """In percent, or MCC; one a column of the table."""
+    minus: Row | None = None
+    """The model whose values are taken away: rows "robustness improvement" of tables 5.6 and 5.7."""
 
 
 @dataclass(frozen=True)
@@ -51,11 +53,8 @@ class Published:
 def published() -> tuple[Published, ...]:
     """Tables 5.1 to 5.7 of the study."""
     content = json.loads(resources.files(__package__).joinpath("published.json").read_text(encoding="utf-8"))
-    return tuple(Published(**_tuples(table) | {"rows": tuple(map(_line, table["rows"]))}) for table in content)
-
-
-def _line(row: dict[str, Any]) -> Line:
-    return Line(**{"minus": None, **_tuples(row)})
+    rows = [tuple(Line(**_tuples(row)) for row in table["rows"]) for table in content]
+    return tuple(Published(**_tuples(table) | {"rows": lines}) for table, lines in zip(content, rows, strict=True))
 
 
 def _tuples(content: dict[str, Any]) -> dict[str, Any]:
@@ -73,12 +72,7 @@ class Comparison:
     @property
     def refusal(self) -> str | None:
         """Why the two must not be compared; None if the protocol is the study's."""
-        for matrix in self.matrices.values():
-            if matrix.deviations:
-                return f"reduced or changed protocol: {matrix.differences()}"
-            if dataclasses.replace(registry.get(matrix.name), seed=matrix.seed).protocol != matrix.protocol:
-                return f"another protocol than {matrix.name} is registered with now"
-        return None
+        return next((reason for matrix in self.matrices.values() if (reason := _refusal(matrix))), None)
 
     def ours(self, line: Line) -> list[float | None]:
         """Our values for a row of the table; None where a cell was not run."""
@@ -113,22 +107,38 @@ class Comparison:
         return taus
 
 
-def compare(matrices: Sequence[Matrix], names: Sequence[str] = ()) -> list[Comparison]:
-    """Every published table (of some scenarios, or all) of which there is a run; a comparison for each protocol.
+def _refusal(matrix: Matrix) -> str | None:
+    """Nothing is taken from the notes of a run alone: every record has to be of the cell that is registered now."""
+    if matrix.deviations:
+        return f"reduced or changed protocol: {matrix.differences()}"
+    first, second = ({row[k] for row in matrix.rows} for k in (0, 1))
+    grids = {"train_epsilons": first, "finetune_epsilons": second, "eval_epsilons": matrix.columns}
+    ascending = {name: tuple(sorted(grid)) for name, grid in grids.items()}
+    cells = dataclasses.replace(registry.get(matrix.name), seed=matrix.seed, **ascending).cells  # type: ignore[arg-type]
+    for place, record in matrix.cells.items():
+        if record is not None and not cells[place].key == record.key == build(EvaluateSpec, record.spec).key:
+            return f"another protocol than {matrix.name} is registered with now"
+    return None
+
+
+def compare(matrices: Sequence[Matrix]) -> list[Comparison]:
+    """Every published table of which there is a cell; a comparison for each seed and protocol.
 
     Raises InvalidValue when nothing is published for what was run.
     """
-    tables = [table for table in published() if not names or table.scenarios & set(names)]
     found = []
-    for table in tables:
-        runs: dict[str, dict[str, Matrix]] = {}
+    for table in published():
+        runs: dict[tuple[Any, ...], dict[str, Matrix]] = {}
         for matrix in matrices:
             if matrix.name in table.scenarios:
-                runs.setdefault(f"{matrix.seed} {matrix.deviations}", {})[matrix.name] = matrix
-        found += [Comparison(table, run) for run in runs.values()]
+                group: tuple[Any, ...] = (matrix.seed, _refusal(matrix))
+                if matrix.name in runs.get(group, {}):
+                    group = (*group, matrix.protocol)
+                runs.setdefault(group, {})[matrix.name] = matrix
+        found += [one for run in runs.values() if (one := Comparison(table, run)).within(0)[1]]
     if not found:
         known = sorted({name for table in published() for name in table.scenarios})
-        given = ", ".join(sorted({*names, *(matrix.name for matrix in matrices)})) or "none"
+        given = ", ".join(sorted({matrix.name for matrix in matrices})) or "none"
         raise InvalidValue(f"compare: expected runs with published numbers, {', '.join(known)}; got {given}")
     return found
 
@@ -164,6 +174,7 @@ def grid(comparison: Comparison, tolerance: float) -> Grid:
         ]
     taus = [MISSING if tau is None else f"{tau:.2f}" for tau in comparison.agreement()]
     lines.append((["ranks", "Kendall τ"], taus))
+    seed = next(iter(comparison.matrices.values())).seed
     near, of = comparison.within(tolerance / 100 if metric == "mcc" else tolerance)
     unit = f"{tolerance / 100:g}" if metric == "mcc" else f"{tolerance:g} points"
     notes = [f"NOT COMPARABLE: {comparison.refusal}"] if comparison.refusal else []
@@ -175,5 +186,6 @@ def grid(comparison: Comparison, tolerance: float) -> Grid:
         columns=list(map(format_epsilon, table.columns)),
         lines=lines,
         notes=notes,
-        caption=f"{near} of {of} cells within {unit}; ranks: order of the models, 1 is the published one{gain}",
+        caption=f"Section {table.section.split()[0]}, seed {seed}: {near} of {of} cells within {unit}; "
+        f"ranks: order of the models, 1 is the published one{gain}",
     )

@@ -163,10 +163,10 @@ def per_class(panels: Sequence[Right], epsilons: Sequence[float]) -> Figure:
     named = [_width(name) for panel in panels if len(panel.names) <= 20 for name in panel.names]
     figure = Figure((width, 2.2 + max(named, default=0)))
     alike = len({tuple(panel.total) for panel in panels}) == 1
+    draw = _bars if most <= 20 and most * len(epsilons) * 0.015 < room else _steps
     grid = figure.subplots(1, len(panels), sharey=alike, squeeze=False)[0]
     for axes, panel in zip(grid, panels, strict=True):
         n = len(panel.names)
-        draw = _bars if n <= 20 and n * len(epsilons) * 0.015 < room else _steps
         shown = draw(axes, panel.counts, panel.total)
         axes.set_title(_title(panel.title, room))
         axes.set_xlim(-0.6, n - 0.4)

@@ -14,7 +14,8 @@ from markupsafe import Markup
 from .. import __version__, registry
 from ..epsilons import EPS, format_epsilon, format_model
 from ..errors import InvalidValue
-from ..records import Record
+from ..specs import AnySpec, EvaluateSpec
+from ..values import build, flatten
 from . import compare, tables
 from .figures import INK
 from .tables import Matrix
@@ -27,7 +28,7 @@ class Exhibit:
     """A figure of the page."""
 
     place: str
-    """A scenario's name, or a section: targets, training."""
+    """What it belongs to: name and protocol of a matrix, as ``name-protocol``, or a section, #targets or #training."""
     caption: str
     svg: str
     """Empty if it could not be drawn; the caption then says why."""
@@ -80,15 +81,14 @@ def _figure(exhibit: Exhibit, number: int) -> Markup:
 
 
 def _sections(names: Sequence[str], matrices: Sequence[Matrix]) -> list[tuple[str, list[Matrix]]]:
-    """Matrices under the titles of the innermost suites that they are in; those in none under a plain one."""
+    """Matrices under the titles of the suites that name them; those that none names under a plain one."""
     asked = {one.name for name in names for one in _inside(name)}
     sections, rest = [], list(matrices)
     for suite in registry.suites():
-        if (suite.name in asked or not names) and not any(_inside(member) for member in suite.members):
-            inside = [matrix for matrix in rest if matrix.name in suite.members]
-            rest = [matrix for matrix in rest if matrix not in inside]
-            if inside:
-                sections.append((suite.description or suite.name, inside))
+        inside = [matrix for matrix in rest if matrix.name in suite.members and (suite.name in asked or not names)]
+        rest = [matrix for matrix in rest if matrix not in inside]
+        if inside:
+            sections.append((suite.description or suite.name, inside))
     return sections + ([("Results", rest)] if rest else [])
 
 
@@ -100,42 +100,28 @@ def _inside(name: str) -> list[registry.Suite]:
 
 def _recipes(matrices: Sequence[Matrix]) -> list[tuple[list[str], dict[str, Any]]]:
     """What was done, field by field, as the records say it: scenarios of one recipe together."""
-    groups: list[tuple[list[str], dict[str, Any]]] = []
+    groups: dict[tuple[tuple[str, Any], ...], list[str]] = {}
     for matrix in matrices:
         if matrix.records:
-            settings = _settings(max(matrix.records, key=_attacked))
-            for names, known in groups:
-                if known == settings:
-                    names.append(matrix.name)
-                    break
-            else:
-                groups.append(([matrix.name], settings))
-    return groups
+            groups.setdefault(tuple(_settings(matrix).items()), []).append(matrix.name)
+    return [(names, dict(settings)) for settings, names in groups.items()]
 
 
-def _attacked(record: Record) -> tuple[float, float, float]:
-    """Greatest for the record whose three stages all have an attack: without one its settings are not told."""
-    spec = record.spec
-    return spec["finetune"]["epsilon"], spec["finetune"]["pretrain"]["epsilon"], spec["epsilon"]
-
-
-def _settings(record: Record) -> dict[str, Any]:
-    spec = record.spec
-    finetune, pretrain = spec["finetune"], spec["finetune"]["pretrain"]
-    stages = {"pretraining": pretrain["recipe"], "finetuning": finetune["recipe"], "evaluation": spec["recipe"]}
-    return {
-        "encoder": pretrain["encoder"],
-        "seed": record.seed,
-        "training images": pretrain["limit"] or "all",
-        "test images": spec["limit"] or "all",
-        **{name: value for stage, recipe in stages.items() for name, value in _flat(stage, recipe).items()},
+def _settings(matrix: Matrix) -> dict[str, Any]:
+    """Of each stage from a record in which it was attacked: without an attack its settings are not in the spec."""
+    specs = [build(EvaluateSpec, record.spec) for record in matrix.records]
+    stages: dict[str, AnySpec] = {
+        "evaluation": max(specs, key=lambda spec: spec.epsilon),
+        "finetuning": max((spec.finetune for spec in specs), key=lambda spec: spec.epsilon),
+        "pretraining": max((spec.finetune.pretrain for spec in specs), key=lambda spec: spec.epsilon),
     }
-
-
-def _flat(prefix: str, content: Any) -> dict[str, Any]:
-    if not isinstance(content, dict):
-        return {prefix: ", ".join(map(str, content)) if isinstance(content, list) else content}
-    return {name: value for key, item in content.items() for name, value in _flat(f"{prefix}.{key}", item).items()}
+    limits = {"training images": specs[0].finetune.limit, "test images": specs[0].limit}
+    settings: dict[str, Any] = {"encoder": specs[0].finetune.pretrain.encoder, "seed": matrix.seed}
+    settings |= {name: "all" if limit is None else limit for name, limit in limits.items()}
+    for stage, spec in reversed(stages.items()):
+        fields = flatten(spec.recipe, f"{stage}.")
+        settings |= {name: value for name, value in fields.items() if spec.epsilon or ".attack" not in name}
+    return settings
 
 
 def _comparison(matrices: Sequence[Matrix]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import itertools
 import json
@@ -114,11 +115,9 @@ class Matrix:
             return "nothing evaluated yet"
         record = max(self.records, key=lambda record: record.spec["epsilon"])  # at epsilon 0 no attack was made
         spec, attack = record.spec, record.spec["recipe"]["attack"]
-        return (
-            f"{self.name}, seed {self.seed}: {record.n} test images, "
-            f"{spec['finetune']['pretrain']['encoder']}, {attack['name'].upper()}-{attack['norm']}, "
-            f"{attack['steps']} steps of {attack['step_size']:g}"
-        )
+        how = f"{attack['name'].upper()}-{attack['norm']}, {attack['steps']} steps of {attack['step_size']:g}"
+        encoder, how = spec["finetune"]["pretrain"]["encoder"], how if spec["epsilon"] else "no attack"
+        return f"{self.name}, seed {self.seed}: {record.n} test images, {encoder}, {how}"
 
 
 def _plain(value: Any) -> str:
@@ -143,10 +142,12 @@ def load(store: Store, names: Sequence[str] = (), protocol: str | None = None) -
         raise StoreError(f"nothing to report in {store.root}: expected a store that rossbench run has written")
     stored = {name for name, _ in runs}
     wanted = list(dict.fromkeys(one for name in names for one in _stored(name, stored, store))) or sorted(stored)
-    chosen = [(name, known) for one in wanted for name, known in runs if name == one]
+    chosen = [place for one in wanted for place in runs if place[0] == one]
     if protocol is not None:
-        if protocol not in (hashes := {known for _, known in chosen}):
-            raise unknown("protocol", protocol, hashes)
+        for one in wanted if names else [None]:
+            hashes = {known for name, known in chosen if one in (None, name)}
+            if protocol not in hashes:
+                raise unknown(f"protocol of {one}" if one else "protocol", protocol, hashes)
         chosen = [place for place in chosen if place[1] == protocol]
     return [_merged(store, runs[place]) for place in chosen]
 
@@ -182,6 +183,12 @@ def _upgraded(note: Any) -> Any:
 
 
 def _merged(store: Store, runs: list[dict[str, Any]]) -> Matrix:
+    note = max(runs, key=lambda run: len(run["deviations"]))  # of notes that disagree, the one that warns
+    if note["name"] in registry.names():  # registered anew since, perhaps
+        now = dataclasses.replace(registry.get(note["name"]), seed=note["seed"])
+        if now.protocol == note["protocol"]:
+            grids = {"registered_rows": now.rows, "registered_columns": list(now.eval_epsilons)}
+            note = {**note, "deviations": {}, **grids}
     keys = {(first, second, column): key for run in runs for first, second, column, key in run["cells"]}
     rows, columns = {(first, second) for first, second, _ in keys}, {column for _, _, column in keys}
     cells: dict[Place, Record | None] = {}
@@ -189,7 +196,7 @@ def _merged(store: Store, runs: list[dict[str, Any]]) -> Matrix:
         place = (*row, column)
         path = store.record_path(keys[place]) if place in keys else None
         cells[place] = read_record(path) if path is not None and path.exists() else None
-    return Matrix(**{name: value for name, value in runs[-1].items() if name != "schema"} | {"cells": cells})
+    return Matrix(**{name: value for name, value in note.items() if name != "schema"} | {"cells": cells})
 
 
 def only(matrices: Sequence[Matrix]) -> Matrix:
@@ -316,6 +323,7 @@ def to_latex(grid: Grid) -> str:
 _LATEX = {
     "\\": r"\textbackslash{}",
     "→": r"$\rightarrow$",
+    "τ": r"$\tau$",
     EPS: r"$\varepsilon$",
     MISSING: "--",
     "~": r"\textasciitilde{}",
