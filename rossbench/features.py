@@ -77,7 +77,9 @@ def embed(features: Tensor, perplexity: float, iterations: int, seed: int = 0) -
     most = (len(points) - 1) / 3
     if not 1 <= perplexity <= most:
         n = len(points)
-        raise InvalidValue(f"t-SNE: expected a perplexity of 1 to {most:g} for {n} points, got {perplexity:g}")
+        raise InvalidValue(
+            f"t-SNE: expected a perplexity of 1 to {most:.4g} for {n} points, got {perplexity:g}; set another"
+        )
     if iterations < _EXAGGERATED:
         raise InvalidValue(f"t-SNE: expected at least {_EXAGGERATED} iterations, got {iterations}")
     tsne = openTSNE.TSNE(

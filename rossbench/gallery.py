@@ -155,11 +155,14 @@ class Gallery:
     ) -> Figure:
         """t-SNE of each model's features of a layer, in maps of their own, coloured by class (study, figure 5.4)."""
         names, maps, labels = _classes(models), [], None
+        attack = f", attack {EPS} = {format_epsilon(inputs['epsilon'])}" if inputs.get("epsilon") else ""
         for title, model in zip(_labels(models), models, strict=True):
             found, own = self.features(model, layer, **inputs)
             if labels is not None and not torch.equal(own, labels):
                 raise InvalidValue(f"figure: expected models evaluated on the same images, got others for {title}")
-            maps.append((title, features.embed(found, perplexity, iterations)))  # one at a time: they may be large
+            maps.append(
+                (title + attack, features.embed(found, perplexity, iterations))
+            )  # one at a time: they may be large
             labels = own
         assert labels is not None  # _classes refuses an empty list
         return figures.maps(maps, labels.numpy(), names)

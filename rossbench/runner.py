@@ -69,7 +69,7 @@ def run(
 
 
 def run_suite(
-    suite: Suite | str | Sequence[Scenario],
+    suite: Suite | str | Sequence[Scenario | str],
     *,
     store: Store | Path | str = "rossbench-store",
     data_dir: Path | str | None = None,
@@ -80,7 +80,8 @@ def run_suite(
 
     Returns the records of each by its name.
     """
-    scenarios = registry.members(suite) if isinstance(suite, (str, Suite)) else suite
+    given = [suite] if isinstance(suite, (str, Suite)) else suite
+    scenarios = [one for item in given for one in ([item] if isinstance(item, Scenario) else registry.members(item))]
     if len({scenario.name for scenario in scenarios}) < len(scenarios):
         raise InvalidValue(f"run: expected scenarios of different names, got {[one.name for one in scenarios]}")
     job = _Job(

@@ -130,7 +130,7 @@ def test_features_of_any_shape_are_flattened(generator):
 @pytest.mark.parametrize(
     ("perplexity", "iterations", "message"),
     [
-        (30, 500, "expected a perplexity of 1 to 29.6667 for 90 points, got 30"),
+        (30, 500, "expected a perplexity of 1 to 29.67 for 90 points, got 30; set another"),
         (0.5, 500, "expected a perplexity of 1"),
         (10, 100, "expected at least 250 iterations, got 100"),
     ],

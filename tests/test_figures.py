@@ -461,7 +461,7 @@ FLAT = np.zeros((2, 2), int)
         (lambda: figures.confusions([[("t", FLAT)]], ["a"]), "confusions: t: expected counts of shape"),
         (lambda: figures.confusions([[("t", FLAT + 0.5)]], ["a", "b"]), "confusions: t: expected integers"),
         (lambda: figures.confusions([[("t", FLAT - 1)]], ["a", "b"]), "confusions: t: expected 0 to"),
-        (lambda: per_class([], [0], ["a"], [1]), "per_class: expected panels"),
+        (lambda: per_class([], [0], ["a"], [1]), "per_class: expected 1 to 4 panels"),
         (lambda: per_class([("t", FLAT)], [0], ["a", "b"], [1, 1]), "per_class: t: expected counts of shape"),
         (lambda: per_class([("t", FLAT)], [0, 1], ["a", "b"], [1]), "per_class: t: expected totals of 2 classes"),
         (lambda: per_class([("t", FLAT + 2)], [0, 1], ["a", "b"], [1, 9]), "per_class: t: expected 0 to"),

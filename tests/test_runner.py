@@ -437,3 +437,12 @@ def test_real_cifar_goes_through(cifar, tmp_path, name):
     found = run(small, tmp_path, data_dir=cifar)
     assert [record.n for record in found.values()] == [100] * 4
     assert found[1, 1, 0].spec["finetune"]["pretrain"]["encoder"] == "resnet18"
+
+
+def test_run_suite_takes_a_name_a_suite_or_any_of_names_and_scenarios(finished, tmp_path, own_registry):
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    registry._scenarios["digits"] = tiny()
+    suite = registry.register(Suite("mine", ("digits",)))
+    expected = run(tiny(), tmp_path)
+    for given in ("mine", suite, ["digits"], [tiny()], ["mine"]):
+        assert runner.run_suite(given, store=tmp_path, device="cpu") == {"digits": expected}

@@ -558,7 +558,7 @@ def test_an_unknown_protocol_gets_the_known_ones(finished, matrix):
 
 
 def test_of_notes_that_disagree_the_one_that_warns_counts(finished, tmp_path, matrix, own_registry):
-    """The scenario was registered otherwise in one of two runs under one protocol; it is not registered as either now."""
+    """The scenario was registered otherwise in one of two runs under one protocol; now it is as neither."""
     shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
     (path,) = (tmp_path / "matrices").glob("*.json")
     note = json.loads(path.read_text())

@@ -116,7 +116,7 @@ def test_a_run_that_has_nothing_to_train_logs_nothing(finished, tmp_path):
 def test_a_folder_that_cannot_be_made_is_said_before_the_run(tmp_path):
     (tmp_path / "file").write_text("")
     with (
-        pytest.raises(InvalidValue, match="tensorboard: expected a folder to write to, got .*file/logs"),
+        pytest.raises(InvalidValue, match=r"tensorboard: expected a folder to write to, got .*file/logs"),
         logging_to(tmp_path / "file" / "logs"),
     ):
         pass

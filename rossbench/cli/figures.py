@@ -25,12 +25,14 @@ _epsilons = click.option("--eval-eps", "epsilons", callback=options.epsilons, he
 _metric = click.option("--metric", type=click.Choice(list(tables.METRICS)), help="[default: top1]")
 _stage = click.option("--stage", type=click.Choice(["pretrain", "finetune"]), help="[default: pretrain]")
 _count = click.option("--count", type=click.IntRange(1, 8), help="Images.  [default: 6]")
-_attack = click.option("--epsilon", type=click.FloatRange(min=0), help="Of an attack on the images.")
+_attack = click.option(
+    "--epsilon", type=click.FloatRange(min=0), help="Of an attack on the images.  [default: 0; examples: 5]"
+)
 _limit = click.option("--limit", type=click.IntRange(min=1), help="Use that many test images, class-balanced.")
 _inputs = options.together(
-    click.option("--layer", help="A name that rossbench layers lists."),
-    click.option("--perplexity", type=click.FloatRange(min=1), help="Of t-SNE."),
-    click.option("--iterations", type=click.IntRange(min=250), help="Of t-SNE."),
+    click.option("--layer", help="As rossbench layers lists.  [default: encoder; together: linear]"),
+    click.option("--perplexity", type=click.FloatRange(min=1), help="Of t-SNE.  [default: 35; together: 50]"),
+    click.option("--iterations", type=click.IntRange(min=250), help="Of t-SNE.  [default: 1500; together: 2500]"),
     _attack,
     _limit,
 )
@@ -71,6 +73,9 @@ def _add(kind: str, default: str, text: str, *choices: options.Decorator) -> Non
         with Console(stderr=True).status(f"drawing {kind}"):
             content = to_bytes(getattr(gallery, kind.replace("-", "_"))(models, **chosen), form)
         options.save(target, content)
+        for matrix in matrices:
+            if matrix.deviations:  # which the figure itself does not tell
+                click.echo(f"rossbench: {matrix.name}: {matrix.notes()[0]}", err=True)
 
 
 def _open(names: tuple[str, ...], given: dict[str, Any]) -> tuple[Gallery, list[tables.Matrix]]:

@@ -85,7 +85,10 @@ _count = click.IntRange(min=1)
 overrides = together(
     click.option("--train-eps", "train_epsilons", callback=epsilons, help="Rows, such as 0,1 or 0:1:0.2 or 8/255."),
     click.option(
-        "--finetune-eps", "finetune_epsilons", callback=_finetune, help="Of the head: the same as its row's, or a list."
+        "--finetune-eps",
+        "finetune_epsilons",
+        callback=_finetune,
+        help="Of finetuning: a list, or the word same: as pretrained.",
     ),
     click.option("--eval-eps", "eval_epsilons", callback=epsilons, help="Columns, written the same way."),
     click.option("--epochs", type=_count, help="Of pretraining."),

@@ -113,7 +113,7 @@ def _settings(scenario: Scenario) -> dict[str, str]:
 @click.option(
     "--tensorboard",
     type=click.Path(file_okay=False, path_type=Path),
-    help="Folder for loss and accuracy of every epoch, live; needs rossbench\\[tensorboard].",
+    help="Folder for loss and accuracy of every epoch, live; needs rossbench[tensorboard].",
 )
 @options.scenario_file
 @options.debug_option

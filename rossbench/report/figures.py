@@ -152,7 +152,7 @@ def per_class(panels: Sequence[Right], epsilons: Sequence[float]) -> Figure:
 
     Few classes have a group of bars each, a bar an epsilon, so that a count that rises is seen; many have steps.
     """
-    _expect(len(panels) > 0 and len(epsilons) > 0, "per_class: expected panels and epsilons", len(panels))
+    _expect(0 < len(panels) <= 4 and len(epsilons) > 0, "per_class: expected 1 to 4 panels and epsilons", len(panels))
     for panel in panels:
         where, classes = f"per_class: {panel.title}", len(panel.names)
         _expect(len(panel.total) == classes > 0, f"{where}: expected totals of {classes} classes", len(panel.total))
@@ -385,7 +385,7 @@ def _expect(fine: bool, expected: str, got: object) -> None:
 
 def _ramp(n: int) -> list[str]:
     """n colours of rising luminance, each visible on white and on near-black."""
-    return [to_hex(colour) for colour in matplotlib.colormaps["viridis"](np.linspace(0.25, 0.82, n))]
+    return [to_hex(colour) for colour in matplotlib.colormaps["viridis"](np.linspace(0.32, 0.82, n))]
 
 
 def _curves(n: int) -> list[dict[str, Any]]:

@@ -117,7 +117,7 @@ class Matrix:
         spec, attack = record.spec, record.spec["recipe"]["attack"]
         how = f"{attack['name'].upper()}-{attack['norm']}, {attack['steps']} steps of {attack['step_size']:g}"
         encoder, how = spec["finetune"]["pretrain"]["encoder"], how if spec["epsilon"] else "no attack"
-        return f"{self.name}, seed {self.seed}: {record.n} test images, {encoder}, {how}"
+        return f"{self.name}, protocol {self.protocol}, seed {self.seed}: {record.n} test images, {encoder}, {how}"
 
 
 def _plain(value: Any) -> str:
