@@ -86,11 +86,11 @@ class Gallery:
     # --- from records and predictions ---
 
     def robustness(self, models: Sequence[Model], metric: str = "top1") -> Figure:
-        """A metric against the evaluation epsilon, one curve a model."""
+        """A metric against the evaluation epsilon, one curve a model; it has a gap where a cell is missing."""
         curves = {}
         for label, model in zip(_labels(models), models, strict=True):
-            values = {column: model.matrix.value(model.row, column, metric) for column in model.cells}
-            curves[label] = {column: value for column, value in values.items() if value is not None}
+            values = zip(model.matrix.columns, model.matrix.values(model.row, metric), strict=True)
+            curves[label] = {column: np.nan if value is None else value for column, value in values}
         return figures.robustness(curves, tables.METRICS[metric])
 
     def matrix(self, models: Sequence[Model], metric: str = "top1") -> Figure:

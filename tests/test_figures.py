@@ -289,6 +289,14 @@ def test_12_curves_have_12_pairs_of_line_and_marker():
     assert len({(str(line._unscaled_dash_pattern), line.get_marker()) for line in lines}) == 12
 
 
+def test_no_line_is_drawn_across_a_missing_value():
+    curve = {0: 9.0, 0.2: 8.0, 0.4: np.nan, 0.6: 5.0, 0.8: 4.0}
+    (line,) = figures.robustness({"ε = 0": curve}, "MCC").axes[0].lines
+    assert list(line.get_xdata()) == list(curve)
+    assert np.isnan(line.get_ydata()[2])  # matplotlib breaks a line there
+    assert figures.robustness({"ε = 0": curve}, "MCC").axes[0].get_ylim()[1] > 9
+
+
 @pytest.mark.parametrize(
     ("values", "label", "shown"),
     [
@@ -452,8 +460,9 @@ FLAT = np.zeros((2, 2), int)
 @pytest.mark.parametrize(
     ("draw", "message"),
     [
-        (lambda: figures.robustness({}, "MCC"), "robustness: expected curves with values, got {}"),
+        (lambda: figures.robustness({}, "MCC"), "robustness: expected finite values, got {}"),
         (lambda: figures.robustness({"a": {0: np.nan}}, "MCC"), "robustness: expected finite values"),
+        (lambda: figures.robustness({"a": {0: 1.0, 1: np.inf}}, "MCC"), "robustness: expected finite values"),
         (lambda: figures.matrix(np.zeros((2, 3)), ["a"], ["b"], "MCC"), r"matrix: expected 1x1, got \(2, 3\)"),
         (lambda: figures.matrix(NAN[:, 1:], ["a"], ["b"], "MCC"), "matrix: expected finite values"),
         (lambda: figures.matrix(NAN[:, :1] + np.inf, ["a"], ["b"], "MCC"), "matrix: expected finite values"),

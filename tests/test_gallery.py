@@ -99,6 +99,13 @@ def test_curves_and_heat_map_show_the_records(shown, models, drawn):
     assert values[1, 1] == 100 * models[0].matrix.cells[1, 1, 0.5].f1
 
 
+def test_a_missing_cell_is_a_gap_in_its_curve(shown, models, drawn):
+    shown.robustness([Model(partly(models[0].matrix, (0, 0, 0)), (0, 0))])
+    (curve,) = drawn["robustness"][0].values()
+    assert list(curve) == [0, 0.5]
+    assert np.isnan(curve[0.5])
+
+
 def test_confusion_counts_the_stored_predictions(shown, models, drawn, finished):
     shown.confusion(models)
     panels, names = drawn["confusions"]
