@@ -57,9 +57,11 @@ class Model:
 
     def under(self, epsilon: float) -> EvaluateSpec:
         """The evaluation at any epsilon, with the attack of the matrix; also one that is not in the store."""
+        if epsilon in self.cells:
+            return self.cells[epsilon]
         mine = next(iter(self.cells.values()))
-        if epsilon in self.cells or epsilon == 0:
-            return self.cells.get(epsilon) or dataclasses.replace(mine, epsilon=0.0)
+        if epsilon == 0:
+            return dataclasses.replace(mine, epsilon=0.0)
         strongest = max(self.matrix.records, key=lambda record: float(record.spec["epsilon"]))
         if not strongest.spec["epsilon"]:  # then nothing tells how the scenario attacks
             raise InvalidValue(f"{self.label}: expected an evaluation under an attack in the store, got none")
@@ -160,10 +162,8 @@ class Gallery:
             found, own = self.features(model, layer, **inputs)
             if labels is not None and not torch.equal(own, labels):
                 raise InvalidValue(f"figure: expected models evaluated on the same images, got others for {title}")
-            maps.append(
-                (title + attack, features.embed(found, perplexity, iterations))
-            )  # one at a time: they may be large
             labels = own
+            maps.append((title + attack, features.embed(found, perplexity, iterations)))  # before the next are read
         assert labels is not None  # _classes refuses an empty list
         return figures.maps(maps, labels.numpy(), names)
 

@@ -68,11 +68,8 @@ class Comparison:
     table: Published
     matrices: dict[str, Matrix]
     """By scenario."""
-
-    @property
-    def refusal(self) -> str | None:
-        """Why the two must not be compared; None if the protocol is the study's."""
-        return next((reason for matrix in self.matrices.values() if (reason := _refusal(matrix))), None)
+    refusal: str | None
+    """Why the two must not be compared; None if the protocol is the study's."""
 
     def ours(self, line: Line) -> list[float | None]:
         """Our values for a row of the table; None where a cell was not run."""
@@ -126,18 +123,19 @@ def compare(matrices: Sequence[Matrix]) -> list[Comparison]:
 
     Raises InvalidValue when nothing is published for what was run.
     """
+    known = sorted({name for table in published() for name in table.scenarios})
+    judged = [(matrix, _refusal(matrix)) for matrix in matrices if matrix.name in known]
     found = []
     for table in published():
-        runs: dict[tuple[Any, ...], dict[str, Matrix]] = {}
-        for matrix in matrices:
+        runs: dict[tuple[Any, ...], Comparison] = {}
+        for matrix, refusal in judged:
             if matrix.name in table.scenarios:
-                group: tuple[Any, ...] = (matrix.seed, _refusal(matrix))
-                if matrix.name in runs.get(group, {}):
+                group: tuple[Any, ...] = (matrix.seed, refusal)
+                if group in runs and matrix.name in runs[group].matrices:
                     group = (*group, matrix.protocol)
-                runs.setdefault(group, {})[matrix.name] = matrix
-        found += [one for run in runs.values() if (one := Comparison(table, run)).within(0)[1]]
+                runs.setdefault(group, Comparison(table, {}, refusal)).matrices[matrix.name] = matrix
+        found += [one for one in runs.values() if one.within(0)[1]]
     if not found:
-        known = sorted({name for table in published() for name in table.scenarios})
         given = ", ".join(sorted({matrix.name for matrix in matrices})) or "none"
         raise InvalidValue(f"compare: expected runs with published numbers, {', '.join(known)}; got {given}")
     return found
