@@ -1,4 +1,4 @@
-"""torchattacks as one exact call: bounded, checked, and without side effects. The home of torchattacks."""
+"""torchattacks as exact calls: bounded, checked, and without side effects. The home of torchattacks."""
 
 from __future__ import annotations
 
@@ -10,36 +10,34 @@ from torch import Tensor, nn
 
 from .errors import AttackError
 from .recipe import Attack
-from .seeds import seeded
 
 EPS_FOR_DIVISION = 1e-30
 _CLASSES = {("pgd", "L2"): torchattacks.PGDL2, ("pgd", "Linf"): torchattacks.PGD}
 
 
 def perturb(
-    model: nn.Module, images: Tensor, labels: Tensor, attack: Attack, epsilon: float, seed: int, *, mode: str = "eval"
-) -> Tensor:
-    """Images within ``epsilon`` of ``images`` that raise the cross-entropy of the model's logits.
+    model: nn.Module, images: Tensor, labels: Tensor, attack: Attack, epsilon: float, *, mode: str = "eval"
+) -> tuple[Tensor, Tensor]:
+    """Images within ``epsilon`` of ``images`` that raise the cross-entropy of the model's logits, and their extremes.
 
     images: float [n, channels, height, width] in [0, 1]; labels: int64 [n]; epsilon: radius in the attack's norm,
-    in pixel space, where 0 means no attack; seed: of the random start; mode: "eval" or "train", the model's while it
-    is attacked. Projected gradient descent as in the study's algorithm 3 (Madry et al., 2018).
+    in pixel space, where 0 means no attack; mode: "eval" or "train", the model's while it is attacked. The random
+    start is drawn from torch's global generator of the device. Projected gradient descent as in the study's
+    algorithm 3 (Madry et al., 2018).
 
-    Every module's mode, and the global random state, are afterwards as before, also when the attack raises.
-    Raises AttackError if what comes back is not finite, outside [0, 1], or further than epsilon away.
+    Every module's mode is afterwards as before, also when the attack raises. Nothing waits for the device, so what
+    torchattacks returns is still to be judged: give the extremes, or the largest of several, to ``check``.
     """
     if epsilon == 0:  # torchattacks would divide 0 by 0
-        return images
+        return images, images.new_zeros(3)
     modes = {module: module.training for module in model.modules()}
     images = images.contiguous()
     try:
-        with seeded(seed, images.device):
-            adversarial: Tensor = _build(model, attack, epsilon, mode)(images, labels)
+        adversarial: Tensor = _build(model, attack, epsilon, mode)(images, labels)
     finally:
         for module, training in modes.items():  # torchattacks restores the root's mode, and that of all below it
             module.training = training
-    _check(adversarial, images, attack.norm, epsilon)
-    return adversarial
+    return adversarial, extremes(adversarial, images, attack.norm)
 
 
 def _build(model: nn.Module, attack: Attack, epsilon: float, mode: str) -> torchattacks.attack.Attack:
@@ -54,17 +52,68 @@ def _build(model: nn.Module, attack: Attack, epsilon: float, mode: str) -> torch
     return made
 
 
-def _check(adversarial: Tensor, images: Tensor, norm: str, epsilon: float) -> None:
+class Radii(torchattacks.attack.Attack):
+    """torchattacks' PGD and PGDL2 with a radius and a start of each image's own: many epsilons in one batch.
+
+    Image for image it computes what those do; the loss is summed, not averaged, so that the other images of the batch
+    do not matter. Call it in eval mode, in which a model's images do not matter to each other either.
+    """
+
+    def __init__(self, model: nn.Module, attack: Attack) -> None:
+        super().__init__("PGD with radii", model)
+        self.settings = attack
+
+    def forward(self, images: Tensor, labels: Tensor, radii: Tensor, start: Tensor) -> Tensor:
+        """Adversarial images within radii [n] of images [n, c, h, w]; see unit_start for ``start``, of that shape."""
+        norm, radii = self.settings.norm, radii.view(-1, 1, 1, 1)
+        adversarial = (images + radii * start).clamp(0, 1)
+        for _ in range(self.settings.steps):
+            adversarial.requires_grad_()
+            loss = nn.functional.cross_entropy(self.get_logits(adversarial), labels, reduction="sum")
+            (gradient,) = torch.autograd.grad(loss, adversarial)
+            direction = gradient / (_lengths(gradient) + EPS_FOR_DIVISION) if norm == "L2" else gradient.sign()
+            moved = adversarial.detach() + self.settings.step_size * direction - images
+            if norm == "L2":
+                moved = moved * (radii / _lengths(moved)).clamp(max=1)
+            else:
+                moved = moved.maximum(-radii).minimum(radii)
+            adversarial = (images + moved).clamp(0, 1)
+        return adversarial
+
+
+def unit_start(attack: Attack, like: Tensor, generator: torch.Generator) -> Tensor:
+    """For each image of ``like`` a random point of the ball of radius 1: where PGD starts, as torchattacks draws it."""
+    start = torch.zeros_like(like)
+    if not attack.random_start:
+        return start
+    if attack.norm == "Linf":
+        return start.uniform_(-1, 1, generator=generator)
+    start.normal_(generator=generator)
+    return start / _lengths(start) * torch.rand(len(like), 1, 1, 1, generator=generator, device=like.device)
+
+
+def _lengths(images: Tensor) -> Tensor:
+    """L2 norms, [n, 1, 1, 1]."""
+    return torch.linalg.vector_norm(images.flatten(1), dim=1).view(-1, 1, 1, 1)
+
+
+def extremes(adversarial: Tensor, images: Tensor, norm: str) -> Tensor:
+    """Float [3], on the device: the largest distance, minus the lowest pixel, and the highest. See check."""
     if adversarial.shape != images.shape:
         raise AttackError(f"attack: expected shape {tuple(images.shape)}, got {tuple(adversarial.shape)}")
     order = 2 if norm == "L2" else torch.inf
     distance = torch.linalg.vector_norm((adversarial - images).flatten(1), ord=order, dim=1).max()
     low, high = adversarial.aminmax()
-    worst, low, high = torch.stack([distance, low, high]).tolist()  # one wait for the device, not three
+    return torch.stack([distance, -low, high])
+
+
+def check(found: Tensor, norm: str, epsilon: float) -> None:
+    """Judge extremes. AttackError if what an attack returned is not finite, outside [0, 1], or too far away."""
+    worst, low, high = found.tolist()
     if not math.isfinite(worst):
         raise AttackError("attack: expected finite gradients, got some that are not; a model in training has diverged")
     # The projection rounds: a relative 1e-4, or the resolution of pixels near 1, is not a step outside.
     if worst > epsilon * (1 + 1e-4) + 1e-6:
         raise AttackError(f"attack: expected a {norm} distance of at most {epsilon}, got {worst}")
-    if low < 0 or high > 1:
-        raise AttackError(f"attack: expected pixels in [0, 1], got [{low}, {high}]")
+    if low > 0 or high > 1:
+        raise AttackError(f"attack: expected pixels in [0, 1], got [{-low}, {high}]")
