@@ -59,6 +59,7 @@ def save_cell(
     store: Store,
     spec: EvaluateSpec,
     ranked: Tensor,
+    natural: Tensor,
     labels: Tensor,
     *,
     scenario: str,
@@ -66,11 +67,19 @@ def save_cell(
     seconds: float,
     provenance: dict[str, Any],
 ) -> None:
-    """The predictions of a cell, int16 [n, min(5, classes)] beside the labels [n], and its record."""
+    """The predictions of a cell, int16 [n, min(5, classes)] beside the labels [n], and its record.
+
+    natural: the predictions without an attack.
+    """
     stages = {made.stage: read_json(store.path(made) / "stage.json") for made in spec.chain[:2]}
-    top1, top5 = metrics.counts_right(ranked, labels).tolist()
     predicted, classes = ranked[:, 0], facts(spec.finetune.target).classes
-    scores: dict[str, Any] = metrics.scores(predicted, labels, classes)
+    scores: dict[str, Any] = dict.fromkeys(("top1_right", "top5_right", "mcc", "precision", "recall", "f1"))
+    scores["right_by_class"] = None
+    if spec.recipe.attacked == "all":  # else the images that were wrong are not known under the attack
+        top1, top5 = metrics.counts_right(ranked, labels).tolist()
+        by_class = metrics.confusion(predicted, labels, classes).diagonal().tolist()
+        scores |= {"top1_right": top1, "top5_right": top5, "right_by_class": by_class}
+        scores |= metrics.scores(predicted, labels, classes)
     record = Record(
         key=spec.key,
         spec=asdict(spec),
@@ -79,10 +88,8 @@ def save_cell(
         seed=spec.seed,
         n=len(labels),
         classes=classes,
-        top1_right=top1,
-        top5_right=top5,
+        robust_right=int(((predicted == labels) & (natural[:, 0] == labels)).sum()),
         **scores,
-        right_by_class=metrics.confusion(predicted, labels, classes).diagonal().tolist(),
         seconds={**{name: stage["seconds"] for name, stage in stages.items()}, spec.stage: round(seconds, 3)},
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         provenance={**{name: stage["provenance"] for name, stage in stages.items()}, spec.stage: provenance},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torchattacks
@@ -37,7 +38,7 @@ def perturb(
     finally:
         for module, training in modes.items():  # torchattacks restores the root's mode, and that of all below it
             module.training = training
-    return adversarial, extremes(adversarial, images, attack.norm)
+    return adversarial, extremes(adversarial, images, attack.norm, epsilon)
 
 
 def _build(model: nn.Module, attack: Attack, epsilon: float, mode: str) -> torchattacks.attack.Attack:
@@ -52,7 +53,7 @@ def _build(model: nn.Module, attack: Attack, epsilon: float, mode: str) -> torch
     return made
 
 
-class Radii(torchattacks.attack.Attack):
+class Radii(torchattacks.attack.Attack):  # type: ignore[misc]  # torchattacks has no types
     """torchattacks' PGD and PGDL2 with a radius and a start of each image's own: many epsilons in one batch.
 
     Image for image it computes what those do; the loss is summed, not averaged, so that the other images of the batch
@@ -81,6 +82,15 @@ class Radii(torchattacks.attack.Attack):
         return adversarial
 
 
+def perturb_each(
+    model: nn.Module, images: Tensor, labels: Tensor, attack: Attack, radii: Tensor, start: Tensor
+) -> Tensor:
+    """``perturb`` in eval mode, with a radius and a start of each image's own; see Radii. Judged, so it waits."""
+    adversarial: Tensor = Radii(model, attack)(images, labels, radii, start)
+    check(extremes(adversarial, images, attack.norm, radii).tolist(), attack.norm)
+    return adversarial
+
+
 def unit_start(attack: Attack, like: Tensor, generator: torch.Generator) -> Tensor:
     """For each image of ``like`` a random point of the ball of radius 1: where PGD starts, as torchattacks draws it."""
     start = torch.zeros_like(like)
@@ -97,23 +107,25 @@ def _lengths(images: Tensor) -> Tensor:
     return torch.linalg.vector_norm(images.flatten(1), dim=1).view(-1, 1, 1, 1)
 
 
-def extremes(adversarial: Tensor, images: Tensor, norm: str) -> Tensor:
-    """Float [3], on the device: the largest distance, minus the lowest pixel, and the highest. See check."""
+def extremes(adversarial: Tensor, images: Tensor, norm: str, radii: Tensor | float) -> Tensor:
+    """Float [3], on the device: how far the worst is beyond its radius, minus the lowest pixel, the highest. See check.
+
+    The projection rounds, so a relative 1e-4 is not beyond.
+    """
     if adversarial.shape != images.shape:
         raise AttackError(f"attack: expected shape {tuple(images.shape)}, got {tuple(adversarial.shape)}")
     order = 2 if norm == "L2" else torch.inf
-    distance = torch.linalg.vector_norm((adversarial - images).flatten(1), ord=order, dim=1).max()
+    distance = torch.linalg.vector_norm((adversarial - images).flatten(1), ord=order, dim=1)
     low, high = adversarial.aminmax()
-    return torch.stack([distance, -low, high])
+    return torch.stack([(distance - radii * (1 + 1e-4)).max(), -low, high])
 
 
-def check(found: Tensor, norm: str, epsilon: float) -> None:
+def check(found: Sequence[float], norm: str) -> None:
     """Judge extremes. AttackError if what an attack returned is not finite, outside [0, 1], or too far away."""
-    worst, low, high = found.tolist()
-    if not math.isfinite(worst):
+    beyond, low, high = found
+    if not math.isfinite(beyond):
         raise AttackError("attack: expected finite gradients, got some that are not; a model in training has diverged")
-    # The projection rounds: a relative 1e-4, or the resolution of pixels near 1, is not a step outside.
-    if worst > epsilon * (1 + 1e-4) + 1e-6:
-        raise AttackError(f"attack: expected a {norm} distance of at most {epsilon}, got {worst}")
+    if beyond > 1e-6:  # the resolution of pixels near 1
+        raise AttackError(f"attack: expected a {norm} distance of at most epsilon, got one that is {beyond:.3g} more")
     if low > 0 or high > 1:
         raise AttackError(f"attack: expected pixels in [0, 1], got [{-low}, {high}]")

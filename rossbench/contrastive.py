@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
-from lightly.loss import NTXentLoss
 from lightly.models.modules.heads import SimCLRProjectionHead
 from torch import Tensor, nn
 
@@ -19,8 +16,9 @@ class SimCLR(nn.Module):
 
     forward: 2n views, sample i's two at rows i and n + i -> logits [2n, 2n]: cosine similarities of the projections
     over the temperature, each view's with itself left out (-inf). The right class of a view is its partner's row
-    (``partners``). Cross-entropy on these logits is the NT-Xent loss (study, equation 3.11), so an attack on
-    classifiers, aimed at this module, is a contrastive attack.
+    (``partners``). Cross-entropy on these logits is the NT-Xent loss (study, equation 3.11) and equals lightly's
+    NTXentLoss, so an attack on classifiers, aimed at this module, is a contrastive attack. (lightly's own would wait
+    for the device, which a CUDA graph must not.)
     """
 
     def __init__(self, encoder: Encoder, recipe: Pretraining) -> None:
@@ -29,15 +27,25 @@ class SimCLR(nn.Module):
         self.head = SimCLRProjectionHead(
             encoder.features, encoder.features, recipe.projection_dim, batch_norm=recipe.projection_batch_norm
         )
-        self.temperature = recipe.temperature
+        self.recipe = recipe
 
     def project(self, views: Tensor) -> Tensor:
-        """Projections [2n, projection_dim], not normalised."""
-        projections: Tensor = self.head(self.encoder(views))
-        return projections
+        """Projections, float32 [2n, projection_dim], not normalised."""
+        if self.recipe.channels_last:
+            views = views.contiguous(memory_format=torch.channels_last)
+            if views.requires_grad:
+                views.register_hook(Tensor.contiguous)  # torchattacks takes gradients for contiguous
+        with torch.autocast(
+            views.device.type,
+            torch.bfloat16,
+            enabled=self.recipe.precision == "bfloat16",
+            cache_enabled=False,  # the weights change between passes that share a CUDA graph
+        ):
+            projections: Tensor = self.head(self.encoder(views))
+        return projections.float()
 
     def forward(self, views: Tensor) -> Tensor:
-        return similarities(self.project(views), self.temperature)
+        return similarities(self.project(views), self.recipe.temperature)
 
 
 def similarities(projections: Tensor, temperature: float) -> Tensor:
@@ -53,25 +61,11 @@ def partners(views: int, device: torch.device) -> Tensor:
     return torch.arange(views, device=device).roll(views // 2)
 
 
-def nt_xent(temperature: float) -> Callable[[Tensor], Tensor]:
-    """lightly's NTXentLoss as a function of all projections [2n, d].
-
-    Without its memory bank: that takes in whatever passes while gradients are on, attack steps included.
-    """
-    loss = NTXentLoss(temperature=temperature, memory_bank_size=0)
-
-    def of_projections(projections: Tensor) -> Tensor:
-        first, second = projections.chunk(2)
-        value: Tensor = loss(first, second)
-        return value
-
-    return of_projections
-
-
-def adversarial_views(model: SimCLR, views: Tensor, recipe: Pretraining, epsilon: float, seed: int) -> Tensor:
+def adversarial_views(model: SimCLR, views: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
     """The study's hook (section 5.2): all views of a batch moved together by PGD so that NT-Xent rises.
 
-    views: float [2n, channels, size, size] in [0, 1]; returns the same shape, each view within epsilon.
+    views: float [2n, channels, size, size] in [0, 1]; returns the same shape, each view within epsilon, and the
+    extremes; see attacks.perturb.
     """
-    labels = partners(len(views), views.device)
-    return perturb(model, views, labels, recipe.attack, epsilon, seed, mode=recipe.attack_mode)
+    labels, recipe = partners(len(views), views.device), model.recipe
+    return perturb(model, views, labels, recipe.attack, epsilon, mode=recipe.attack_mode)

@@ -68,6 +68,8 @@ def _line(progress: Progress) -> Text:
     tick = progress.tick
     width = len(str(progress.total))
     text = Text(f"[{progress.number:>{width}}/{progress.total}] {progress.spec}", no_wrap=True, overflow="ellipsis")
+    if progress.others:
+        text.append(f" and {progress.others} more")
     if tick is None:
         return text.append(f"  done in {_duration(progress.seconds)}", style="green")
     text.append(f"  {tick.position}", style="cyan")

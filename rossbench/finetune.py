@@ -10,7 +10,7 @@ from .attacks import perturb
 from .encoders import Encoder
 from .seeds import derive, seeded
 from .specs import FinetuneSpec
-from .training import Hooks, Loop, Tick
+from .training import Hooks, Loop, Step, Tick, adam
 
 
 class Classifier(nn.Module):
@@ -45,29 +45,26 @@ def finetune(
         classifier = Classifier(encoder, classes).to(images.device)
     # The encoder is frozen, so without an attack an image has the same features in every epoch.
     cached = encode(encoder, images, recipe.batch_size, hooks) if spec.epsilon == 0 else None
-    optimizer = torch.optim.Adam(
-        classifier.linear.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True
-    )
+    optimizer = adam(classifier.linear, recipe)
 
-    def features_of(chosen: Tensor, targets: Tensor, seed: int) -> Tensor:
+    def features_of(indices: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         if cached is not None:
-            return cached[chosen]
-        natural = images[chosen].float() / 255
-        adversarial = perturb(classifier, natural, targets, recipe.attack, spec.epsilon, seed)
+            return cached[indices], cached.new_zeros(3)
+        natural = images[indices].float() / 255
+        adversarial, extremes = perturb(classifier, natural, targets, recipe.attack, spec.epsilon)
         with torch.no_grad():
-            features: Tensor = encoder(adversarial)
-        return features
+            return encoder(adversarial), extremes
 
-    def batch(indices: Tensor, seed: int) -> tuple[Tensor, int]:
-        chosen = indices.to(images.device)
-        targets = labels[chosen]
-        logits = classifier.linear(features_of(chosen, targets, seed))
+    def step(indices: Tensor) -> Step:
+        targets = labels[indices]
+        features, extremes = features_of(indices, targets)
+        logits = classifier.linear(features)
         loss = nn.functional.cross_entropy(logits, targets)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         right = metrics.counts_right(metrics.top5(logits.detach()), targets)
-        return torch.stack([loss.detach() * len(targets), *right]), len(targets)
+        return Step(torch.stack([loss.detach() * len(targets), *right]), len(targets), extremes)
 
     loop = Loop(
         spec=spec,
@@ -76,7 +73,7 @@ def finetune(
         rate=lambda epoch: recipe.learning_rate,
         optimizer=optimizer,
         parts={"linear": classifier.linear},
-        batch=batch,
+        step=step,
     )
     return classifier, loop.run(hooks)
 

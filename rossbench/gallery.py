@@ -192,7 +192,7 @@ class Gallery:
         data, names = self._data(model), datasets.facts(model.spec.target).names
         rows: list[figures.Example] = []
         done = 0
-        for adversarial in attacked(spec, classifier, data.images, data.labels):
+        for adversarial, *_ in attacked([spec], classifier, data.images, data.labels):
             part = slice(done, done + len(adversarial))
             natural, labels = data.images[part].float() / 255, data.labels[part]
             before, after = (classifier(batch).argmax(1) for batch in (natural, adversarial))
@@ -216,8 +216,8 @@ class Gallery:
         ``epsilon``: of the attack, 0 for natural images; ``limit``: use a class-balanced part of that many images.
         """
         data, classifier = self._data(model, limit), self._classifier(model)
-        batches = attacked(model.under(epsilon), classifier, data.images, data.labels)
-        return features.extract(classifier, layer, batches), data.labels.cpu()
+        batches = attacked([model.under(epsilon)], classifier, data.images, data.labels)
+        return features.extract(classifier, layer, (batch.images for batch in batches)), data.labels.cpu()
 
     def _classifier(self, model: Model) -> Classifier:
         return artifacts.load_classifier(self.store, model.spec).to(self.device).requires_grad_(False)

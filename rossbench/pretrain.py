@@ -5,15 +5,15 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from . import encoders, metrics
-from .contrastive import SimCLR, adversarial_views, nt_xent, partners, similarities
+from .contrastive import SimCLR, adversarial_views, partners
 from .datasets import facts
 from .recipe import Pretraining
 from .seeds import derive, seeded
 from .specs import PretrainSpec
-from .training import Hooks, Loop
+from .training import Hooks, Loop, Step, adam
 from .views import two_views
 
 
@@ -26,25 +26,22 @@ def pretrain(spec: PretrainSpec, images: Tensor, hooks: Hooks) -> tuple[SimCLR, 
     """
     recipe = spec.recipe
     model = build(spec).to(images.device)
+    if recipe.channels_last:
+        model = model.to(memory_format=torch.channels_last)
     if recipe.normalize:
         _normalize_by(model, images)
-    optimizer = torch.optim.Adam(
-        model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True
-    )
-    loss_of = nt_xent(recipe.temperature)
+    optimizer = adam(model, recipe)
 
-    def batch(indices: Tensor, seed: int) -> tuple[Tensor, int]:
-        generator = torch.Generator(images.device).manual_seed(seed)
-        views = two_views(images[indices.to(images.device)], recipe.augmentation, generator)
-        views = adversarial_views(model, views, recipe, spec.epsilon, derive(seed, "attack"))
-        projections = model.project(views)  # both views in one pass: BatchNorm sees them together
-        loss = loss_of(projections)
+    def step(indices: Tensor) -> Step:
+        views = two_views(images[indices], recipe.augmentation)
+        views, extremes = adversarial_views(model, views, spec.epsilon)
+        logits, labels = model(views), partners(len(views), views.device)  # both views in one pass: one BatchNorm
+        loss = nn.functional.cross_entropy(logits, labels)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        logits = similarities(projections.detach(), recipe.temperature)
-        right = metrics.counts_right(metrics.top5(logits), partners(len(views), views.device))
-        return torch.stack([loss.detach() * len(views), *right]), len(views)
+        right = metrics.counts_right(metrics.top5(logits.detach()), labels)
+        return Step(torch.stack([loss.detach() * len(views), *right]), len(views), extremes)
 
     loop = Loop(
         spec=spec,
@@ -53,7 +50,7 @@ def pretrain(spec: PretrainSpec, images: Tensor, hooks: Hooks) -> tuple[SimCLR, 
         rate=lambda epoch: learning_rate(recipe, epoch),
         optimizer=optimizer,
         parts={"model": model},
-        batch=batch,
+        step=step,
     )
     model.train()
     history = loop.run(hooks)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from .errors import InvalidValue
-from .values import POSITIVE, Value, one_of, within
+from .values import POSITIVE, Value, added, one_of, within
 
 NORMS = ("L2", "Linf")
 ATTACKS = ("pgd",)
@@ -70,6 +70,10 @@ class Pretraining(Value):
     attack: Attack = Attack(steps=3, step_size=1.0)
     attack_mode: str = one_of("eval", "eval", "train")
     """Mode of the model, so of its BatchNorm, while its views are attacked."""
+    precision: str = one_of("float32", "float32", "bfloat16", added=True)
+    """Of the model's passes, attacks included; "bfloat16" is torch's autocast. Weights and loss are float32."""
+    channels_last: bool = added(False)
+    """Layout of the convolutions; it changes speed, and numbers by rounding only."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +94,9 @@ class Evaluation(Value):
     attack: Attack = Attack(steps=20, step_size=3.0)
     batch_size: int = within(1024, 1)
     """Each batch draws its random starts from a stream of its own, so the batch size is part of the result."""
+    attacked: str = one_of("all", "all", "correct", added=True)
+    """Which images are attacked. "correct": those that are right without an attack, which is all that robust accuracy
+    needs; the study counts all."""
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,11 @@ from typing import Any
 from .errors import StoreError
 from .store import read_json
 
-SCHEMA = 2
+SCHEMA = 3
+NOTE_SCHEMA = 2
+"""Of the notes of runs; see report.tables."""
+_ADDED = {2: ("precision", "recall", "f1", "right_by_class"), 3: ("robust_right",)}
+"""Fields by the schema that brought them; None in what is read from a record of an earlier one."""
 _LIBRARIES = ("rossbench", "torch", "torchvision", "lightly", "torchattacks", "timm", "torchmetrics", "numpy")
 
 
@@ -31,11 +35,14 @@ class Record:
     seed: int
     n: int
     classes: int
-    top1_right: int
-    top5_right: int
-    mcc: float
+    robust_right: int | None
+    """Right without an attack and under it: robust accuracy as leaderboards count it."""
+    top1_right: int | None
+    """Right under the attack, as the study counts. None, as all below, if not all images were attacked."""
+    top5_right: int | None
+    mcc: float | None
     precision: float | None
-    """Macro, as recall and f1; None, like right_by_class, in what was read from a record of schema 1."""
+    """Macro, as recall and f1."""
     recall: float | None
     f1: float | None
     right_by_class: list[int] | None
@@ -48,10 +55,10 @@ class Record:
     schema: int = SCHEMA
 
     def metric(self, name: str) -> float | None:
-        """``top1``, ``top5``, ``precision``, ``recall`` or ``f1`` in [0, 1], or ``mcc`` in [-1, 1]."""
-        if name in ("top1", "top5"):
-            right: int = getattr(self, f"{name}_right")
-            return right / self.n
+        """``top1``, ``top5``, ``robust``, ``precision``, ``recall`` or ``f1`` in [0, 1], or ``mcc`` in [-1, 1]."""
+        if name in ("top1", "top5", "robust"):
+            right: int | None = getattr(self, f"{name}_right")
+            return None if right is None else right / self.n
         value: float | None = getattr(self, name)
         return value
 
@@ -60,11 +67,11 @@ def read_record(path: Path) -> Record:
     """StoreError if the file is no record, or one of a schema version that is not known."""
     content = read_json(path)
     version = content.get("schema") if isinstance(content, dict) else None
-    added: dict[str, None] = dict.fromkeys(("precision", "recall", "f1", "right_by_class")) if version == 1 else {}
-    expected = {field.name for field in fields(Record)} - set(added)
-    if version not in (1, SCHEMA) or set(content) != expected:
+    names = {field.name for field in fields(Record)}
+    absent = {name for since in _ADDED if since > (version or 0) for name in _ADDED[since]}
+    if version not in range(1, SCHEMA + 1) or set(content) != names - absent:
         raise StoreError(f"{path}: expected a record of schema {SCHEMA}, got one of schema {version}")
-    return Record(**content | added)
+    return Record(**content | dict.fromkeys(absent))
 
 
 def provenance(device: str, dtype: str, deterministic: bool) -> dict[str, Any]:

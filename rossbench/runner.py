@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -35,13 +36,15 @@ class Progress:
     tick: Tick | None
     """None: the artifact is finished."""
     seconds: float
-    """Since this stage began, in this run."""
+    """Since this stage began, in this run; of artifacts that were made together, each one's share."""
     rate: float
     """Images a second, a mean over these seconds."""
     fraction: float
     """Of the whole run's work, in [0, 1]."""
     seconds_left: float | None
     """For the whole run; None before there is anything to tell it from."""
+    others: int = 0
+    """So many artifacts after this one are being made together with it."""
 
 
 Observer = Callable[[Progress], None]
@@ -138,10 +141,10 @@ class _Job:
         for spec in stale:
             self.store.discard(spec)
         clock = _Clock(missing, observe)
-        for spec in missing:
-            clock.start(spec)
-            if spec not in self.store:  # else another run was faster
-                self._build(spec, Hooks(clock.tick, self.store.resume_path(spec)))
+        for specs in _together(missing):
+            clock.start(specs)
+            if any(spec not in self.store for spec in specs):  # else another run was faster
+                self._build(specs, Hooks(clock.tick, self.store.resume_path(specs[0])))
             clock.finish()
         return {
             scenario.name: {
@@ -159,27 +162,38 @@ class _Job:
                 needed |= {made.key for made in spec.chain[gap:]}
         return [spec for spec in specs_of(self.scenarios) if spec.key in needed]
 
-    def _build(self, spec: AnySpec, hooks: Hooks) -> None:
-        data, began = self._data_of(spec), time.perf_counter()
-        provenance = {**self.provenance, "data": data.fingerprint}
+    def _build(self, specs: list[AnySpec], hooks: Hooks) -> None:
+        spec = specs[0]
         if isinstance(spec, EvaluateSpec):
-            classifier = self._classifier_of(spec.finetune)
-            began = time.perf_counter()
+            self._evaluate([one for one in specs if isinstance(one, EvaluateSpec)], hooks)
+        else:
+            self._train(spec, hooks)
+
+    def _evaluate(self, specs: list[EvaluateSpec], hooks: Hooks) -> None:
+        data, classifier = self._data_of(specs[0]), self._classifier_of(specs[0].finetune)
+        began = time.perf_counter()
+        found = evaluate(specs, classifier, data.images, data.labels, hooks)
+        seconds = time.perf_counter() - began
+        for spec, ranked in zip(specs, found.attacked, strict=True):
             owner = next(one for one in self.scenarios if spec in one.cells.values())
-            ranked = evaluate(spec, classifier, data.images, data.labels, hooks)
             artifacts.save_cell(
                 self.store,
                 spec,
                 ranked,
+                found.natural,
                 data.labels.cpu(),
                 scenario=owner.name,
                 deviations=owner.deviations(_registered(owner)),
-                seconds=time.perf_counter() - began,
-                provenance=provenance,
+                seconds=seconds * spec.passes / sum(one.passes for one in specs),
+                provenance={**self.provenance, "data": data.fingerprint},
             )
-            return
+
+    def _train(self, spec: PretrainSpec | FinetuneSpec, hooks: Hooks) -> None:
+        data, began = self._data_of(spec), time.perf_counter()
         module: nn.Module
+        precision = "float32"
         if isinstance(spec, PretrainSpec):
+            precision = spec.recipe.precision
             module, history = pretrain(spec, data.images, hooks)
         else:
             encoder = artifacts.load_simclr(self.store, spec.pretrain).encoder.to(self.device)
@@ -188,6 +202,7 @@ class _Job:
             module = classifier.linear
         # After an interruption the epochs' own times are the better account.
         seconds = max(time.perf_counter() - began, sum(entry["seconds"] for entry in history))
+        provenance = {**self.provenance, "dtype": precision, "data": data.fingerprint}
         artifacts.save_trained(self.store, spec, module, history, seconds, provenance)
 
     def _classifier_of(self, spec: FinetuneSpec) -> Classifier:
@@ -216,6 +231,16 @@ class _Job:
         return records.provenance(device, "float32", torch.are_deterministic_algorithms_enabled())
 
 
+def _together(specs: Sequence[AnySpec]) -> Iterator[list[AnySpec]]:
+    """Evaluations in a row that differ in their epsilon alone are one piece of work; all else is one by one."""
+
+    def work(spec: AnySpec) -> object:
+        return (spec.finetune.key, spec.limit, spec.recipe) if isinstance(spec, EvaluateSpec) else spec.key
+
+    for _, alike in itertools.groupby(specs, work):
+        yield list(alike)
+
+
 def _registered(scenario: Scenario) -> Scenario:
     return registry.get(scenario.name) if scenario.name in registry.names() else scenario
 
@@ -224,7 +249,7 @@ def _note(scenario: Scenario) -> dict[str, Any]:
     """Which cells a run is about, and how it differs from the registered scenario; ``report.tables`` reads it."""
     registered = _registered(scenario)
     return {
-        "schema": records.SCHEMA,
+        "schema": records.NOTE_SCHEMA,
         "name": scenario.name,
         "source": scenario.source,
         "target": scenario.target,
@@ -245,42 +270,45 @@ class _Clock:
         self.specs, self.observe = specs, observe
         self.total = sum(spec.passes for spec in specs)
         self.began = time.perf_counter()
-        self.number = 0
+        self.finished = 0
         self.before = 0.0  # passes of the artifacts before this one
         self.skipped = 0.0  # those of them that an earlier run had done
 
-    def start(self, spec: AnySpec) -> None:
-        self.spec = spec
-        self.number += 1
+    def start(self, specs: list[AnySpec]) -> None:
+        self.making = specs
+        self.work = sum(spec.passes for spec in specs)
         self.stage_began = time.perf_counter()
         self.images = 0
         self.fraction = 0.0
 
     def tick(self, tick: Tick) -> None:
         if tick.resumed:
-            self.skipped += tick.fraction * self.spec.passes
+            self.skipped += tick.fraction * self.work
         self.images += tick.images
         self.fraction = tick.fraction
-        self._tell(tick)
+        self._tell(self.making[0], tick, len(self.making) - 1)
 
     def finish(self) -> None:
         self.fraction = 1.0
-        self._tell(None)
-        self.before += self.spec.passes
+        for spec in self.making:
+            self._tell(spec, None, share=spec.passes / self.work)
+            self.finished += 1
+        self.before += self.work
 
-    def _tell(self, tick: Tick | None) -> None:
+    def _tell(self, spec: AnySpec, tick: Tick | None, others: int = 0, share: float = 1) -> None:
         now = time.perf_counter()
-        done = self.before + self.fraction * self.spec.passes
+        done = self.before + self.fraction * self.work
         worked = done - self.skipped
         seconds = max(now - self.stage_began, 1e-9)
         progress = Progress(
-            spec=self.spec,
-            number=self.number,
+            spec=spec,
+            number=self.finished + 1,
             total=len(self.specs),
             tick=tick,
-            seconds=seconds,
+            seconds=seconds * share,
             rate=self.images / seconds,
             fraction=done / self.total,
             seconds_left=(self.total - done) * (now - self.began) / worked if worked > 0 else None,
+            others=others,
         )
         self.observe(progress)

@@ -15,7 +15,7 @@ from . import datasets
 from .errors import InvalidValue
 from .recipe import Evaluation, Finetuning, Pretraining, Recipe
 from .specs import AnySpec, EvaluateSpec, FinetuneSpec, PretrainSpec
-from .values import Value, flatten, within
+from .values import Value, flatten, settled, within
 
 _GRID = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 Place = tuple[float, float, float]
@@ -89,7 +89,7 @@ class Scenario(Value):
     @cached_property
     def protocol(self) -> str:
         """A short hash of everything but the name and the grids: matrices that agree in it can be merged."""
-        flat = flatten(self)
+        flat = flatten(settled(self))
         text = json.dumps({name: flat[name] for name in flat if name not in _NOT_PROTOCOL}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:8]
 

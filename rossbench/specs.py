@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
 
 from . import datasets
 from .epsilons import EPS, format_epsilon, format_model
 from .recipe import Evaluation, Finetuning, Pretraining
-from .values import Value, within
+from .values import Value, settled, within
 
 
 class Spec(Value):
@@ -24,7 +24,7 @@ class Spec(Value):
     @cached_property
     def key(self) -> str:
         """The first 16 hex digits of the SHA-256 of the spec's canonical JSON; the artifact's name."""
-        text = json.dumps({self.stage: asdict(self)}, sort_keys=True, separators=(",", ":"))  # type: ignore[call-overload]
+        text = json.dumps({self.stage: settled(self)}, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

@@ -9,12 +9,15 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from . import attacks
+from .cudagraph import Replayed
 from .errors import Diverged
+from .recipe import Finetuning, Pretraining
 from .seeds import derive, seeded
 from .specs import FinetuneSpec, PretrainSpec
 from .store import write_atomically
@@ -55,12 +58,22 @@ class Hooks:
     resume: Path | None = None
 
 
+class Step(NamedTuple):
+    """What an optimizer step found, on the device."""
+
+    sums: Tensor
+    """Float [3], over its samples: loss, right among top 1, right among top 5."""
+    samples: int
+    extremes: Tensor
+    """Of its attack: see attacks.extremes."""
+
+
 @dataclass(frozen=True)
 class Loop:
     """One stage's training.
 
-    ``batch(indices, seed)`` makes one optimizer step on some images and returns float sums over its samples,
-    [loss, right among top 1, right among top 5], and the number of samples.
+    ``step`` makes one optimizer step on the images of some indices, int64 on the device. It draws all that is random
+    from the device's global generator, and waits for nothing, so that on CUDA it is recorded and replayed.
     """
 
     spec: PretrainSpec | FinetuneSpec
@@ -72,31 +85,32 @@ class Loop:
     optimizer: torch.optim.Optimizer
     parts: dict[str, Stateful]
     """All that changes while training, apart from the optimizer: what the resume state is made of."""
-    batch: Callable[[Tensor, int], tuple[Tensor, int]]
+    step: Callable[[Tensor], Step]
 
     def run(self, hooks: Hooks) -> list[dict[str, float]]:
         """Train; returns one dictionary an epoch: epoch, loss, top1, top5 (both rates), learning_rate, seconds.
 
         With a resume state it goes on from its epoch: every epoch has random streams of its own, so the result
-        is that of an uninterrupted run. Raises Diverged when an epoch's loss is not finite.
+        is that of an uninterrupted run. Raises Diverged when an epoch's loss is not finite, AttackError when one of its
+        attacks went out of bounds.
         """
         saved: dict[str, Stateful] = {**self.parts, "optimizer": self.optimizer}
         history = _load(hooks.resume, saved)
-        epochs = self.spec.recipe.epochs
+        epochs, step = self.spec.recipe.epochs, Replayed(self.step)
         if history:
             position = f"resumed after epoch {len(history)}/{epochs}"
             hooks.tick(Tick(len(history) / epochs, position, 0, resumed=True, history=tuple(history)))
         for epoch in range(len(history), epochs):
             began = time.perf_counter()
-            for group in self.optimizer.param_groups:
-                group["lr"] = self.rate(epoch)
-            loss, top1, top5 = self._epoch(epoch, hooks)
+            _set_rate(self.optimizer, self.rate(epoch))
+            loss, top1, top5, *extremes = self._epoch(epoch, step, hooks)
             if not math.isfinite(loss):
                 last = f"{history[-1]['loss']:.4g}" if history else "none"
                 raise Diverged(
                     f"{self.spec}: expected a finite loss, got {loss} in epoch {epoch + 1} (last finite loss: "
                     f"{last}); lower the learning rate, {self.rate(epoch):.3g}"
                 )
+            attacks.check(extremes, self.spec.recipe.attack.norm)
             history.append(
                 {
                     "epoch": epoch + 1,
@@ -112,25 +126,44 @@ class Loop:
             hooks.tick(Tick((epoch + 1) / epochs, position, 0, torch.tensor(loss), history=(history[-1],)))
         return history
 
-    def _epoch(self, epoch: int, hooks: Hooks) -> tuple[float, float, float]:
-        spec, epochs = self.spec, self.spec.recipe.epochs
+    def _epoch(self, epoch: int, step: Callable[[Tensor], Step], hooks: Hooks) -> list[float]:
+        """[loss, top1, top5], means over the samples, and the extremes of all attacks."""
+        spec, epochs, device = self.spec, self.spec.recipe.epochs, _device(self.optimizer)
         shuffle = torch.Generator().manual_seed(derive(spec.seed, spec.stage, "order", epoch))
-        order = torch.randperm(self.images, generator=shuffle)
+        order = torch.randperm(self.images, generator=shuffle).to(device)
         size = min(spec.recipe.batch_size, self.images)
         batches = [batch for batch in order.split(size) if len(batch) == size or not self.drop_last]
-        device = self.optimizer.param_groups[0]["params"][0].device
-        sums: Tensor | None = None
+        sums, extremes = torch.zeros(3, device=device), torch.zeros(3, device=device)
         samples = 0
         for k, indices in enumerate(batches):
-            seed = derive(spec.seed, spec.stage, epoch, k)
-            with seeded(seed, device):  # for what draws from the global generator, such as dropout
-                part, count = self.batch(indices, seed)
-            sums, samples = part if sums is None else sums + part, samples + count
+            with seeded(derive(spec.seed, spec.stage, epoch, k), device):
+                found = step(indices)
+            sums, extremes = sums + found.sums, torch.maximum(extremes, found.extremes)
+            samples += found.samples
             fraction = (epoch + (k + 1) / len(batches)) / epochs
             hooks.tick(Tick(fraction, f"epoch {epoch + 1}/{epochs}", len(indices), sums[0] / samples))
-        assert sums is not None  # a data set has at least one image, so one batch
-        loss, top1, top5 = (sums / samples).tolist()
-        return loss, top1, top5
+        return torch.cat([sums / samples, extremes]).tolist()
+
+
+def adam(module: nn.Module, recipe: Pretraining | Finetuning) -> torch.optim.Adam:
+    """Adam on a module's parameters, in a form that a CUDA graph can hold where they are on CUDA."""
+    parameters = list(module.parameters())
+    on_cuda = parameters[0].is_cuda
+    rate = torch.tensor(recipe.learning_rate, device=parameters[0].device) if on_cuda else recipe.learning_rate
+    return torch.optim.Adam(parameters, lr=rate, weight_decay=recipe.weight_decay, fused=True, capturable=on_cuda)
+
+
+def _device(optimizer: torch.optim.Optimizer) -> torch.device:
+    device: torch.device = optimizer.param_groups[0]["params"][0].device
+    return device
+
+
+def _set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    for group in optimizer.param_groups:
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(rate)  # in place: a graph reads it there
+        else:
+            group["lr"] = rate
 
 
 def _save(path: Path | None, saved: dict[str, Stateful], history: list[dict[str, float]]) -> None:
@@ -150,5 +183,8 @@ def _load(path: Path | None, saved: dict[str, Stateful]) -> list[dict[str, float
         return []
     for name, part in saved.items():
         part.load_state_dict(state[name])
+        if isinstance(part, torch.optim.Optimizer):
+            for group in part.param_groups:  # a rate that is a tensor stays on the CPU, unlike all else
+                group["lr"] = group["lr"].to(_device(part)) if isinstance(group["lr"], Tensor) else group["lr"]
     history: list[dict[str, float]] = state["history"]
     return history

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import field, fields, is_dataclass
+from dataclasses import asdict, field, fields, is_dataclass
 from functools import lru_cache
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
@@ -20,9 +20,14 @@ def within(default: Any, low: float, high: float = math.inf) -> Any:
     return field(default=default, metadata={"range": (low, high)})
 
 
-def one_of(default: str, *values: str) -> Any:
-    """A dataclass field that is one of ``values``."""
-    return field(default=default, metadata={"values": values})
+def one_of(default: str, *values: str, added: bool = False) -> Any:
+    """A dataclass field that is one of ``values``; ``added``: see settled."""
+    return field(default=default, metadata={"values": values, "added": added})
+
+
+def added(default: Any) -> Any:
+    """A dataclass field that came later; see settled."""
+    return field(default=default, metadata={"added": True})
 
 
 POSITIVE = 1e-12  # the least learning rate, temperature or sigma: a bound that leaves zero out
@@ -74,9 +79,13 @@ V = TypeVar("V")
 
 
 def build(cls: type[V], content: Mapping[str, Any]) -> V:
-    """The value that ``dataclasses.asdict`` took apart. InvalidValue if it holds other fields than ``cls``."""
+    """The value that ``dataclasses.asdict`` took apart. InvalidValue if it holds other fields than ``cls``.
+
+    What was written before a field was added has its default.
+    """
     names = {spec.name for spec in fields(cls)}  # type: ignore[arg-type]
-    if not isinstance(content, Mapping) or set(content) != names:
+    later = {spec.name for spec in fields(cls) if spec.metadata.get("added")}  # type: ignore[arg-type]
+    if not isinstance(content, Mapping) or not names - later <= set(content) <= names:
         raise InvalidValue(f"{cls.__name__}: expected the fields {', '.join(sorted(names))}, got {content!r:.200}")
     hints = _hints(cls)  # type: ignore[arg-type]  # mypy takes a class's hash for its instances'
     parts = {name: build(hints[name], item) if is_dataclass(hints[name]) else item for name, item in content.items()}
@@ -84,12 +93,21 @@ def build(cls: type[V], content: Mapping[str, Any]) -> V:
 
 
 def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
-    """A nested value as one dictionary, such as {"recipe.pretraining.epochs": 500}."""
+    """A nested value, or its dictionary, as one dictionary, such as {"recipe.pretraining.epochs": 500}."""
     flat: dict[str, Any] = {}
-    for spec in fields(value):
-        item = getattr(value, spec.name)
-        if is_dataclass(item):
-            flat.update(flatten(item, f"{prefix}{spec.name}."))
-        else:
-            flat[prefix + spec.name] = item
+    for name, item in (value if isinstance(value, dict) else asdict(value)).items():
+        flat.update(flatten(item, f"{prefix}{name}.") if isinstance(item, dict) else {prefix + name: item})
     return flat
+
+
+def settled(value: Any) -> dict[str, Any]:
+    """``dataclasses.asdict`` without added fields that have their default: what keys and hashes are made of.
+
+    So what was named before a field was added keeps its name. The default has to be what was done before.
+    """
+    items = {spec: getattr(value, spec.name) for spec in fields(value)}
+    return {
+        spec.name: settled(item) if is_dataclass(item) else item
+        for spec, item in items.items()
+        if not (spec.metadata.get("added") and item == spec.default)
+    }

@@ -19,13 +19,14 @@ from rich.text import Text
 from .. import registry
 from ..epsilons import EPS, format_epsilon, format_model
 from ..errors import InvalidValue, StoreError, UnknownName, unknown
-from ..records import SCHEMA, Record, read_record
+from ..records import NOTE_SCHEMA, Record, read_record
 from ..scenario import Place
 from ..store import Store
 
 METRICS = {
     "top1": "Top-1 accuracy (%)",
     "top5": "Top-5 accuracy (%)",
+    "robust": "Robust accuracy (%)",
     "mcc": "MCC",
     "precision": "Macro precision (%)",
     "recall": "Macro recall (%)",
@@ -116,6 +117,8 @@ class Matrix:
         record = max(self.records, key=lambda record: record.spec["epsilon"])  # at epsilon 0 no attack was made
         spec, attack = record.spec, record.spec["recipe"]["attack"]
         how = f"{attack['name'].upper()}-{attack['norm']}, {attack['steps']} steps of {attack['step_size']:g}"
+        if spec["recipe"].get("attacked") == "correct":
+            how += ", of images right without it"
         encoder, how = spec["finetune"]["pretrain"]["encoder"], how if spec["epsilon"] else "no attack"
         return f"{self.name}, protocol {self.protocol}, seed {self.seed}: {record.n} test images, {encoder}, {how}"
 
@@ -135,8 +138,8 @@ def load(store: Store, names: Sequence[str] = (), protocol: str | None = None) -
     runs: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for path, content in store.matrices():
         note = _upgraded(content)
-        if not isinstance(note, dict) or note.get("schema") != SCHEMA or set(note) != _FIELDS:
-            raise StoreError(f"{path}: expected the note of a run, of schema {SCHEMA}")
+        if not isinstance(note, dict) or note.get("schema") != NOTE_SCHEMA or set(note) != _FIELDS:
+            raise StoreError(f"{path}: expected the note of a run, of schema {NOTE_SCHEMA}")
         runs.setdefault((note["name"], note["protocol"]), []).append(note)
     if not runs:
         raise StoreError(f"nothing to report in {store.root}: expected a store that rossbench run has written")
