@@ -65,7 +65,7 @@ class Radii(torchattacks.attack.Attack):  # type: ignore[misc]  # torchattacks h
         self.settings = attack
 
     def forward(self, images: Tensor, labels: Tensor, radii: Tensor, start: Tensor) -> Tensor:
-        """Adversarial images within radii [n] of images [n, c, h, w]; see unit_start for ``start``, of that shape."""
+        """Adversarial images within radii [n], positive, of images [n, c, h, w]; ``start``, of that shape: see unit_start."""
         norm, radii = self.settings.norm, radii.view(-1, 1, 1, 1)
         adversarial = (images + radii * start).clamp(0, 1)
         for _ in range(self.settings.steps):
@@ -104,7 +104,8 @@ def unit_start(attack: Attack, like: Tensor, generator: torch.Generator) -> Tens
 
 def _lengths(images: Tensor) -> Tensor:
     """L2 norms, [n, 1, 1, 1]."""
-    return torch.linalg.vector_norm(images.flatten(1), dim=1).view(-1, 1, 1, 1)
+    lengths: Tensor = torch.linalg.vector_norm(images.flatten(1), dim=1)
+    return lengths.view(-1, 1, 1, 1)
 
 
 def extremes(adversarial: Tensor, images: Tensor, norm: str, radii: Tensor | float) -> Tensor:

@@ -48,7 +48,9 @@ def evaluate(
         parts.append(_ranked(classifier, batch.float() / 255))
         tick(len(batch))
     natural = torch.cat(parts)
-    among = natural[:, 0] == labels if specs[0].recipe.attacked == "correct" else torch.ones_like(labels, dtype=torch.bool)
+    among = (
+        natural[:, 0] == labels if specs[0].recipe.attacked == "correct" else torch.ones_like(labels, dtype=torch.bool)
+    )
     found = natural.repeat(len(specs), 1, 1)
     under_attack = [k for k, spec in enumerate(specs) if spec.epsilon > 0]
     total = done + int(among.sum()) * len(under_attack)
