@@ -65,7 +65,7 @@ class Radii(torchattacks.attack.Attack):  # type: ignore[misc]  # torchattacks h
         self.settings = attack
 
     def forward(self, images: Tensor, labels: Tensor, radii: Tensor, start: Tensor) -> Tensor:
-        """Adversarial images within radii [n], positive, of images [n, c, h, w]; ``start``, of that shape: see unit_start."""
+        """Adversarial images within radii [n], above 0, of images [n, c, h, w]; ``start``: see unit_start."""
         norm, radii = self.settings.norm, radii.view(-1, 1, 1, 1)
         adversarial = (images + radii * start).clamp(0, 1)
         for _ in range(self.settings.steps):

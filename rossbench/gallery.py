@@ -87,16 +87,18 @@ class Gallery:
 
     # --- from records and predictions ---
 
-    def robustness(self, models: Sequence[Model], metric: str = "top1") -> Figure:
+    def robustness(self, models: Sequence[Model], metric: str | None = None) -> Figure:
         """A metric against the evaluation epsilon, one curve a model; it has a gap where a cell is missing."""
+        metric = metric or next((model.matrix.metric for model in models), "top1")
         curves = {}
         for label, model in zip(_labels(models), models, strict=True):
             values = zip(model.matrix.columns, model.matrix.values(model.row, metric), strict=True)
             curves[label] = {column: np.nan if value is None else value for column, value in values}
         return figures.robustness(curves, tables.METRICS[metric])
 
-    def matrix(self, models: Sequence[Model], metric: str = "top1") -> Figure:
+    def matrix(self, models: Sequence[Model], metric: str | None = None) -> Figure:
         """The models' rows of their matrices as colours."""
+        metric = metric or next((model.matrix.metric for model in models), "top1")
         columns = sorted({column for model in models for column in model.cells})
         rows = [[model.matrix.value(model.row, column, metric) for column in columns] for model in models]
         values = np.array([[np.nan if value is None else value for value in row] for row in rows], float)
@@ -141,6 +143,8 @@ class Gallery:
         if epsilon not in model.cells:
             known = ", ".join(map(format_epsilon, sorted(model.cells)))
             raise InvalidValue(f"{model.label}: expected an evaluated epsilon, {known}, got {format_epsilon(epsilon)}")
+        if model.cells[epsilon].recipe.attacked != "all":
+            raise InvalidValue(f"{model.label}: expected all images attacked, got only those right without it")
         ranked, labels = artifacts.load_predictions(self.store, model.cells[epsilon])
         counts: np.ndarray = metrics.confusion(ranked[:, 0], labels, datasets.facts(model.spec.target).classes).numpy()
         return counts

@@ -22,7 +22,6 @@ FORMS = ("png", "svg", "pdf")
 _names = click.argument("names", nargs=-1, required=True, metavar="NAME...")
 _source = options.together(options.scenario_file, options.protocol, options.store, options.data_dir, options.device)
 _epsilons = click.option("--eval-eps", "epsilons", callback=options.epsilons, help="Evaluation epsilons.")
-_metric = click.option("--metric", type=click.Choice(list(tables.METRICS)), help="[default: top1]")
 _stage = click.option("--stage", type=click.Choice(["pretrain", "finetune"]), help="[default: pretrain]")
 _count = click.option("--count", type=click.IntRange(1, 8), help="Images.  [default: 6]")
 _attack = click.option(
@@ -86,8 +85,8 @@ def _open(names: tuple[str, ...], given: dict[str, Any]) -> tuple[Gallery, list[
     return gallery, gallery.matrices(names, given.pop("protocol"))
 
 
-_add("robustness", "all", "A metric against the evaluation epsilon, one curve a model.", _metric)
-_add("matrix", "all", "The matrix as a heat map.", _metric)
+_add("robustness", "all", "A metric against the evaluation epsilon, one curve a model.", options.metric)
+_add("matrix", "all", "The matrix as a heat map.", options.metric)
 _add("confusion", "first and last", "Confusion matrices; study, figures 5.3 and 5.5.", _epsilons)
 _add("per-class", "first and last", "Correct predictions per class at growing epsilon; study, figure 5.6.", _epsilons)
 _add("tsne", "first and last", "Maps of features, a map a model, coloured by class; study, figure 5.4.", _inputs)

@@ -13,6 +13,7 @@ import click
 from .. import registry
 from ..epsilons import parse_epsilons, parse_models
 from ..errors import InvalidValue
+from ..report.tables import METRICS
 from ..scenario import Scenario
 
 SAME = "same"
@@ -72,6 +73,11 @@ store = click.option(
     show_default=True,
     help="Folder of artifacts and records.",
 )
+metric = click.option(
+    "--metric",
+    type=click.Choice(list(METRICS)),
+    help="[default: top1; robust, where only images that are right without an attack were attacked]",
+)
 protocol = click.option("--protocol", help="The one of that hash, where a scenario ran under several.")
 device = click.option(
     "--device", callback=_device, default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps."
@@ -97,7 +103,21 @@ overrides = together(
     click.option("--test-limit", type=_count, help="Use that many test images, class-balanced."),
     click.option("--seed", type=click.IntRange(0, 2**62), help="Of weights, order, views and attacks."),
     click.option("--encoder", help="conv3, a timm model, or a timm ResNet with :cifar appended."),
+    click.option(
+        "--precision", type=click.Choice(["float32", "bfloat16"]), help="Of pretraining; the rest is float32."
+    ),
+    click.option(
+        "--attacked",
+        type=click.Choice(["all", "correct"]),
+        help="correct: only images that are right without an attack; gives robust accuracy alone, sooner.",
+    ),
 )
+_IN_RECIPE = {
+    "epochs": ("pretraining", "epochs"),
+    "finetune_epochs": ("finetuning", "epochs"),
+    "precision": ("pretraining", "precision"),
+    "attacked": ("evaluation", "attacked"),
+}
 
 
 def _writable(ctx: click.Context, param: click.Parameter, value: Path | None) -> Path | None:
@@ -133,10 +153,8 @@ def _changed(scenario: Scenario, changed: dict[str, Any]) -> Scenario:
     if top.get("finetune_epsilons") == SAME:
         top["finetune_epsilons"] = None
     recipe = scenario.recipe
-    if changed["epochs"] is not None:
-        pretraining = dataclasses.replace(recipe.pretraining, epochs=changed["epochs"])
-        recipe = dataclasses.replace(recipe, pretraining=pretraining)
-    if changed["finetune_epochs"] is not None:
-        finetuning = dataclasses.replace(recipe.finetuning, epochs=changed["finetune_epochs"])
-        recipe = dataclasses.replace(recipe, finetuning=finetuning)
+    for option, (part, field) in _IN_RECIPE.items():
+        if changed[option] is not None:
+            settings = dataclasses.replace(getattr(recipe, part), **{field: changed[option]})
+            recipe = dataclasses.replace(recipe, **{part: settings})
     return dataclasses.replace(scenario, recipe=recipe, **top)

@@ -19,7 +19,7 @@ from . import options
 
 @click.command()
 @click.argument("names", nargs=-1, metavar="[NAME]...")
-@click.option("--metric", type=click.Choice(list(tables.METRICS)), default="top1", show_default=True)
+@options.metric
 @click.option(
     "--format",
     "form",
@@ -36,7 +36,7 @@ from . import options
 @options.debug_option
 def report(
     names: tuple[str, ...],
-    metric: str,
+    metric: str | None,
     form: str,
     save: Path | None,
     protocol: str | None,
@@ -46,14 +46,14 @@ def report(
 ) -> None:
     """The matrices in the store: rows are the models' epsilons, columns those of the evaluation."""
     matrices = tables.load(Store(store), names, protocol)
-    if save is not None and (form, metric) != ("table", "top1"):
+    if save is not None and (form, metric) != ("table", None):
         raise click.UsageError("--html: expected no --format and no --metric, since a page has them all")
     if save is not None:
         _write_page(save, names, matrices, store, data_dir, device)
     elif form in tables.DATA:
-        click.echo(tables.DATA[form](matrices, metric), nl=False)
+        click.echo(tables.DATA[form](matrices, metric or "top1"), nl=False)
     else:
-        _print([tables.grid(matrix, metric) for matrix in matrices], form)
+        _print([tables.grid(matrix, metric or matrix.metric) for matrix in matrices], form)
 
 
 def _write_page(

@@ -138,7 +138,7 @@ def run(name: str, device: str, data_dir: Path | None, store: Path, tensorboard:
         runner.run_suite(scenarios, store=store, data_dir=data_dir, device=device, observe=observe)
     for scenario in scenarios:
         for matrix in tables.load(Store(store), [scenario.name], scenario.protocol):
-            console.print(tables.to_rich(tables.grid(matrix, "top1"), console.width))
+            console.print(tables.to_rich(tables.grid(matrix, matrix.metric), console.width))
     again = f"rossbench report {name}" + ("" if str(store) == options.STORE else f" --out {shlex.quote(str(store))}")
     if name not in {scenario.name for scenario in scenarios} and options.FILE in (
         meta := click.get_current_context().meta

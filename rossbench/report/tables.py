@@ -68,6 +68,12 @@ class Matrix:
     def task(self) -> str:
         return f"RoSS {self.source} → {self.target}"
 
+    @property
+    def metric(self) -> str:
+        """What its cells were made for: top1, or robust where not all images were attacked."""
+        partly = any(record.top1_right is None and record.robust_right is not None for record in self.records)
+        return "robust" if partly else "top1"
+
     def value(self, row: Row, column: float, metric: str) -> float | None:
         """In percent for rates, None where the cell or the metric is missing."""
         record = self.cells.get((*row, column))
