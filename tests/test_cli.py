@@ -4,15 +4,17 @@ import re
 import shlex
 import subprocess
 import sys
+import time
 
 import pytest
 from conftest import tiny
 
-from rossbench import registry
+from rossbench import registry, runner
 from rossbench.cli.options import changed_scenarios
+from rossbench.records import read_record
 from rossbench.report import tables
 from rossbench.scenario import Suite
-from rossbench.store import Store
+from rossbench.store import Store, encode
 
 TINY = [
     *("--train-eps", "0,1", "--eval-eps", "0,0.5", "--epochs", 2, "--finetune-epochs", 2),
@@ -171,16 +173,19 @@ def test_no_arguments_show_help(rossbench):
 def test_options_become_the_scenario_they_name(rossbench):
     options = {"epochs": 2, "finetune_epochs": 2, "train_epsilons": (0, 1), "eval_epsilons": (0, 0.5)}
     options |= {"train_limit": 60, "test_limit": 40, "seed": 3, "encoder": "resnet18", "finetune_epsilons": (0, 1)}
+    options |= {"precision": "bfloat16", "attacked": "correct"}
     (made,) = changed_scenarios("digits", options)
     expected = tiny(seed=3, encoder="resnet18", finetune_epsilons=(0, 1))
     assert made.recipe.pretraining.epochs == made.recipe.finetuning.epochs == 2
+    assert (made.recipe.pretraining.precision, made.recipe.evaluation.attacked) == ("bfloat16", "correct")
     grids = ("train_epsilons", "finetune_epsilons", "eval_epsilons")
     for field in (*grids, "train_limit", "test_limit", "seed", "encoder"):
         assert getattr(made, field) == getattr(expected, field)
 
 
-OPTIONS = "train_epsilons finetune_epsilons eval_epsilons epochs finetune_epochs train_limit test_limit seed encoder"
-NONE = dict.fromkeys(OPTIONS.split())
+OPTIONS = "train_epsilons finetune_epsilons eval_epsilons train_limit test_limit seed encoder"
+RECIPE = "epochs finetune_epochs precision attacked"
+NONE = dict.fromkeys((OPTIONS + " " + RECIPE).split())
 
 
 def test_without_options_a_suite_is_its_scenarios():
@@ -389,3 +394,55 @@ def test_the_last_line_of_a_run_is_a_command_that_works(rossbench, tmp_path):
     code, out, _ = rossbench(*shlex.split(again))
     assert code == 0
     assert "RoSS digits → digits" in out
+
+
+@pytest.fixture(scope="module")
+def whole_study(finished, tmp_path_factory):
+    """A store in which every cell of the study has a record."""
+    store, like = Store(tmp_path_factory.mktemp("study")), Store(finished)
+    record = read_record(like.record_path(tiny().cells[1, 1, 0.5].key))
+    for scenario in registry.members("ross2022"):
+        store.write_matrix(scenario.name, scenario.protocol, runner._note(scenario))
+        for cell in scenario.cells.values():
+            one = dataclasses.replace(record, key=cell.key, spec=dataclasses.asdict(cell), scenario=scenario.name)
+            store.write(cell, {"record.json": encode(dataclasses.asdict(one))})
+    return store.root
+
+
+@pytest.mark.parametrize(
+    ("command", "seconds"), [("list", 0.3), ("show ross2022", 0.3), ("report --store {}", 0.5), ("report --help", 0.3)]
+)
+def test_it_starts_at_once(whole_study, command, seconds):
+    """The best of five whole processes; the store holds all 192 records of the study."""
+    start = "import sys; from rossbench.cli import main; main(sys.argv[1:])"
+    line = [sys.executable, "-c", start, *command.format(whole_study).split()]
+    taken = []
+    for _ in range(5):
+        began = time.perf_counter()
+        subprocess.run(line, check=True, capture_output=True)
+        taken.append(time.perf_counter() - began)
+    assert min(taken) < seconds
+
+
+def test_attacking_only_what_is_right_gives_robust_accuracy_and_says_so(rossbench, tmp_path):
+    """The same robust accuracy as when all are attacked; and no table of what was not counted."""
+    shown = {}
+    for attacked in ("all", "correct"):
+        code, out, _ = rossbench("run", "digits", *TINY, "--attacked", attacked, "--out", attacked)
+        assert code == 0
+        shown[attacked] = out
+    assert "Top-1 accuracy (%)" in shown["all"]
+    assert "Robust accuracy (%)" in shown["correct"]
+    assert "of images right without it" in " ".join(shown["correct"].split())
+    assert "evaluation.attacked correct (registered: all)" in " ".join(shown["correct"].split())
+    rows = [rossbench("report", "--out", one, "--metric", "robust", "--format", "csv")[1] for one in shown]
+    values = [[line.split(",")[-4:] for line in text.splitlines()] for text in rows]
+    assert values[0] == values[1]
+    code, out, _ = rossbench("report", "--out", "correct")
+    assert "Robust accuracy (%)" in out
+
+
+def test_precision_is_an_option_of_pretraining(rossbench):
+    code, out, _ = rossbench("show", "digits", "--precision", "bfloat16")
+    assert code == 0
+    assert re.search(r"pretraining\.precision +│ bfloat16 +\(registered: float32\)", out)
