@@ -1,3 +1,4 @@
+import dataclasses
 import io
 
 import pytest
@@ -33,6 +34,11 @@ def test_plain_lines(monkeypatch):
         "[ 3/21] pretrain digits ε=1  epoch 4/10  loss 4.312  4,120 images/s  1m23s left",
         "[ 3/21] pretrain digits ε=1  done in 12.3s",
     ]
+
+
+def test_what_is_made_together_is_counted(monkeypatch):
+    text = shown(monkeypatch, [dataclasses.replace(progress(TICK), others=4)])
+    assert text.startswith("[ 3/21] pretrain digits ε=1 and 4 more  epoch 4/10")
 
 
 def test_a_terminal_keeps_the_finished_lines_and_shows_the_current_one(monkeypatch):

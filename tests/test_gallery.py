@@ -8,7 +8,7 @@ import torch
 from conftest import tiny
 
 from rossbench import artifacts, datasets, gallery, metrics, runner
-from rossbench.attacks import perturb
+from rossbench.attacks import perturb_each, unit_start
 from rossbench.errors import InvalidValue, RossbenchError, StoreError, UnknownName
 from rossbench.gallery import Gallery, Model, choose, ends
 from rossbench.report import figures, tables
@@ -214,7 +214,9 @@ def test_examples_are_right_before_and_wrong_after_the_attack(shown, models, dra
     with torch.no_grad():
         before = classifier(data.images / 255).argmax(1)
     spec = models[-1].under(5)
-    moved = perturb(classifier, data.images / 255, data.labels, spec.recipe.attack, 5, derive(0, "evaluate", 0))
+    natural, seeded = data.images / 255, torch.Generator().manual_seed(derive(0, "evaluate", 0))
+    start = unit_start(spec.recipe.attack, natural, seeded)
+    moved = perturb_each(classifier, natural, data.labels, spec.recipe.attack, torch.full((40,), 5.0), start)
     after = classifier(moved).argmax(1)
     turned = torch.nonzero((before == data.labels) & (after != data.labels)).flatten()[:3]
     for row, k in zip(rows, turned.tolist(), strict=True):
@@ -337,3 +339,18 @@ def test_metrics_of_the_record_are_those_of_the_confusion(shown, models):
     precision = counts.diagonal() / counts.sum(0).clamp(min=1)
     assert metrics.scores(*predictions(shown.store.root, 0, 0, 0.5), 10)["precision"] == pytest.approx(record.precision)
     assert precision.mean().item() == pytest.approx(record.precision, abs=1e-6)
+
+
+def test_what_was_partly_attacked_is_shown_as_robust_accuracy_and_not_as_confusion(tmp_path, finished, drawn):
+    evaluation = dataclasses.replace(tiny().recipe.evaluation, attacked="correct")
+    partly = tiny(recipe=dataclasses.replace(tiny().recipe, evaluation=evaluation))
+    shutil.copytree(finished, tmp_path / "copy")
+    runner.run(partly, store=tmp_path / "copy", device="cpu")
+    one = Gallery(tmp_path / "copy", device="cpu")
+    models = choose(one.matrices(["digits"], partly.protocol))
+    one.robustness(models)
+    curves, label = drawn["robustness"]
+    assert label == "Robust accuracy (%)"
+    assert not any(np.isnan(value) for curve in curves.values() for value in curve.values())
+    with pytest.raises(InvalidValue, match="expected all images attacked"):
+        one.confusion(models)

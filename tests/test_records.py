@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 from conftest import FIXTURES, tiny
 
-from rossbench import records
+from rossbench import artifacts, records
 from rossbench.errors import StoreError
 from rossbench.records import Record, read_record
+from rossbench.specs import EvaluateSpec
 from rossbench.store import Store, encode
+from rossbench.values import build
 
 
 @pytest.fixture
@@ -30,7 +32,7 @@ def test_a_record_says_what_was_run_and_how(record):
     assert record.key == cell.key
     assert record.spec == json.loads(json.dumps(dataclasses.asdict(cell)))
     assert (record.scenario, record.seed, record.n, record.classes) == ("digits", 0, 40, 10)
-    assert 0 <= record.top1_right <= record.top5_right <= 40
+    assert 0 <= record.robust_right <= record.top1_right <= record.top5_right <= 40
     assert -1 <= record.mcc <= 1
     assert all(0 <= rate <= 1 for rate in (record.precision, record.recall, record.f1))
     assert len(record.right_by_class) == record.classes
@@ -76,31 +78,41 @@ def test_the_commit_is_that_of_the_code_and_of_no_other_checkout(tmp_path):
     assert found.stdout.strip() == "(None, None)"
 
 
-NEW = ("precision", "recall", "f1", "right_by_class")
+NEW = {1: ("robust_right", "precision", "recall", "f1", "right_by_class"), 2: ("robust_right",)}
+"""What records of each earlier schema lack."""
 
 
-def of_schema_1(content, without=None):
-    return {name: item for name, item in content.items() if name not in (*NEW, without)} | {"schema": 1}
+def of_schema(content, schema, without=None):
+    return {name: item for name, item in content.items() if name not in (*NEW[schema], without)} | {"schema": schema}
 
 
-def test_a_record_of_schema_1_is_read_with_none_for_what_it_lacks():
-    """The fixture was written by the last version of the package whose records had schema 1."""
-    path = FIXTURES / "record-1.json"
+@pytest.mark.parametrize("schema", NEW)
+def test_a_record_of_an_earlier_schema_is_read_with_none_for_what_it_lacks(schema):
+    """The fixtures were written by the last versions of the package whose records had these schemas."""
+    path = FIXTURES / f"record-{schema}.json"
     old, record = json.loads(path.read_bytes()), read_record(path)
-    assert old["schema"] == 1
-    assert dataclasses.asdict(record) == {**old, **dict.fromkeys(NEW)}
-    assert (record.metric("top1"), record.metric("top5")) == (11 / 40, 32 / 40)
+    assert old["schema"] == schema
+    assert dataclasses.asdict(record) == {**old, **dict.fromkeys(NEW[schema])}
+    assert (record.metric("top1"), record.metric("top5")) == (old["top1_right"] / 40, old["top5_right"] / 40)
     assert record.metric("mcc") == old["mcc"]
-    assert [record.metric(name) for name in ("precision", "recall", "f1")] == [None] * 3
+    assert record.metric("robust") is None
+    assert [record.metric(name) for name in ("precision", "recall", "f1")] == [
+        old.get(name) for name in ("precision", "recall", "f1")
+    ]
 
 
-def test_what_schema_1_named_has_the_same_key_now():
-    assert json.loads((FIXTURES / "record-1.json").read_bytes())["key"] == tiny().cells[1, 1, 0.5].key
+@pytest.mark.parametrize("schema", NEW)
+def test_what_an_earlier_schema_named_has_the_same_key_now(schema):
+    old = json.loads((FIXTURES / f"record-{schema}.json").read_bytes())
+    assert old["key"] == build(EvaluateSpec, old["spec"]).key == tiny().cells[1, 1, 0.5].key
 
 
-@pytest.mark.parametrize(("metric", "value"), [("top1", 0.275), ("top5", 0.8), ("mcc", 0.25), ("f1", 0.5)])
+METRICS = [("top1", 0.275), ("top5", 0.8), ("robust", 0.25), ("mcc", 0.25), ("f1", 0.5)]
+
+
+@pytest.mark.parametrize(("metric", "value"), METRICS)
 def test_metrics_are_shares_and_not_percent(record, metric, value):
-    known = dataclasses.replace(record, n=40, top1_right=11, top5_right=32, mcc=0.25, f1=0.5)
+    known = dataclasses.replace(record, n=40, top1_right=11, top5_right=32, robust_right=10, mcc=0.25, f1=0.5)
     assert known.metric(metric) == value
 
 
@@ -111,17 +123,18 @@ def test_metrics_are_shares_and_not_percent(record, metric, value):
         (lambda content: content | {"schema": 99}, "got one of schema 99"),
         (lambda content: {}, "got one of schema None"),
         (lambda content: [content], "got one of schema None"),
-        (lambda content: {k: v for k, v in content.items() if k != "n"}, "expected a record of schema 2"),
-        (lambda content: {k: v for k, v in content.items() if k != "f1"}, "expected a record of schema 2"),
-        (lambda content: content | {"extra": 1}, "expected a record of schema 2"),
-        (lambda content: of_schema_1(content, without="n"), "expected a record of schema 2"),
-        (lambda content: of_schema_1(content) | {"extra": 1}, "expected a record of schema 2"),
+        (lambda content: {k: v for k, v in content.items() if k != "n"}, "expected a record of schema 3"),
+        (lambda content: {k: v for k, v in content.items() if k != "f1"}, "expected a record of schema 3"),
+        (lambda content: content | {"extra": 1}, "expected a record of schema 3"),
+        (lambda content: of_schema(content, 2) | {"f1": None, "extra": 1}, "expected a record of schema 3"),
+        (lambda content: of_schema(content, 1, without="n"), "expected a record of schema 3"),
+        (lambda content: of_schema(content, 1) | {"extra": 1}, "expected a record of schema 3"),
     ],
 )
 def test_what_is_no_record_of_this_schema_is_refused_by_name(record, tmp_path, change, found):
     path = tmp_path / "record.json"
     path.write_bytes(encode(change(dataclasses.asdict(record))))
-    with pytest.raises(StoreError, match="expected a record of schema 2") as raised:
+    with pytest.raises(StoreError, match="expected a record of schema 3") as raised:
         read_record(path)
     assert found in str(raised.value)
     assert str(path) in str(raised.value)
@@ -138,5 +151,14 @@ def test_a_damaged_record_of_schema_1_is_named_as_such(tmp_path):
     content = json.loads((FIXTURES / "record-1.json").read_text())
     del content["n"]
     path.write_text(json.dumps(content))
-    with pytest.raises(StoreError, match="expected a record of schema 2, got one of schema 1"):
+    with pytest.raises(StoreError, match="expected a record of schema 3, got one of schema 1"):
         read_record(path)
+
+
+def test_robust_is_right_without_and_under_the_attack(finished):
+    for place, cell in tiny().cells.items():
+        natural, under = (
+            artifacts.load_predictions(Store(finished), tiny().cells[*place[:2], column]) for column in (0, place[2])
+        )
+        both = (natural[0][:, 0] == natural[1]) & (under[0][:, 0] == under[1])
+        assert read_record(Store(finished).record_path(cell.key)).robust_right == int(both.sum())

@@ -78,7 +78,7 @@ def killing(after):
     return kill
 
 
-KILLS = (2, 4, 6, 11, 19, 20, 24, 27, 31, 36, 40, 42, 44)
+KILLS = (2, 4, 6, 11, 19, 20, 23, 24, 28, 32, 37, 41, 42, 45)
 
 
 @pytest.mark.parametrize("after", KILLS)
@@ -96,8 +96,9 @@ def test_a_killed_run_goes_on_and_gives_the_uninterrupted_records(finished, tmp_
 def test_the_kills_above_hit_every_stage_of_both_models(tmp_path):
     steps = []
     run(tiny(), tmp_path, observe=steps.append)
-    hit = {(steps[k - 1].spec.stage, steps[k - 1].spec.epsilon) for k in KILLS}
-    assert {("pretrain", 0.0), ("finetune", 0.0), ("pretrain", 1.0), ("finetune", 1.0), ("evaluate", 0.5)} <= hit
+    specs = [steps[k - 1].spec for k in KILLS]
+    hit = {(spec.stage, getattr(spec, "finetune", spec).epsilon) for spec in specs}
+    assert hit == {(stage, epsilon) for stage in ("pretrain", "finetune", "evaluate") for epsilon in (0.0, 1.0)}
 
 
 def test_a_resumed_stage_repeats_no_finished_epoch(tmp_path):
@@ -126,6 +127,48 @@ def test_one_more_epsilon_costs_one_more_cell(finished, tmp_path):
     found = run(wider, store, observe=lambda p: built.append(p.spec) if p.tick is None else None)
     assert built == [wider.cells[0.0, 0.0, 0.7], wider.cells[1.0, 1.0, 0.7]]
     assert len(found) == 6
+
+
+def test_cells_that_are_made_together_are_what_each_would_be_alone(tmp_path):
+    """Those of a row differ in epsilon alone: one piece of work, a record each, and its share of the time."""
+    together, alone = tiny(train_epsilons=(1,), eval_epsilons=(0.25, 0.5, 1)), {}
+    seen = []
+    found = run(together, tmp_path / "together", observe=seen.append)
+    for column in together.eval_epsilons:
+        alone |= run(dataclasses.replace(together, eval_epsilons=(column,)), tmp_path / "alone")
+    assert comparable(found) == comparable(alone)
+    evaluating = [progress for progress in seen if progress.spec.stage == "evaluate"]
+    assert {progress.others for progress in evaluating if progress.tick} == {2}
+    done = [progress for progress in evaluating if progress.tick is None]
+    assert [progress.spec for progress in done] == list(together.cells.values())
+    assert [progress.number for progress in done] == [3, 4, 5]
+    assert len({round(progress.seconds, 2) for progress in done}) == 1
+    assert done[-1].fraction == 1
+
+
+def test_what_attacks_only_correct_images_gives_robust_accuracy_alone(finished, tmp_path):
+    evaluation = dataclasses.replace(tiny().recipe.evaluation, attacked="correct")
+    partly = tiny(recipe=dataclasses.replace(tiny().recipe, evaluation=evaluation))
+    shutil.copytree(finished, tmp_path / "copy")
+    found, all_attacked = run(partly, tmp_path / "copy"), run(tiny(), finished)
+    for place, record in found.items():
+        assert record.robust_right == all_attacked[place].robust_right
+        if place[2] == 0:
+            assert record == all_attacked[place]
+        else:
+            assert record.deviations["recipe.evaluation.attacked"] == ["correct", "all"]
+            literal = (record.top1_right, record.top5_right, record.mcc, record.f1, record.right_by_class)
+            assert literal == (None,) * 5
+
+
+def test_the_precision_of_a_pretraining_is_in_its_provenance(tmp_path):
+    pretraining = dataclasses.replace(tiny().recipe.pretraining, precision="bfloat16", epochs=1)
+    scenario = tiny(
+        recipe=dataclasses.replace(tiny().recipe, pretraining=pretraining), train_epsilons=(0,), eval_epsilons=(0,)
+    )
+    (record,) = run(scenario, tmp_path).values()
+    stages = {name: stage["dtype"] for name, stage in record.provenance.items()}
+    assert stages == {"pretrain": "bfloat16", "finetune": "float32", "evaluate": "float32"}
 
 
 def test_scenarios_share_their_pretrainings(tmp_path):

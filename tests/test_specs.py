@@ -48,6 +48,8 @@ def _changed(spec: object, path: str) -> EvaluateSpec:
         "crop_ratio": (0.9, 1.1),
         "jitter": (0.1, 0.1, 0.1, 0.1),
         "blur_sigma": (1.0, 2.0),
+        "precision": "bfloat16",
+        "attacked": "correct",
     }
     if "." in path:
         head, rest = path.split(".", 1)

@@ -12,7 +12,7 @@ from rossbench.errors import InvalidValue, UnknownName
 from rossbench.recipe import NORMS, Attack, Augmentation, Evaluation, Finetuning, Pretraining, Recipe
 from rossbench.scenario import Scenario, Suite
 from rossbench.specs import EvaluateSpec, FinetuneSpec, PretrainSpec
-from rossbench.values import build
+from rossbench.values import build, flatten, settled
 
 POSITIVE = st.floats(1e-6, 1e6)
 NUMBERS = st.floats(0, 1000) | st.integers(0, 1000)
@@ -133,12 +133,17 @@ def test_a_name_that_is_none_of_those_allowed_is_refused():
         build(Attack, attack)
 
 
-def test_nothing_is_filled_in():
+ADDED = {"precision": "bfloat16", "channels_last": True, "attacked": "correct"}
+"""Fields that came after the first records, with a value that is not their default."""
+
+
+def test_nothing_is_filled_in_but_what_was_added_later():
     """A default that changes later must not change what was stored."""
     for cls in (Attack, Augmentation, Pretraining, Finetuning, Evaluation, Recipe):
         whole = dataclasses.asdict(cls())
         assert build(cls, whole) == cls()
-        for name in whole:
+        assert build(cls, {name: item for name, item in whole.items() if name not in ADDED}) == cls()
+        for name in set(whole) - set(ADDED):
             with pytest.raises(InvalidValue, match=f"{cls.__name__}: expected the fields"):
                 build(cls, {other: item for other, item in whole.items() if other != name})
 
@@ -156,3 +161,22 @@ def test_an_optional_list_is_none_or_a_tuple_of_floats(given_, kept):
 def test_what_is_no_optional_list_is_refused(wrong):
     with pytest.raises(InvalidValue, match=r"Scenario\.finetune_epsilons: expected a (list|finite number)"):
         Scenario("x", "digits", "digits", finetune_epsilons=wrong)
+
+
+@pytest.mark.parametrize("value", [Pretraining(), Evaluation(), Recipe()])
+def test_settled_leaves_out_what_was_added_and_is_as_before(value):
+    assert not set(ADDED) & {name.split(".")[-1] for name in flatten(settled(value))}
+    assert set(flatten(value)) - set(flatten(settled(value))) <= {
+        f"{prefix}{name}" for name in ADDED for prefix in ("", "pretraining.", "evaluation.")
+    }
+
+
+@pytest.mark.parametrize(("name", "item"), ADDED.items())
+def test_settled_names_what_was_added_and_differs(name, item):
+    value = Evaluation(attacked=item) if name == "attacked" else Pretraining(**{name: item})
+    assert settled(value)[name] == item
+
+
+def test_a_value_and_its_dictionary_are_flattened_alike():
+    assert flatten(Recipe()) == flatten(dataclasses.asdict(Recipe()))
+    assert flatten(Recipe())["pretraining.attack.steps"] == 3
