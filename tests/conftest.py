@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from rossbench import cli, registry, runner
 from rossbench.records import Record
@@ -80,6 +81,20 @@ def cifar() -> Path:
     if not folder or not (Path(folder) / "cifar-10-batches-py").is_dir():
         pytest.skip("ROSSBENCH_DATA names no folder with cifar-10-batches-py")
     return Path(folder)
+
+
+class _NoWaiting(TorchDispatchMode):
+    """Fails on operations that wait for a device: those that read a number, or make a size that hangs on one."""
+
+    def __torch_dispatch__(self, operation, types, arguments=(), options=None):  # type: ignore[no-untyped-def]
+        waits = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "equal")
+        assert operation.overloadpacket.__name__.split("::")[-1].rstrip("_") not in waits, operation
+        return operation(*arguments, **(options or {}))
+
+
+@pytest.fixture
+def no_waiting() -> TorchDispatchMode:
+    return _NoWaiting()
 
 
 @pytest.fixture

@@ -1,4 +1,6 @@
 import dataclasses
+import itertools
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -11,6 +13,11 @@ from rossbench import views
 from rossbench.recipe import Augmentation
 
 TOLERANCE = 1e-5
+WHOLE = {"crop_scale": (1, 1), "crop_ratio": (1, 1), "flip_probability": 0}
+
+
+def to_bytes(images):
+    return (images * 255).round().to(torch.uint8)
 
 
 @pytest.fixture
@@ -25,9 +32,9 @@ def images(generator):
 @pytest.mark.parametrize(
     ("ours", "theirs", "low", "high"),
     [
-        (views.brightness, F.adjust_brightness, 0, 2),
-        (views.contrast, F.adjust_contrast, 0, 2),
-        (views.saturation, F.adjust_saturation, 0, 2),
+        (lambda x, f: views.adjust(x, *views.brightness(f)), F.adjust_brightness, 0, 2),
+        (lambda x, f: views.adjust(x, *views.contrast(f)), F.adjust_contrast, 0, 2),
+        (lambda x, f: views.adjust(x, *views.saturation(f)), F.adjust_saturation, 0, 2),
         (views.hue, F.adjust_hue, -0.5, 0.5),
     ],
 )
@@ -38,7 +45,11 @@ def test_colour_operations_are_torchvisions(images, generator, ours, theirs, low
 
 
 def test_grayscale_is_torchvisions(images):
-    torch.testing.assert_close(views.grayscale(images), F.rgb_to_grayscale(images), atol=TOLERANCE, rtol=0)
+    """It is a saturation of 0, for all samples that are grayed."""
+    plain = {"jitter_probability": 0, "blur_kernel": 0, **WHOLE}
+    made = views.augment(to_bytes(images), Augmentation(grayscale_probability=1, **plain))
+    expected = F.rgb_to_grayscale(to_bytes(images) / 255, num_output_channels=3)
+    torch.testing.assert_close(made, expected, atol=TOLERANCE, rtol=0)
 
 
 @pytest.mark.parametrize(("size", "share"), [(32, 0.1), (16, 0.3), (96, 0.1), (32, 0.5)])
@@ -94,14 +105,30 @@ def test_crop_boxes_are_distributed_as_torchvisions(generator, scale, ratio):
 
 
 def test_flip_mirrors_columns(generator):
-    batch = torch.rand(64, 3, 32, 32, generator=generator)
-    whole = Augmentation(
-        (1, 1), (1, 1), flip_probability=0, jitter_probability=0, grayscale_probability=0, blur_kernel=0
-    )
+    batch = to_bytes(torch.rand(64, 3, 32, 32, generator=generator))
+    whole = Augmentation(**WHOLE, jitter_probability=0, grayscale_probability=0, blur_kernel=0)
     kept = views.augment(batch, whole, generator)
     flipped = views.augment(batch, dataclasses.replace(whole, flip_probability=1), generator)
-    torch.testing.assert_close(kept, batch, atol=TOLERANCE, rtol=0)
-    torch.testing.assert_close(flipped, batch.flip(3), atol=TOLERANCE, rtol=0)
+    torch.testing.assert_close(kept, batch / 255, atol=TOLERANCE, rtol=0)
+    torch.testing.assert_close(flipped, batch.flip(3) / 255, atol=TOLERANCE, rtol=0)
+
+
+@pytest.mark.parametrize("nothing", [{"jitter_probability": 0}, {"jitter": (0, 0, 0, 0)}])
+@pytest.mark.parametrize("no_blur", [{"blur_probability": 0}, {"blur_kernel": 0}])
+def test_what_is_off_does_nothing(images, generator, nothing, no_blur):
+    batch = to_bytes(images)
+    made = views.augment(batch, Augmentation(**WHOLE, **nothing, **no_blur, grayscale_probability=0), generator)
+    torch.testing.assert_close(made, batch / 255, atol=TOLERANCE, rtol=0)
+
+
+@pytest.mark.parametrize("jitter", [(0.8, 0, 0, 0), (0, 0.8, 0, 0), (0, 0, 0.8, 0), (0, 0, 0, 0.2), (0.8, 0, 0, 0.2)])
+def test_one_operation_alone_is_jitter_too(images, generator, jitter):
+    batch = to_bytes(images)
+    plain = {"grayscale_probability": 0, "blur_probability": 0, **WHOLE}
+    made = views.augment(batch, Augmentation(**plain, jitter=jitter, jitter_probability=1), generator)
+    moved = (made - batch / 255).abs().flatten(1).amax(1)
+    colourful = slice(4, None)  # the first four are gray
+    assert (moved[colourful] > 1e-3).all()
 
 
 def test_whole_views_are_distributed_as_lightlys(generator):
@@ -121,7 +148,7 @@ def test_whole_views_are_distributed_as_lightlys(generator):
     torch.manual_seed(0)
     pil = v2.functional.to_pil_image(image)
     theirs = torch.stack([view for _ in range(count // 2) for view in transform(pil)])
-    ours = views.augment(image[None].repeat(count, 1, 1, 1) / 255, Augmentation(blur_kernel=0), generator)
+    ours = views.augment(image[None].repeat(count, 1, 1, 1), Augmentation(blur_kernel=0), generator)
     for statistic in (
         lambda x: x.mean((1, 2, 3)),
         lambda x: x.std((1, 2, 3)),
@@ -152,3 +179,75 @@ def test_one_state_of_the_generator_gives_the_same_views():
     made = [views.two_views(batch, Augmentation(), torch.Generator().manual_seed(s)) for s in (1, 1, 2)]
     assert torch.equal(made[0], made[1])
     assert not torch.equal(made[0], made[2])
+
+
+OPERATIONS = ("brightness", "contrast", "saturation")
+
+
+def _orders(colours, shares, turn):
+    """The order of the four operations for each sample, read off their parameters; strengths tell them apart."""
+    found = []
+    for matrices, share in zip(colours, shares, strict=True):
+        names = []
+        for place, (matrix, gray) in enumerate(zip(matrices, share, strict=True)):
+            names += ["hue"] if place == 3 else []
+            off = matrix - torch.diag(matrix.diagonal())
+            names += (
+                ["contrast"]
+                if gray
+                else ["saturation"]
+                if off.any()
+                else []
+                if (matrix.diagonal() == 1).all()
+                else ["brightness"]
+            )
+        found.append(tuple(names))
+    return found
+
+
+def test_jitter_comes_in_all_orders_alike_and_each_operation_once(generator):
+    count = 4800
+    augmentation = Augmentation(jitter_probability=1)
+    orders = Counter(_orders(*views._jitter(views._Draw(count, generator, torch.device("cpu")), augmentation)))
+    assert set(orders) == set(itertools.permutations(("hue", *OPERATIONS)))
+    expected = count / 24
+    chi_square = sum((found - expected) ** 2 / expected for found in orders.values())
+    assert chi_square < 49.7  # of 23 degrees of freedom, once in a thousand
+
+
+def test_jitters_strengths_and_probability_are_torchvisions(generator):
+    count, strengths = 20_000, (0.8, 0.6, 0.4, 0.2)
+    draw = views._Draw(count, generator, torch.device("cpu"))
+    colours, shares, turns = views._jitter(draw, Augmentation(jitter=strengths, jitter_probability=0.7))
+    changed = (colours != torch.eye(3)).flatten(1).any(1) | (shares != 0).any(1)
+    assert changed.float().mean() == pytest.approx(0.7, abs=0.015)
+    torch.manual_seed(0)
+    params = v2.ColorJitter(*strengths)
+    theirs = [params.make_params([]) for _ in range(count)]
+    factors = {
+        "brightness_factor": colours[:, :, 0, 0],  # a factor of the diagonal, the others off it too
+        "contrast_factor": 1 - shares,
+    }
+    off = (colours - torch.diag_embed(colours.diagonal(dim1=2, dim2=3))).flatten(2).any(2)
+    only = {"brightness_factor": ~off & (shares == 0), "contrast_factor": shares != 0}
+    for name, values in factors.items():
+        mine = values[only[name] & (values != 1)]
+        _close(mine, [one[name] for one in theirs], places=0.02)
+    _close(turns[changed], [one["hue_factor"] for one in theirs], places=0.01)
+    _close(1 - colours[off][:, 0, 1] / 0.587, [one["saturation_factor"] for one in theirs], places=0.02)
+
+
+def test_how_many_are_made_at_once_changes_nothing(monkeypatch):
+    batch = torch.randint(0, 256, (20, 3, 32, 32), dtype=torch.uint8)
+    made = []
+    for cached in (views._CACHED, 3 * 32 * 32 * 7):
+        monkeypatch.setattr(views, "_CACHED", cached)
+        made.append(views.two_views(batch, Augmentation(), torch.Generator().manual_seed(1)))
+    torch.testing.assert_close(made[0], made[1], atol=1e-6, rtol=0)
+
+
+def test_nothing_waits_for_the_device(no_waiting):
+    """Whatever reads a number back, or makes a tensor whose size hangs on one, cannot be part of a CUDA graph."""
+    batch = torch.randint(0, 256, (8, 3, 32, 32), dtype=torch.uint8)
+    with no_waiting:
+        views.two_views(batch, Augmentation())
