@@ -33,6 +33,11 @@ def batch(generator):
     return torch.rand(16, 3, 16, 16, generator=generator), torch.randint(0, 10, (16,), generator=generator)
 
 
+def seeded(seed, *arguments):
+    torch.manual_seed(seed)
+    return attacks.perturb(*arguments)[0]
+
+
 THEIRS = {"L2": torchattacks.PGDL2, "Linf": torchattacks.PGD}
 CASES = [("L2", 0.05), ("L2", 1.0), ("L2", 5.0), ("Linf", 8 / 255), ("Linf", 0.5)]
 
@@ -40,18 +45,20 @@ CASES = [("L2", 0.05), ("L2", 1.0), ("L2", 5.0), ("Linf", 8 / 255), ("Linf", 0.5
 @pytest.mark.parametrize(("norm", "epsilon"), CASES)
 def test_the_result_is_torchattacks_own_for_the_same_seed(model, batch, norm, epsilon):
     attack = Attack(norm=norm, steps=4, step_size=0.1)
-    ours = attacks.perturb(model, *batch, attack, epsilon, seed=7)
+    ours = seeded(7, model, *batch, attack, epsilon)
     torch.manual_seed(7)
     more = {"eps_for_division": attacks.EPS_FOR_DIVISION} if norm == "L2" else {}
     theirs = THEIRS[norm](model, eps=epsilon, alpha=0.1, steps=4, **more)(*batch)
     assert torch.equal(ours, theirs)
-    assert not torch.equal(ours, attacks.perturb(model, *batch, attack, epsilon, seed=8))
+    assert not torch.equal(ours, seeded(8, model, *batch, attack, epsilon))
 
 
 @pytest.mark.parametrize(("norm", "epsilon"), CASES)
 def test_the_result_is_bounded_in_range_finite_and_stronger_than_nothing(model, batch, norm, epsilon):
     images, labels = batch
-    adversarial = attacks.perturb(model, images, labels, Attack(norm=norm, steps=20, step_size=0.1), epsilon, seed=0)
+    attack = Attack(norm=norm, steps=20, step_size=0.1)
+    adversarial, extremes = attacks.perturb(model, images, labels, attack, epsilon)
+    attacks.check(extremes.tolist(), norm)
     order = 2 if norm == "L2" else torch.inf
     distance = torch.linalg.vector_norm((adversarial - images).flatten(1), ord=order, dim=1)
     assert adversarial.isfinite().all()
@@ -64,34 +71,37 @@ def test_the_result_is_bounded_in_range_finite_and_stronger_than_nothing(model, 
 
 
 @pytest.mark.parametrize("mode", ["eval", "train"])
-def test_modes_and_random_state_are_as_before(model, batch, mode):
+def test_modes_are_as_before(model, batch, mode):
     modes = [module.training for module in model.modules()]
-    before = torch.get_rng_state()
-    attacks.perturb(model, *batch, Attack(steps=2), 0.5, seed=0, mode=mode)
+    attacks.perturb(model, *batch, Attack(steps=2), 0.5, mode=mode)
     assert [module.training for module in model.modules()] == modes
-    assert torch.equal(torch.get_rng_state(), before)
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
-def test_modes_and_random_state_are_as_before_when_the_attack_raises(model, batch):
+def test_modes_are_as_before_when_the_attack_raises(model, batch):
     modes = [module.training for module in model.modules()]
-    before = torch.get_rng_state()
     with pytest.raises(RuntimeError):
-        attacks.perturb(model, batch[0][:, :2], batch[1], Attack(steps=2), 0.5, seed=0)
+        attacks.perturb(model, batch[0][:, :2], batch[1], Attack(steps=2), 0.5)
     assert [module.training for module in model.modules()] == modes
-    assert torch.equal(torch.get_rng_state(), before)
 
 
 @pytest.mark.parametrize(("mode", "changed"), [("eval", False), ("train", True)])
 def test_the_mode_under_attack_is_the_one_asked_for(model, batch, mode, changed):
     """Seen from BatchNorm's statistics, which move in train mode only."""
     statistics = model.frozen[1].running_mean.clone()
-    attacks.perturb(model, *batch, Attack(steps=2), 0.5, seed=0, mode=mode)
+    attacks.perturb(model, *batch, Attack(steps=2), 0.5, mode=mode)
     assert (not torch.equal(model.frozen[1].running_mean, statistics)) is changed
 
 
 def test_epsilon_0_is_no_attack(model, batch):
-    assert attacks.perturb(model, *batch, Attack(), 0, seed=0) is batch[0]
+    images, extremes = attacks.perturb(model, *batch, Attack(), 0)
+    assert images is batch[0]
+    attacks.check(extremes.tolist(), "L2")
+
+
+def test_nothing_waits_for_the_device(model, batch, no_waiting):
+    with no_waiting:
+        attacks.perturb(model, *batch, Attack(steps=2), 0.5)
 
 
 def test_a_confident_sample_in_a_large_batch_is_attacked_like_any_other(generator):
@@ -103,7 +113,7 @@ def test_a_confident_sample_in_a_large_batch_is_attacked_like_any_other(generato
     with torch.no_grad():
         labels = model(images).argmax(1)
     attack = Attack(steps=1, step_size=0.2, random_start=False)
-    moved = (attacks.perturb(model, images, labels, attack, 0.2, seed=0) - images).flatten(1).norm(dim=1)
+    moved = (attacks.perturb(model, images, labels, attack, 0.2)[0] - images).flatten(1).norm(dim=1)
     torch.testing.assert_close(moved, torch.full((1024,), 0.2))
 
 
@@ -119,15 +129,19 @@ class Wrong(nn.Module):
 
 
 def test_a_result_that_is_not_finite_is_refused(batch):
+    images, labels = batch[0], batch[1] % 2
+    _, extremes = attacks.perturb(Wrong(), images, labels, Attack(steps=2), 0.5)
     with pytest.raises(AttackError, match="expected finite gradients"):
-        attacks.perturb(Wrong(), batch[0], batch[1] % 2, Attack(steps=2), 0.5, seed=0)
+        attacks.check(extremes.tolist(), "L2")
+    with pytest.raises(AttackError, match="expected finite gradients"):
+        attacks.perturb_each(Wrong(), images, labels, Attack(steps=2), torch.full((16,), 0.5), torch.zeros_like(images))
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         (lambda x: x[:, :, :8], "expected shape"),
-        (lambda x: (x + 0.1).clamp(0, 1), "expected a L2 distance of at most 0.5, got"),
+        (lambda x: (x + 0.1).clamp(0, 1), "expected a L2 distance of at most epsilon, got one that is"),
         (lambda x: x - 1e-4, r"expected pixels in \[0, 1\]"),
     ],
 )
@@ -135,4 +149,48 @@ def test_what_an_attack_returns_is_not_trusted(batch, change, message):
     images = batch[0].clone()
     images[0, 0, 0, 0] = 0
     with pytest.raises(AttackError, match=message):
-        attacks._check(change(images), images, "L2", 0.5)
+        attacks.check(attacks.extremes(change(images), images, "L2", 0.5).tolist(), "L2")
+
+
+@pytest.mark.parametrize(("norm", "epsilon"), CASES)
+def test_equal_radii_are_torchattacks_own(model, batch, norm, epsilon):
+    """Bit for bit where no random start is drawn: of 16 images the sum of the loss is 16 times its mean."""
+    attack = Attack(norm=norm, steps=4, step_size=0.1, random_start=False)
+    ours = attacks.perturb_each(model, *batch, attack, torch.full((16,), epsilon), torch.zeros_like(batch[0]))
+    more = {"eps_for_division": attacks.EPS_FOR_DIVISION} if norm == "L2" else {}
+    theirs = THEIRS[norm](model, eps=epsilon, alpha=0.1, steps=4, random_start=False, **more)
+    torch.testing.assert_close(ours, theirs(*batch), atol=1e-7, rtol=0)
+
+
+@pytest.mark.parametrize(("norm", "radii"), [("L2", (0.05, 0.5, 2.0)), ("Linf", (0.01, 0.05, 0.5))])
+def test_each_image_has_its_own_radius_and_others_do_not_matter(model, batch, norm, radii):
+    attack = Attack(norm=norm, steps=4, step_size=0.1)
+    images, labels = batch
+    start = attacks.unit_start(attack, images, torch.Generator().manual_seed(0))
+    mixed = torch.tensor(radii).repeat(6)[:16]
+    together = attacks.perturb_each(model, images, labels, attack, mixed, start)
+    for radius in radii:
+        chosen = mixed == radius
+        alone = attacks.perturb_each(model, images[chosen], labels[chosen], attack, mixed[chosen], start[chosen])
+        torch.testing.assert_close(together[chosen], alone, atol=1e-5, rtol=0)
+        order = 2 if norm == "L2" else torch.inf
+        distance = torch.linalg.vector_norm((alone - images[chosen]).flatten(1), ord=order, dim=1)
+        assert radius / 2 < distance.max() <= radius * (1 + 1e-4) + 1e-6
+
+
+def test_starts_are_drawn_as_torchattacks_draws_them(generator):
+    """L2: a random direction and a length uniform in [0, 1]; L-infinity: uniform in the cube."""
+    like = torch.empty(4000, 3, 4, 4)
+    lengths = attacks.unit_start(Attack(norm="L2"), like, generator).flatten(1).norm(dim=1)
+    assert lengths.max() <= 1 + 1e-5
+    assert torch.allclose(lengths.quantile(torch.linspace(0, 1, 11)), torch.linspace(0, 1, 11), atol=0.03)
+    cube = attacks.unit_start(Attack(norm="Linf"), like, generator)
+    assert cube.abs().max() <= 1
+    assert torch.allclose(cube[:200].flatten().quantile(torch.linspace(0, 1, 5)), torch.linspace(-1, 1, 5), atol=0.05)
+    assert not attacks.unit_start(Attack(random_start=False), like, generator).any()
+
+
+def test_radii_leave_modes_as_they_were(model, batch):
+    model.eval()
+    attacks.perturb_each(model, *batch, Attack(steps=2), torch.full((16,), 0.5), torch.zeros_like(batch[0]))
+    assert not any(module.training for module in model.modules())

@@ -11,6 +11,11 @@ from rossbench.recipe import Attack, Pretraining
 from rossbench.specs import PretrainSpec
 
 
+def nt_xent(projections, temperature):
+    logits = contrastive.similarities(projections, temperature)
+    return torch.nn.functional.cross_entropy(logits, contrastive.partners(len(logits), logits.device))
+
+
 @pytest.fixture
 def recipe():
     return Pretraining(attack=Attack(steps=3, step_size=1.0), temperature=0.2)
@@ -27,23 +32,16 @@ def views(generator):
 
 
 @pytest.mark.parametrize("temperature", [0.07, 0.5, 1.0])
-def test_the_hooks_loss_is_lightlys_nt_xent(generator, temperature):
-    """Cross-entropy on the similarities, which the attack raises, is the loss that training lowers; gradients too."""
+def test_the_loss_is_lightlys_nt_xent(temperature):
+    """Cross-entropy on the similarities, which the attack raises and training lowers; gradients too."""
     losses, gradients = [], []
-    for loss_of in (
-        lambda z: torch.nn.functional.cross_entropy(
-            contrastive.similarities(z, temperature), contrastive.partners(len(z), z.device)
-        ),
-        lambda z: NTXentLoss(temperature=temperature)(*z.chunk(2)),
-        contrastive.nt_xent(temperature),
-    ):
+    for loss_of in (lambda z: nt_xent(z, temperature), lambda z: NTXentLoss(temperature=temperature)(*z.chunk(2))):
         projections = torch.randn(32, 16, generator=torch.Generator().manual_seed(1), requires_grad=True)
         losses.append(loss_of(projections))
         losses[-1].backward()
         gradients.append(projections.grad)
-    for k in (0, 2):
-        torch.testing.assert_close(losses[k], losses[1], atol=1e-6, rtol=1e-6)
-        torch.testing.assert_close(gradients[k], gradients[1], atol=1e-7, rtol=1e-5)
+    torch.testing.assert_close(*losses, atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(*gradients, atol=1e-7, rtol=1e-5)
 
 
 def test_nt_xent_is_the_studys_equation(generator):
@@ -55,7 +53,7 @@ def test_nt_xent_is_the_studys_equation(generator):
         j = (i + 4) % 8
         similar = [torch.exp(unit[i] @ unit[k] / 0.3) for k in range(8) if k != i]
         terms.append(-torch.log(torch.exp(unit[i] @ unit[j] / 0.3) / sum(similar)))
-    torch.testing.assert_close(contrastive.nt_xent(0.3)(projections), sum(terms) / 8)
+    torch.testing.assert_close(nt_xent(projections, 0.3), sum(terms) / 8)
 
 
 def test_a_view_is_never_its_own_partner(model, views):
@@ -65,31 +63,32 @@ def test_a_view_is_never_its_own_partner(model, views):
     assert contrastive.partners(6, views.device).tolist() == [3, 4, 5, 0, 1, 2]
 
 
-def test_adversarial_views_raise_the_loss_within_epsilon(model, recipe, views):
+def test_adversarial_views_raise_the_loss_within_epsilon(model, views):
     """In the mode in which they are made; the loss is that of the whole batch."""
     epsilon = 1.0
-    adversarial = contrastive.adversarial_views(model, views, recipe, epsilon, seed=0)
+    adversarial, extremes = contrastive.adversarial_views(model, views, epsilon)
+    attacks.check(extremes.tolist(), "L2")
     assert (adversarial - views).flatten(1).norm(dim=1).max() <= epsilon * (1 + 1e-4)
-    loss = contrastive.nt_xent(recipe.temperature)
     noise = torch.randn_like(views)
     noise = (views + epsilon * noise / noise.flatten(1).norm(dim=1)[:, None, None, None]).clamp(0, 1)
     model.eval()
     with torch.no_grad():
-        natural, noisy, attacked = (loss(model.project(x)) for x in (views, noise, adversarial))
+        natural, noisy, attacked = (nt_xent(model.project(x), 0.2) for x in (views, noise, adversarial))
     assert attacked > noisy
     assert attacked > natural
 
 
-def test_adversarial_views_are_torchattacks_on_the_similarities(model, recipe, views):
-    ours = contrastive.adversarial_views(model, views, recipe, 0.5, seed=3)
+def test_adversarial_views_are_torchattacks_on_the_similarities(model, views):
+    torch.manual_seed(3)
+    ours, _ = contrastive.adversarial_views(model, views, 0.5)
     torch.manual_seed(3)
     floor = attacks.EPS_FOR_DIVISION
     theirs = torchattacks.PGDL2(model, eps=0.5, alpha=1.0, steps=3, random_start=True, eps_for_division=floor)
     assert torch.equal(ours, theirs(views, torch.arange(24).roll(12)))
 
 
-def test_epsilon_0_is_plain_simclr(model, recipe, views):
-    assert contrastive.adversarial_views(model, views, recipe, 0, seed=0) is views
+def test_epsilon_0_is_plain_simclr(model, views):
+    assert contrastive.adversarial_views(model, views, 0)[0] is views
 
 
 @pytest.mark.parametrize(("norm", "layers"), [(False, 3), (True, 5)])
@@ -98,3 +97,33 @@ def test_the_projection_head_is_lightlys(recipe, norm, layers):
     head = build(spec).head
     assert len(head.layers) == layers
     assert head(torch.zeros(4, 512)).shape == (4, 128)
+
+
+def changed(model, recipe, **changes):
+    other = build(PretrainSpec("digits", None, "conv3", recipe=dataclasses.replace(recipe, **changes))).eval()
+    other.load_state_dict(model.state_dict())
+    return other
+
+
+def test_bfloat16_gives_float32_projections_that_are_nearly_those_of_float32(model, recipe, views):
+    half, whole = changed(model, recipe, precision="bfloat16").project(views), model.eval().project(views)
+    assert half.dtype == torch.float32
+    assert not torch.equal(half, whole)
+    assert torch.nn.functional.cosine_similarity(half, whole).min() > 0.999
+
+
+@pytest.mark.parametrize("layout", [{"channels_last": True}, {"channels_last": True, "precision": "bfloat16"}])
+def test_channels_last_can_be_attacked_and_changes_rounding_alone(model, recipe, views, layout):
+    model.eval()
+    other = changed(model, recipe, **layout).to(memory_format=torch.channels_last)
+    close = 1e-5 if len(layout) == 1 else 1e-2
+    torch.testing.assert_close(other.project(views), model.project(views), atol=close, rtol=close)
+    adversarial, extremes = contrastive.adversarial_views(other, views, 0.5)
+    attacks.check(extremes.tolist(), "L2")
+    assert nt_xent(model.project(adversarial), 0.2) > nt_xent(model.project(views), 0.2)
+
+
+def test_a_step_waits_for_nothing(model, views, no_waiting):
+    with no_waiting:
+        adversarial, _ = contrastive.adversarial_views(model, views, 0.5)
+        torch.nn.functional.cross_entropy(model(adversarial), contrastive.partners(24, views.device)).backward()

@@ -185,24 +185,13 @@ OPERATIONS = ("brightness", "contrast", "saturation")
 
 
 def _orders(colours, shares, turn):
-    """The order of the four operations for each sample, read off their parameters; strengths tell them apart."""
-    found = []
-    for matrices, share in zip(colours, shares, strict=True):
-        names = []
-        for place, (matrix, gray) in enumerate(zip(matrices, share, strict=True)):
-            names += ["hue"] if place == 3 else []
-            off = matrix - torch.diag(matrix.diagonal())
-            names += (
-                ["contrast"]
-                if gray
-                else ["saturation"]
-                if off.any()
-                else []
-                if (matrix.diagonal() == 1).all()
-                else ["brightness"]
-            )
-        found.append(tuple(names))
-    return found
+    """The order of the four operations for each sample, read off their parameters: each has its own form."""
+    coloured = (colours - torch.diag_embed(colours.diagonal(dim1=2, dim2=3))).flatten(2).any(2)  # off the diagonal
+    scaled = colours[:, :, 0, 0] != 1
+    kinds = torch.where(shares != 0, 2, torch.where(coloured, 3, scaled.long()))  # an index of OPERATIONS, 0: nothing
+    names = (None, *OPERATIONS)
+    places = [[names[kind] for kind in row] for row in kinds.tolist()]
+    return [tuple(name for name in (*row[:3], "hue", *row[3:]) if name) for row in places]
 
 
 def test_jitter_comes_in_all_orders_alike_and_each_operation_once(generator):
