@@ -1,6 +1,7 @@
 import pytest
 import timm
 import torch
+from torch import nn
 
 from rossbench import encoders
 from rossbench.errors import InvalidValue, UnknownName
@@ -69,3 +70,40 @@ def test_normalisation_is_inside():
 def test_what_is_no_encoder_is_refused(name, error, message):
     with pytest.raises(error, match=message):
         encoders.build(name, 32, seed=0)
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 16])
+def test_frozen_batch_norm_gives_torchs_numbers_and_input_gradients(generator, size):
+    theirs = nn.BatchNorm2d(5)
+    theirs(torch.rand(20, 5, 4, 4, generator=generator) * 3 - 1)  # statistics that are not 0 and 1
+    with torch.no_grad():
+        theirs.weight.uniform_(-1, 1, generator=generator)
+        theirs.bias.uniform_(-1, 1, generator=generator)
+    ours = encoders.BatchNorm2d(5)
+    ours.load_state_dict(theirs.state_dict())
+    images = torch.rand(6, 5, size, size, generator=generator)
+    weights = torch.rand(6, 5, size, size, generator=generator)
+    found = []
+    for norm in (ours.eval(), theirs.eval()):
+        leaf = images.clone().requires_grad_()
+        made = norm(leaf)
+        found.append((made, *torch.autograd.grad((made * weights).sum(), leaf)))
+    for mine, other in zip(*found, strict=True):
+        torch.testing.assert_close(mine, other, atol=1e-6, rtol=1e-6)
+
+
+def test_batch_norm_in_training_is_torchs_own(generator):
+    ours, theirs = encoders.BatchNorm2d(5), nn.BatchNorm2d(5)
+    images = torch.rand(6, 5, 4, 4, generator=generator)
+    assert torch.equal(ours(images), theirs(images))
+    for name, tensor in theirs.state_dict().items():
+        assert torch.equal(ours.state_dict()[name], tensor)
+
+
+@pytest.mark.parametrize("name", ["conv3", "resnet18", "resnet18:cifar"])
+def test_every_batch_norm_is_one_that_freezes_quickly_and_has_torchs_names(name):
+    model = encoders.build(name, 32, seed=0)
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    assert norms
+    assert all(type(module) is encoders.BatchNorm2d for module in norms)
+    assert set(norms[0].state_dict()) == set(nn.BatchNorm2d(3).state_dict())

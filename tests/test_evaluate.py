@@ -5,13 +5,19 @@ import torch
 import torchattacks
 from conftest import tiny
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from rossbench import attacks, datasets, evaluate
 from rossbench.finetune import finetune
 from rossbench.pretrain import build
+from rossbench.seeds import derive, seeded
 from rossbench.training import Hooks
 
 GRID = (0, 0.1, 0.5, 2)
+LINF = {"norm": "Linf", "step_size": 0.02}
+both_norms = pytest.mark.parametrize(
+    ("attack", "epsilons"), [({}, GRID), (LINF, (0, 0.005, 0.02, 0.2))], ids=["L2", "Linf"]
+)
 
 
 @pytest.fixture(scope="module")
@@ -66,45 +72,52 @@ def test_epsilon_0_is_plain_accuracy(trained):
     assert right(found.natural, test) > 50
 
 
-@pytest.mark.parametrize(("norm", "epsilons"), [("L2", GRID), ("Linf", (0, 0.005, 0.02, 0.2))])
-def test_an_attack_costs_accuracy_and_a_larger_one_more(trained, norm, epsilons):
+@both_norms
+def test_an_attack_costs_accuracy_and_a_larger_one_more(trained, attack, epsilons):
     cell, classifier, test = trained
-    specs = under(cell, epsilons, {"norm": norm, "step_size": 3.0 if norm == "L2" else 0.02})
-    counts = [right(ranked, test) for ranked in predicted(specs, classifier, test).attacked]
+    found = predicted(under(cell, epsilons, attack), classifier, test)
+    counts = [right(ranked, test) for ranked in found.attacked]
     assert counts == sorted(counts, reverse=True)
     assert counts[0] > counts[1] > counts[2]
     assert counts[3] == 0
 
 
-@pytest.mark.parametrize("attack", [{}, {"norm": "Linf", "step_size": 0.02}], ids=["L2", "Linf"])
-def test_epsilons_together_are_what_each_is_alone(trained, attack):
+@both_norms
+def test_epsilons_together_are_what_each_is_alone(trained, attack, epsilons):
     cell, classifier, test = trained
-    epsilons = (0, 0.02, 0.05, 0.3) if attack else GRID
-    together = predicted(under(cell, epsilons, attack), classifier, test).attacked
-    for ranked, spec in zip(together, under(cell, epsilons, attack), strict=True):
+    specs = under(cell, epsilons, attack)
+    for ranked, spec in zip(predicted(specs, classifier, test).attacked, specs, strict=True):
         assert torch.equal(ranked, predicted([spec], classifier, test).attacked[0])
 
 
-@pytest.mark.parametrize(("norm", "theirs"), [("L2", torchattacks.PGDL2), ("Linf", torchattacks.PGD)])
-def test_without_a_random_start_the_predictions_are_those_of_torchattacks(trained, norm, theirs):
+@both_norms
+@pytest.mark.parametrize("random_start", [False, True])
+def test_the_predictions_are_those_of_torchattacks_from_the_same_starts(trained, attack, epsilons, random_start):
+    """Of 64 images the sum of the loss is 64 times its mean exactly, so gradients differ by their exponents alone."""
     cell, classifier, test = trained
-    attack = {"norm": norm, "random_start": False, "step_size": 0.1}
-    found = predicted(under(cell, GRID[1:], attack), classifier, test)
-    more = {"eps_for_division": attacks.EPS_FOR_DIVISION} if norm == "L2" else {}
-    for epsilon, ranked in zip(GRID[1:], found.attacked, strict=True):
-        made = theirs(classifier, eps=epsilon, alpha=0.1, steps=20, random_start=False, **more)
-        adversarial = made(test.images / 255, test.labels)
+    count, step_size = 64, attack.get("step_size", 0.1)
+    settings = {**attack, "step_size": step_size, "random_start": random_start}
+    found = predicted(under(cell, epsilons[1:], settings), classifier, test, count)
+    made, more = torchattacks.PGD, {}
+    if not attack:
+        made, more = torchattacks.PGDL2, {"eps_for_division": attacks.EPS_FOR_DIVISION}
+    for epsilon, ranked in zip(epsilons[1:], found.attacked, strict=True):
+        theirs = made(classifier, eps=epsilon, alpha=step_size, steps=20, random_start=random_start, **more)
+        with seeded(derive(cell.seed, "evaluate", 0)):
+            adversarial = theirs(test.images[:count] / 255, test.labels[:count])
         assert torch.equal(ranked, classifier(adversarial).topk(5).indices)
 
 
-def test_how_many_are_attacked_at_once_changes_nothing(trained, monkeypatch, moved):
+@both_norms
+def test_how_many_are_attacked_at_once_changes_nothing(trained, monkeypatch, moved, attack, epsilons):
     cell, classifier, test = trained
     found = []
     for at_once in (evaluate._CPU_AT_ONCE, 1):
         monkeypatch.setattr(evaluate, "_CPU_AT_ONCE", at_once)
         moved.clear()
-        found.append(predicted(under(cell), classifier, test))
-    assert [len(images) for _, images in moved] == [*[32] * 9, 12]
+        found.append(predicted(under(cell, epsilons, attack), classifier, test))
+    assert [len(images) for _, images in moved] == [*[32] * 9, 12]  # never fewer than 32 if there are more
+    assert torch.equal(found[0].natural, found[1].natural)
     for first, second in zip(*(one.attacked for one in found), strict=True):
         assert torch.equal(first, second)
 
@@ -126,39 +139,47 @@ def test_every_batch_draws_starts_of_its_own_and_each_epsilon_the_same(trained, 
     assert ticks[-1].fraction == 1
 
 
-def test_only_correct_images_are_attacked_on_request_and_robust_accuracy_is_the_same(trained, moved):
+@both_norms
+def test_only_correct_images_are_attacked_on_request_and_robust_accuracy_is_the_same(trained, moved, attack, epsilons):
     cell, classifier, test = trained
-    every = predicted(under(cell), classifier, test)
+    every = predicted(under(cell, epsilons, attack), classifier, test)
     moved.clear()
-    some = predicted(under(cell, attacked="correct"), classifier, test)
+    some = predicted(under(cell, epsilons, attack, attacked="correct"), classifier, test)
     correct = every.natural[:, 0] == test.labels
     assert 0 < correct.sum() < 100
     assert sum(len(images) for _, images in moved) == 3 * correct.sum()
     for ranked, whole in zip(some.attacked, every.attacked, strict=True):
+        assert right(ranked, test) == int((correct & (whole[:, 0] == test.labels)).sum())
         assert torch.equal(ranked[correct], whole[correct])
         assert torch.equal(ranked[~correct], every.natural[~correct])
 
 
-def test_where_no_image_is_right_nothing_is_attacked(trained, moved):
+@both_norms
+def test_where_no_image_is_right_nothing_is_attacked(trained, moved, attack, epsilons):
     cell, classifier, test = trained
     natural = predicted(under(cell, (0,)), classifier, test).natural
     wrong = dataclasses.replace(test, labels=(natural[:, 0] + 1) % 10)
-    found = predicted(under(cell, attacked="correct"), classifier, wrong)
+    found = predicted(under(cell, epsilons, attack, attacked="correct"), classifier, wrong)
     assert not moved
     assert all(torch.equal(ranked, natural) for ranked in found.attacked)
 
 
-def test_attacked_images_of_one_evaluation_come_in_order(trained):
+@pytest.mark.parametrize("every", [1, 3])
+def test_attacked_images_of_each_evaluation_come_in_order(trained, every):
     cell, classifier, test = trained
-    (spec,) = under(cell, (0.5,), batch_size=40)
-    batches = list(evaluate.attacked([spec], classifier, test.images, test.labels))
+    specs, among = under(cell, (0.1, 0.5), batch_size=40), torch.arange(100) % every == 0
+    batches = list(evaluate.attacked(specs, classifier, test.images, test.labels, among))
+    images, number, image = (torch.cat(parts) for parts in zip(*batches, strict=True))
+    for k, spec in enumerate(specs):
+        assert image[number == k].tolist() == list(range(0, 100, every))
+        distance = (images - test.images[image] / 255)[number == k].flatten(1).norm(dim=1)
+        assert spec.epsilon / 2 < distance.max() <= spec.epsilon * (1 + 1e-4)
+
+
+def test_without_a_choice_all_images_are_attacked(trained):
+    cell, classifier, test = trained
+    batches = list(evaluate.attacked(under(cell, (0.1,)), classifier, test.images, test.labels))
     assert torch.cat([batch.image for batch in batches]).tolist() == list(range(100))
-    distance = (torch.cat([batch.images for batch in batches]) - test.images / 255).flatten(1).norm(dim=1)
-    assert distance.max() <= 0.5 * (1 + 1e-4)
-    assert distance.min() > 0.1
-    among = torch.arange(100) % 3 == 0
-    some = list(evaluate.attacked([spec], classifier, test.images, test.labels, among))
-    assert torch.cat([batch.image for batch in some]).tolist() == list(range(0, 100, 3))
 
 
 class Largest(TorchDispatchMode):
@@ -168,21 +189,23 @@ class Largest(TorchDispatchMode):
 
     def __torch_dispatch__(self, operation, types, arguments=(), options=None):
         made = operation(*arguments, **(options or {}))
-        if isinstance(made, torch.Tensor) and made.is_floating_point():
-            self.size = max(self.size, made.numel())
+        for part in tree_leaves(made):
+            if isinstance(part, torch.Tensor) and part.is_floating_point():
+                self.size = max(self.size, part.numel())
         return made
 
 
-def test_memory_is_bounded_by_the_batch_and_work_is_linear(trained, monkeypatch, moved):
+@both_norms
+def test_memory_is_bounded_by_the_batch_and_work_is_linear(trained, monkeypatch, moved, attack, epsilons):
     cell, classifier, test = trained
     monkeypatch.setattr(evaluate, "_CPU_AT_ONCE", 1)
-    specs = under(cell, (0.1, 0.5), batch_size=20)
+    specs = under(cell, epsilons[1:3], attack, batch_size=20)
     sizes, attacked = [], []
-    for count in (40, 80):
+    for count in (25, 50, 100):
         moved.clear()
         with Largest() as largest:
             predicted(specs, classifier, test, count)
         sizes.append(largest.size)
         attacked.append(sum(len(images) for _, images in moved))
-    assert sizes[0] == sizes[1] > 0
-    assert attacked == [80, 160]
+    assert sizes[0] == sizes[1] == sizes[2] > 0
+    assert attacked == [50, 100, 200]

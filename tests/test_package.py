@@ -23,7 +23,7 @@ LAYERS = [
     {"scenarios", "store"},
     {"registry", "records"},
     {"seeds"},
-    {"views", "metrics", "attacks", "encoders"},
+    {"views", "metrics", "attacks", "encoders", "cudagraph"},
     {"contrastive", "training"},
     {"pretrain", "finetune"},
     {"evaluate", "artifacts"},

@@ -3,11 +3,13 @@ import dataclasses
 import pytest
 import torch
 from conftest import tiny
+from lightly.loss import NTXentLoss
 
 from rossbench import contrastive, datasets
 from rossbench.pretrain import build, learning_rate, pretrain
 from rossbench.recipe import Pretraining
 from rossbench.training import Hooks
+from rossbench.views import two_views
 
 
 @pytest.fixture(scope="module")
@@ -30,14 +32,33 @@ def test_training_lowers_the_loss(images, epsilon):
     assert all(0 <= entry["top1"] <= entry["top5"] <= 1 for entry in history)
 
 
+@pytest.mark.parametrize("changes", [{"precision": "bfloat16"}, {"channels_last": True}], ids=str)
+def test_precision_and_layout_train_nearly_the_same(images, changes):
+    """After an epoch of three steps the loss is that of float32 and torch's own layout, nearly."""
+    plain, other = (
+        pretrain(spec(0.5, temperature=0.5, epochs=2, **more), images, Hooks())[1] for more in ({}, changes)
+    )
+    assert [entry["loss"] for entry in other] == pytest.approx([entry["loss"] for entry in plain], rel=0.02)
+    assert [entry["loss"] for entry in other] != [entry["loss"] for entry in plain]
+
+
+@pytest.mark.parametrize(("epochs", "steps"), [(1, 3), (2, 6), (4, 12)])
+def test_work_is_linear_in_the_epochs(images, monkeypatch, epochs, steps):
+    calls = []
+    monkeypatch.setattr("rossbench.pretrain.two_views", lambda *given: calls.append(given) or two_views(*given))
+    pretrain(spec(epochs=epochs), images, Hooks())
+    assert len(calls) == steps
+
+
 def test_the_first_step_is_one_of_adam_on_nt_xent_of_adversarial_views(images, monkeypatch):
     """The hook is called with the spec's epsilon, and what it returns is what is trained on."""
     calls = []
     real = contrastive.adversarial_views
 
-    def recorded(model, views, recipe, epsilon, seed):
-        calls.append((views, epsilon, real(model, views, recipe, epsilon, seed)))
-        return calls[-1][2]
+    def recorded(model, views, epsilon):
+        adversarial, extremes = real(model, views, epsilon)
+        calls.append((views, epsilon, adversarial))
+        return adversarial, extremes
 
     monkeypatch.setattr("rossbench.pretrain.adversarial_views", recorded)
     one = spec(0.7, epochs=1, batch_size=60)
@@ -48,10 +69,12 @@ def test_the_first_step_is_one_of_adam_on_nt_xent_of_adversarial_views(images, m
     assert views.shape == adversarial.shape == (120, 3, 16, 16)
     by_hand = build(one).train()
     optimizer = torch.optim.Adam(by_hand.parameters(), one.recipe.learning_rate, weight_decay=1e-4, fused=True)
-    loss = contrastive.nt_xent(one.recipe.temperature)(by_hand.project(adversarial))
+    theirs = NTXentLoss(temperature=one.recipe.temperature)(*by_hand.project(adversarial).chunk(2)).item()
+    by_hand.load_state_dict(build(one).state_dict())  # that pass moved BatchNorm's statistics
+    loss = torch.nn.functional.cross_entropy(by_hand(adversarial), contrastive.partners(120, views.device))
     loss.backward()
     optimizer.step()
-    assert history[0]["loss"] == pytest.approx(loss.item(), rel=1e-6)
+    assert history[0]["loss"] == pytest.approx(loss.item(), rel=1e-6) == pytest.approx(theirs, rel=1e-6)
     for name, tensor in by_hand.state_dict().items():
         torch.testing.assert_close(trained.state_dict()[name], tensor, msg=name)
 

@@ -1,27 +1,29 @@
 import dataclasses
+import itertools
 import math
 
 import pytest
 import torch
 
 from rossbench import registry
-from rossbench.errors import Diverged
+from rossbench.errors import AttackError, Diverged
 from rossbench.recipe import Finetuning
-from rossbench.training import Hooks, Loop
+from rossbench.training import Hooks, Loop, Step, adam
 
 SPEC = dataclasses.replace(registry.get("digits").cells[0, 0, 0].finetune, recipe=Finetuning(epochs=4, batch_size=4))
 
 
-def loop(model, seen, *, loss=lambda epoch: 1.0, **changes):
+def loop(model, seen, *, loss=lambda calls: 1.0, extremes=lambda calls: torch.tensor([0.0, 0.0, 1.0]), **changes):
     """Moves one weight by the numbers of the images it sees, so that their order shows."""
     optimizer = torch.optim.Adam(model.parameters(), lr=1)
 
-    def batch(indices, seed):
+    def step(indices):
+        seed = torch.randint(2**40, ()).item()
         seen.append((indices.tolist(), seed))
         optimizer.zero_grad()
         (model.weight * (indices + seed % 7).sum()).sum().backward()
         optimizer.step()
-        return torch.tensor([loss(len(seen)) * len(indices), 1.0, 2.0]), len(indices)
+        return Step(torch.tensor([loss(len(seen)) * len(indices), 1.0, 2.0]), len(indices), extremes(len(seen)))
 
     parts = {
         "spec": SPEC,
@@ -30,7 +32,7 @@ def loop(model, seen, *, loss=lambda epoch: 1.0, **changes):
         "rate": lambda epoch: 0.1 / (epoch + 1),
         "optimizer": optimizer,
         "parts": {"model": model},
-        "batch": batch,
+        "step": step,
     }
     return Loop(**{**parts, **changes})
 
@@ -152,3 +154,48 @@ def test_a_loss_that_is_not_finite_stops_with_the_epoch_and_the_last_finite_one(
     with pytest.raises(Diverged, match=r"got nan in epoch 3 \(last finite loss: 1\); lower the learning rate, 0\.0333"):
         loop(model(), [], loss=lambda calls: math.nan if calls > 6 else 1.0).run(Hooks(resume=tmp_path / "resume.pt"))
     assert len(torch.load(tmp_path / "resume.pt", weights_only=True)["history"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("worst", "message"),
+    [
+        ([0.1, 0.0, 1.0], "expected a L2 distance of at most epsilon, got one that is 0.1 more"),
+        ([0.0, 0.2, 1.0], r"expected pixels in \[0, 1\]"),
+        ([math.nan, 0.0, 1.0], "expected finite gradients"),
+    ],
+)
+@pytest.mark.parametrize("call", [7, 9])
+def test_an_attack_out_of_bounds_in_any_batch_stops_its_epoch(tmp_path, call, worst, message):
+    def extremes(calls):
+        return torch.tensor(worst if calls == call else [0.0, 0.0, 1.0])
+
+    with pytest.raises(AttackError, match=message):
+        loop(model(), [], extremes=extremes).run(Hooks(resume=tmp_path / "resume.pt"))
+    assert len(torch.load(tmp_path / "resume.pt", weights_only=True)["history"]) == 2
+
+
+def test_a_training_that_diverged_is_not_blamed_on_its_attack():
+    broken = {"loss": lambda calls: math.nan, "extremes": lambda calls: torch.full((3,), math.nan)}
+    with pytest.raises(Diverged):
+        loop(model(), [], **broken).run(Hooks())
+
+
+def test_the_global_generator_is_afterwards_as_before():
+    before = torch.get_rng_state()
+    loop(model(), []).run(Hooks())
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_adam_follows_the_rate_of_the_epoch():
+    one, recipe = model(), Finetuning(epochs=4, batch_size=4, weight_decay=0)
+    optimizer, weights = adam(one, recipe), []
+
+    def step(indices):
+        one.weight.grad = torch.ones_like(one.weight)
+        optimizer.step()
+        weights.append(one.weight.item())
+        return Step(torch.ones(3), len(indices), torch.zeros(3))
+
+    loop(one, [], optimizer=optimizer, step=step, images=4, rate=lambda epoch: 0.1 / 2**epoch).run(Hooks())
+    steps = [a - b for a, b in itertools.pairwise(weights)]
+    assert steps == pytest.approx([0.05, 0.025, 0.0125], rel=1e-3)  # of equal gradients Adam's step is the rate

@@ -1,0 +1,108 @@
+"""What needs a GPU is skipped by name without one; the same code, not replayed, is tested everywhere else."""
+
+import dataclasses
+
+import pytest
+import torch
+from conftest import tiny
+
+from rossbench import datasets, training
+from rossbench.cudagraph import WARM_UP, Replayed
+from rossbench.finetune import finetune
+from rossbench.pretrain import build, pretrain
+from rossbench.recipe import Finetuning
+from rossbench.seeds import seeded
+from rossbench.training import Hooks
+
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+RECIPE = Finetuning(learning_rate=0.01, weight_decay=0.1)
+
+
+def test_off_cuda_every_call_is_the_step():
+    seen = []
+    step = Replayed(lambda indices: seen.append(indices) or len(indices))
+    assert [step(torch.arange(n)) for n in (3, 3, 3, 3, 3, 2)] == [3, 3, 3, 3, 3, 2]
+    assert len(seen) == 6
+    assert step.graph is None
+
+
+def losses(wrap, sizes):
+    """Of a linear model with noise and Adam on CUDA, batch after batch; its rate changes on the way."""
+    device = torch.device("cuda")
+    with seeded(0, device):
+        model, data = torch.nn.Linear(8, 1).to(device), torch.randn(64, 8, device=device)
+    optimizer = training.adam(model, RECIPE)
+
+    def step(indices):
+        noise = torch.randn(len(indices), 1, device=device)
+        loss = (model(data[indices]) - noise).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return loss.detach()
+
+    wrapped, found = wrap(step), []
+    for k, size in enumerate(sizes):
+        training._set_rate(optimizer, 0.01 / (1 + k))
+        with seeded(k, device):
+            found.append(wrapped(torch.arange(k, k + size, device=device)).clone())
+    return torch.stack(found)
+
+
+@needs_cuda
+@pytest.mark.parametrize("sizes", [[16] * 9, [16, 16, 5, 16, 16, 16, 5, 16, 16]], ids=["one size", "two sizes"])
+def test_a_replayed_step_is_the_step_with_its_random_numbers_and_rate(sizes):
+    assert len(sizes) > WARM_UP + 3
+    torch.testing.assert_close(losses(Replayed, sizes), losses(lambda step: step, sizes), atol=1e-5, rtol=1e-5)
+
+
+@needs_cuda
+def test_a_step_is_recorded_once_and_then_only_replayed():
+    calls = []
+    made = Replayed(lambda indices: calls.append(1) or indices * 2)
+    found = [made(torch.arange(k, k + 4, device="cuda")).tolist() for k in range(WARM_UP + 4)]
+    assert found == [[2 * (k + j) for j in range(4)] for k in range(WARM_UP + 4)]
+    assert len(calls) == WARM_UP + 1
+
+
+def histories(stage, epsilon, device):
+    cell = tiny(train_epsilons=(epsilon,)).cells[epsilon, epsilon, 0]
+    data = datasets.load("digits", "train", 60).to(device)
+    if stage == "pretrain":
+        spec = cell.finetune.pretrain
+        spec = dataclasses.replace(spec, recipe=dataclasses.replace(spec.recipe, epochs=4))
+        return pretrain(spec, data.images, Hooks())[1]
+    spec = dataclasses.replace(cell.finetune, recipe=dataclasses.replace(cell.finetune.recipe, epochs=4, batch_size=16))
+    encoder = build(spec.pretrain).encoder.to(device)
+    return finetune(spec, encoder, data.images, data.labels, 10, Hooks())[1]
+
+
+@needs_cuda
+@pytest.mark.parametrize("epsilon", [0.0, 1.0])
+@pytest.mark.parametrize("stage", ["pretrain", "finetune"])
+def test_a_stage_is_the_same_replayed(monkeypatch, stage, epsilon):
+    device = torch.device("cuda")
+    replayed = histories(stage, epsilon, device)
+    monkeypatch.setattr(training, "Replayed", lambda step: step)
+    for mine, eager in zip(replayed, histories(stage, epsilon, device), strict=True):
+        assert mine["loss"] == pytest.approx(eager["loss"], rel=1e-3)
+
+
+@needs_cuda
+def test_a_pretraining_resumed_on_cuda_is_the_uninterrupted_one(tmp_path):
+    class Killed(BaseException):
+        pass
+
+    def kill(tick):
+        if tick.position == "epoch 2/4" and not tick.images:
+            raise Killed
+
+    cell = tiny(train_epsilons=(1,)).cells[1, 1, 0]
+    spec = cell.finetune.pretrain
+    spec = dataclasses.replace(spec, recipe=dataclasses.replace(spec.recipe, epochs=4))
+    images = datasets.load("digits", "train", 60).images.cuda()
+    whole = pretrain(spec, images, Hooks())[1]
+    with pytest.raises(Killed):
+        pretrain(spec, images, Hooks(kill, tmp_path / "resume.pt"))
+    resumed = pretrain(spec, images, Hooks(resume=tmp_path / "resume.pt"))[1]
+    assert [one["loss"] for one in resumed] == pytest.approx([one["loss"] for one in whole], rel=1e-3)
