@@ -162,6 +162,8 @@ def test_where_no_image_is_right_nothing_is_attacked(trained, moved, attack, eps
     found = predicted(under(cell, epsilons, attack, attacked="correct"), classifier, wrong)
     assert not moved
     assert all(torch.equal(ranked, natural) for ranked in found.attacked)
+    none, specs = torch.zeros(100, dtype=torch.bool), under(cell, epsilons[1:], attack)
+    assert not list(evaluate.attacked(specs, classifier, test.images, test.labels, none))
 
 
 @pytest.mark.parametrize("every", [1, 3])

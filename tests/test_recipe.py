@@ -3,7 +3,7 @@ import math
 import pytest
 
 from rossbench.errors import InvalidValue, UnknownName
-from rossbench.recipe import Attack, Augmentation, Finetuning, Pretraining, Recipe
+from rossbench.recipe import Attack, Augmentation, Evaluation, Finetuning, Pretraining, Recipe
 from rossbench.scenario import Scenario
 from rossbench.values import flatten
 
@@ -41,6 +41,10 @@ def test_the_defaults_are_the_protocol_of_the_study():
         "pretraining.augmentation.jitter": (0.8, 0.8, 0.8, 0.2),
         "pretraining.augmentation.blur_probability": 1.0,
         "finetuning.weight_decay": 8e-4,
+        # what was done before these were choices
+        "pretraining.precision": "float32",
+        "pretraining.channels_last": False,
+        "evaluation.attacked": "all",
     }
     assert {name: flat[name] for name in expected} == expected
     scenario = Scenario("x", "cifar10", "cifar100")
@@ -58,6 +62,9 @@ def test_the_defaults_are_the_protocol_of_the_study():
         (lambda: Pretraining(temperature="hot"), "got 'hot'"),
         (lambda: Pretraining(normalize=1), "Pretraining.normalize: expected bool, got 1"),
         (lambda: Pretraining(attack_mode="evil"), "unknown Pretraining.attack_mode 'evil'; did you mean eval"),
+        (lambda: Pretraining(precision="float16"), "unknown Pretraining.precision 'float16'; did you mean"),
+        (lambda: Pretraining(channels_last=1), "Pretraining.channels_last: expected bool, got 1"),
+        (lambda: Evaluation(attacked="wrong"), "unknown Evaluation.attacked 'wrong'"),
         (lambda: Finetuning(attack="pgd"), "Finetuning.attack: expected Attack, got 'pgd'"),
         (lambda: Attack(norm="L3"), "unknown Attack.norm 'L3'"),
         (lambda: Attack(steps=0), "Attack.steps"),

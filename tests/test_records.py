@@ -1,10 +1,12 @@
 import dataclasses
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import FIXTURES, tiny
 
 from rossbench import artifacts, records
@@ -162,3 +164,25 @@ def test_robust_is_right_without_and_under_the_attack(finished):
         )
         both = (natural[0][:, 0] == natural[1]) & (under[0][:, 0] == under[1])
         assert read_record(Store(finished).record_path(cell.key)).robust_right == int(both.sum())
+
+
+COUNTED = {"all": (25, 25, [3] * 5 + [2] * 5), "correct": (None, None, None)}
+
+
+@pytest.mark.parametrize("attacked", COUNTED)
+def test_what_an_attack_turns_right_counts_as_right_and_not_as_robust(finished, tmp_path, attacked):
+    """Of 40 images 20 are right without an attack and under it, 10 are turned wrong and 5 right."""
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    cell = tiny().cells[1, 1, 0.5]
+    cell = dataclasses.replace(cell, epsilon=0.7, recipe=dataclasses.replace(cell.recipe, attacked=attacked))
+    labels = torch.arange(40) % 10
+    right = (labels[:, None] + torch.arange(5)) % 10
+    wrong = (right + 5) % 10
+    under, natural = right.clone(), right.clone()
+    natural[30:] = wrong[30:]
+    under[20:30], under[35:] = wrong[20:30], wrong[35:]
+    made = {"scenario": "digits", "deviations": {}, "seconds": 1.0, "provenance": {}}
+    artifacts.save_cell(Store(tmp_path), cell, under, natural, labels, **made)
+    record = read_record(Store(tmp_path).record_path(cell.key))
+    assert record.robust_right == 20
+    assert (record.top1_right, record.top5_right, record.right_by_class) == COUNTED[attacked]

@@ -4,6 +4,7 @@ import shutil
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -129,36 +130,85 @@ def test_one_more_epsilon_costs_one_more_cell(finished, tmp_path):
     assert len(found) == 6
 
 
-def test_cells_that_are_made_together_are_what_each_would_be_alone(tmp_path):
-    """Those of a row differ in epsilon alone: one piece of work, a record each, and its share of the time."""
-    together, alone = tiny(train_epsilons=(1,), eval_epsilons=(0.25, 0.5, 1)), {}
-    seen = []
-    found = run(together, tmp_path / "together", observe=seen.append)
+def attacking(attacked):
+    """The tiny scenario with the images that are attacked: all, or correct."""
+    recipe = tiny().recipe
+    return dataclasses.replace(recipe, evaluation=dataclasses.replace(recipe.evaluation, attacked=attacked))
+
+
+@pytest.mark.parametrize("attacked", ["all", "correct"])
+def test_cells_that_are_made_together_are_what_each_would_be_alone(tmp_path, attacked):
+    together = tiny(recipe=attacking(attacked), train_epsilons=(1,), eval_epsilons=(0, 0.25, 0.5, 1))
+    found, alone = run(together, tmp_path / "together"), {}
     for column in together.eval_epsilons:
         alone |= run(dataclasses.replace(together, eval_epsilons=(column,)), tmp_path / "alone")
     assert comparable(found) == comparable(alone)
+    for cell in together.cells.values():
+        ours, theirs = (artifacts.load_predictions(Store(tmp_path / one), cell)[0] for one in ("together", "alone"))
+        assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize(
+    ("attacked", "works"),
+    [("all", [(0, 0.5, 1)]), ("correct", [(0,), (0.5, 1)])],  # at epsilon 0 the recipe has no attack to speak of
+)
+def test_evaluations_that_differ_in_epsilon_alone_are_one_piece_of_work(tmp_path, monkeypatch, attacked, works):
+    """Told by its first, then finished one by one, each with its share of the time, by its passes."""
+    seen = []
+    monkeypatch.setattr(runner, "time", SimpleNamespace(perf_counter=lambda: sum(bool(one.tick) for one in seen)))
+
+    scenario = tiny(recipe=attacking(attacked), train_epsilons=(1,), eval_epsilons=(0, 0.5, 1))
+    found = run(scenario, tmp_path, observe=seen.append)
     evaluating = [progress for progress in seen if progress.spec.stage == "evaluate"]
-    assert {progress.others for progress in evaluating if progress.tick} == {2}
-    done = [progress for progress in evaluating if progress.tick is None]
-    assert [progress.spec for progress in done] == list(together.cells.values())
-    assert [progress.number for progress in done] == [3, 4, 5]
-    assert len({round(progress.seconds, 2) for progress in done}) == 1
-    assert done[-1].fraction == 1
+    assert not any(progress.others for progress in seen if progress.spec.stage != "evaluate")
+    number = 3  # after pretraining and finetuning
+    for epsilons in works:
+        ticks = [one for one in evaluating if one.tick and one.spec.epsilon == epsilons[0]]
+        assert {(one.others, one.number) for one in ticks} == {(len(epsilons) - 1, number)}
+        done = [one for one in evaluating if one.tick is None and one.spec.epsilon in epsilons]
+        assert [(one.spec.epsilon, one.others, one.number) for one in done] == [
+            (epsilon, 0, number + k) for k, epsilon in enumerate(epsilons)
+        ]
+        passes = [one.spec.passes for one in done]
+        whole = len(ticks)  # the clock above goes on by 1 a tick
+        assert [one.seconds for one in done] == pytest.approx([whole * share / sum(passes) for share in passes])
+        for one, share in zip(done, passes, strict=True):
+            assert found[1, 1, one.spec.epsilon].seconds["evaluate"] == round(whole * share / sum(passes), 3)
+        number += len(epsilons)
+    assert {one.spec.epsilon for one in evaluating if one.tick} == {epsilons[0] for epsilons in works}
+    assert seen[-1].fraction == 1
+
+
+def test_what_another_run_finished_of_a_row_is_kept_while_the_rest_is_made(finished, tmp_path):
+    """Its cell without an attack appears while this run makes both together."""
+    theirs = tiny().cells[1.0, 1.0, 0.0]
+
+    def other_run(progress):
+        if progress.spec == theirs and progress.tick and theirs not in Store(tmp_path):
+            shutil.copytree(Store(finished).path(theirs), Store(tmp_path).path(theirs))
+
+    found = run(tiny(), tmp_path, observe=other_run)
+    before, after = (Store(root).record_path(theirs.key).read_bytes() for root in (finished, tmp_path))
+    assert before == after
+    assert comparable(found) == comparable(run(tiny(), finished))
+
+
+LITERAL = ("top1_right", "top5_right", "mcc", "precision", "recall", "f1", "right_by_class")
 
 
 def test_what_attacks_only_correct_images_gives_robust_accuracy_alone(finished, tmp_path):
-    evaluation = dataclasses.replace(tiny().recipe.evaluation, attacked="correct")
-    partly = tiny(recipe=dataclasses.replace(tiny().recipe, evaluation=evaluation))
     shutil.copytree(finished, tmp_path / "copy")
-    found, all_attacked = run(partly, tmp_path / "copy"), run(tiny(), finished)
+    found, every = run(tiny(recipe=attacking("correct")), tmp_path / "copy"), run(tiny(), finished)
     for place, record in found.items():
-        assert record.robust_right == all_attacked[place].robust_right
-        if place[2] == 0:
-            assert record == all_attacked[place]
+        assert record.robust_right == every[place].robust_right
+        assert record.metric("robust") == record.robust_right / 40
+        if place[2] == 0:  # nothing is attacked: the same cell
+            assert record == every[place]
         else:
             assert record.deviations["recipe.evaluation.attacked"] == ["correct", "all"]
-            literal = (record.top1_right, record.top5_right, record.mcc, record.f1, record.right_by_class)
-            assert literal == (None,) * 5
+            assert {name: getattr(record, name) for name in LITERAL} == dict.fromkeys(LITERAL)
+            assert {record.metric(name) for name in ("top1", "top5", "mcc", "precision", "recall", "f1")} == {None}
+    assert any(record.robust_right for place, record in found.items() if place[2] > 0)
 
 
 def test_the_precision_of_a_pretraining_is_in_its_provenance(tmp_path):

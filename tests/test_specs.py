@@ -75,6 +75,25 @@ def test_every_field_of_an_evaluation_is_in_its_key(field):
     assert dataclasses.replace(spec, recipe=_changed(spec.recipe, field)).key != spec.key
 
 
+ADDED = [
+    Recipe(pretraining=Pretraining(precision="bfloat16")),
+    Recipe(pretraining=Pretraining(channels_last=True)),
+    Recipe(evaluation=Evaluation(attacked="correct")),
+]
+
+
+@pytest.mark.parametrize("recipe", ADDED, ids=["precision", "channels_last", "attacked"])
+def test_a_field_that_was_added_changes_the_protocol_where_it_is_used(recipe):
+    """At their defaults keys and protocols are those that are pinned, here and in test_compare.py."""
+    assert scenario(recipe=recipe).protocol != scenario().protocol
+
+
+def test_which_images_are_attacked_is_in_no_key_where_none_is():
+    plain, partly = scenario(), scenario(recipe=ADDED[-1])
+    assert partly.cells[0.2, 0.2, 0].key == plain.cells[0.2, 0.2, 0].key
+    assert partly.cells[0.2, 0.2, 0.2].key != plain.cells[0.2, 0.2, 0.2].key
+
+
 def test_passes_are_counted_by_hand():
     recipe = Recipe(
         pretraining=Pretraining(epochs=2, batch_size=300),

@@ -65,6 +65,7 @@ def test_values_are_those_of_the_records(finished, matrix):
         assert matrix.value(row, column, "top1") == pytest.approx(100 * record.top1_right / 40)
         assert matrix.value(row, column, "top5") == pytest.approx(100 * record.top5_right / 40)
         assert matrix.value(row, column, "mcc") == record.mcc
+        assert matrix.value(row, column, "robust") == pytest.approx(100 * record.robust_right / 40)
         for metric in ("precision", "recall", "f1"):
             assert matrix.value(row, column, metric) == pytest.approx(100 * getattr(record, metric))
 
@@ -89,7 +90,11 @@ def test_numbers_are_printed_as_the_study_does(value, metric, sign, text):
     assert tables.text(value, metric, sign) == text
 
 
-@pytest.mark.parametrize("metric", ["top1", "top5", "mcc", "precision", "recall", "f1"])
+def test_the_metrics_are_these():
+    assert list(tables.METRICS) == ["top1", "top5", "robust", "mcc", "precision", "recall", "f1"]
+
+
+@pytest.mark.parametrize("metric", tables.METRICS)
 def test_a_terminal_of_80_columns_shows_the_whole_matrix(matrix, metric):
     text = terminal(matrix, metric)
     assert tables.METRICS[metric] + ", RoSS digits → digits" in text
@@ -208,6 +213,36 @@ def test_an_attack_is_described_by_a_cell_that_was_attacked(matrix):
     attack = matrix.cells[0.0, 0.0, 0.5].spec["recipe"]["attack"]
     attack["steps"] = 17
     assert "17 steps" in matrix.caption()
+
+
+@pytest.fixture
+def partly(finished, tmp_path):
+    """The matrix of a run that attacked only images that are right without it."""
+    recipe = tiny().recipe
+    recipe = dataclasses.replace(recipe, evaluation=dataclasses.replace(recipe.evaluation, attacked="correct"))
+    scenario = tiny(recipe=recipe)
+    shutil.copytree(finished, tmp_path / "partly")
+    runner.run(scenario, store=tmp_path / "partly", device="cpu")
+    (matrix,) = tables.load(Store(tmp_path / "partly"), protocol=scenario.protocol)
+    return matrix
+
+
+def test_a_table_says_that_only_correct_images_were_attacked(matrix, partly):
+    assert matrix.caption().endswith("PGD-L2, 20 steps of 3")
+    assert partly.caption().endswith("PGD-L2, 20 steps of 3, of images right without it")
+    assert "evaluation.attacked correct (registered: all)" in partly.notes()[0]
+    assert "evaluation.attacked" not in matrix.notes()[0]
+
+
+def test_where_only_correct_images_were_attacked_robust_accuracy_is_the_same_and_the_count_is_missing(matrix, partly):
+    assert (matrix.metric, partly.metric) == ("top1", "robust")
+    robust, whole = (tables.grid(one, "robust") for one in (partly, matrix))
+    assert (robust.title, robust.lines, robust.bold) == (whole.title, whole.lines, whole.bold)
+    assert robust.title == "Robust accuracy (%), RoSS digits → digits"
+    assert "—" not in terminal(partly, "robust")
+    assert [cells for _, cells in tables.grid(partly, "top1").lines] == [
+        [shown(matrix, row, 0, "top1"), "—"] for row in matrix.rows
+    ]
 
 
 @pytest.mark.parametrize("change", [{"schema": 0}, {"schema": 3}, {"extra": 1}])
@@ -500,7 +535,7 @@ def test_a_store_of_schema_1_is_read(old_store):
     assert "3 of 4 cells are missing, shown as —" in matrix.notes()
 
 
-@pytest.mark.parametrize(("metric", "shown"), [("top1", "27.50"), ("mcc", "0.248"), ("f1", "—"), ("precision", "—")])
+@pytest.mark.parametrize(("metric", "shown"), [("top1", "27.50"), ("mcc", "0.248"), ("robust", "—"), ("f1", "—")])
 def test_what_schema_1_lacked_is_shown_as_missing(old_store, metric, shown):
     (matrix,) = tables.load(Store(old_store))
     grid = tables.grid(matrix, metric)

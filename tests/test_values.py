@@ -40,9 +40,11 @@ PRETRAININGS = st.builds(
     augmentation=AUGMENTATIONS,
     attack=ATTACKS,
     attack_mode=st.sampled_from(["eval", "train"]),
+    precision=st.sampled_from(["float32", "bfloat16"]),
+    channels_last=st.booleans(),
 )
 FINETUNINGS = st.builds(Finetuning, epochs=COUNTS, weight_decay=NUMBERS, attack=ATTACKS)
-EVALUATIONS = st.builds(Evaluation, attack=ATTACKS, batch_size=COUNTS)
+EVALUATIONS = st.builds(Evaluation, attack=ATTACKS, batch_size=COUNTS, attacked=st.sampled_from(["all", "correct"]))
 SETS = st.sampled_from(["cifar10", "cifar100", "digits"])
 LIMITS = st.none() | st.integers(1, 50_000)
 PRETRAINS = st.builds(
