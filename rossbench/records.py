@@ -74,7 +74,7 @@ def read_record(path: Path) -> Record:
     return Record(**content | dict.fromkeys(absent))
 
 
-def provenance(device: str, dtype: str, deterministic: bool) -> dict[str, Any]:
+def provenance(device: str, dtype: str, threads: int, deterministic: bool) -> dict[str, Any]:
     """What can change a result and is in no spec, as it is now: ask before the work, not after it."""
     commit, dirty = _git()
     return {
@@ -85,6 +85,7 @@ def provenance(device: str, dtype: str, deterministic: bool) -> dict[str, Any]:
         "platform": platform.platform(),
         "device": device,
         "dtype": dtype,
+        "threads": threads,
         "deterministic": deterministic,
     }
 

@@ -228,7 +228,8 @@ class _Job:
         device = self.device.type
         if device == "cuda":
             device = f"cuda ({torch.cuda.get_device_name(self.device)})"
-        return records.provenance(device, "float32", torch.are_deterministic_algorithms_enabled())
+        deterministic = torch.are_deterministic_algorithms_enabled()
+        return records.provenance(device, "float32", torch.get_num_threads(), deterministic)
 
 
 def _together(specs: Sequence[AnySpec]) -> Iterator[list[AnySpec]]:

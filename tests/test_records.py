@@ -54,6 +54,7 @@ def test_provenance_says_what_can_change_a_result(record):
             "platform",
             "device",
             "dtype",
+            "threads",
             "deterministic",
             "data",
         }
