@@ -87,6 +87,16 @@ def test_adversarial_views_are_torchattacks_on_the_similarities(model, views):
     assert torch.equal(ours, theirs(views, torch.arange(24).roll(12)))
 
 
+@pytest.mark.parametrize(("mode", "moved"), [("eval", False), ("train", True)])
+def test_views_are_attacked_in_the_recipes_mode(recipe, views, mode, moved):
+    """Seen from BatchNorm's statistics, which move in train mode only; afterwards the model trains on."""
+    spec = PretrainSpec("digits", None, "conv3", recipe=dataclasses.replace(recipe, attack_mode=mode))
+    model = build(spec).train()
+    contrastive.adversarial_views(model, views, 0.5)
+    assert bool(model.encoder.backbone[1].running_mean.any()) is moved
+    assert all(module.training for module in model.modules())
+
+
 def test_epsilon_0_is_plain_simclr(model, views):
     assert contrastive.adversarial_views(model, views, 0)[0] is views
 

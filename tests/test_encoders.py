@@ -31,6 +31,7 @@ def test_the_default_is_timms_resnet18_with_the_imagenet_stem():
     ours = encoders.build("resnet18", 32, seed=3).eval()
     images = torch.rand(2, 3, 32, 32)
     assert torch.equal(ours(images), theirs(images))
+    assert list(ours.backbone.state_dict()) == list(theirs.state_dict())
 
 
 def test_the_cifar_stem_keeps_the_resolution():
@@ -104,6 +105,5 @@ def test_batch_norm_in_training_is_torchs_own(generator):
 def test_every_batch_norm_is_one_that_freezes_quickly_and_has_torchs_names(name):
     model = encoders.build(name, 32, seed=0)
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
-    assert norms
-    assert all(type(module) is encoders.BatchNorm2d for module in norms)
+    assert {type(module) for module in norms} == {encoders.BatchNorm2d}
     assert set(norms[0].state_dict()) == set(nn.BatchNorm2d(3).state_dict())

@@ -32,22 +32,30 @@ def test_training_lowers_the_loss(images, epsilon):
     assert all(0 <= entry["top1"] <= entry["top5"] <= 1 for entry in history)
 
 
-@pytest.mark.parametrize("changes", [{"precision": "bfloat16"}, {"channels_last": True}], ids=str)
-def test_precision_and_layout_train_nearly_the_same(images, changes):
-    """After an epoch of three steps the loss is that of float32 and torch's own layout, nearly."""
-    plain, other = (
-        pretrain(spec(0.5, temperature=0.5, epochs=2, **more), images, Hooks())[1] for more in ({}, changes)
-    )
-    assert [entry["loss"] for entry in other] == pytest.approx([entry["loss"] for entry in plain], rel=0.02)
-    assert [entry["loss"] for entry in other] != [entry["loss"] for entry in plain]
+@pytest.mark.parametrize(
+    ("changes", "close"), [({"precision": "bfloat16"}, 1e-3), ({"channels_last": True}, 1e-6)], ids=str
+)
+def test_precision_and_layout_change_the_first_step_by_rounding_alone_and_train_too(images, changes, close):
+    """An epoch is one step. Later ones drift apart: Adam's first step is by a gradient's sign, also where it is 0."""
+    one = {"temperature": 0.5, "epochs": 6, "batch_size": 60}
+    (_, plain), (model, other) = (pretrain(spec(0.5, **one, **more), images, Hooks()) for more in ({}, changes))
+    assert other[0]["loss"] == pytest.approx(plain[0]["loss"], rel=close)
+    assert other[-1]["loss"] < other[0]["loss"]
+    weight = model.encoder.backbone[3].weight
+    assert weight.dtype == torch.float32
+    assert weight.is_contiguous(memory_format=torch.channels_last) is ("channels_last" in changes)
 
 
 @pytest.mark.parametrize(("epochs", "steps"), [(1, 3), (2, 6), (4, 12)])
 def test_work_is_linear_in_the_epochs(images, monkeypatch, epochs, steps):
+    """Views and attacks are made once a step, and of a step there are as many in every epoch."""
     calls = []
-    monkeypatch.setattr("rossbench.pretrain.two_views", lambda *given: calls.append(given) or two_views(*given))
-    pretrain(spec(epochs=epochs), images, Hooks())
-    assert len(calls) == steps
+    for name, real in (("two_views", two_views), ("adversarial_views", contrastive.adversarial_views)):
+        monkeypatch.setattr(
+            f"rossbench.pretrain.{name}", lambda *given, name=name, real=real: calls.append(name) or real(*given)
+        )
+    pretrain(spec(0.5, epochs=epochs), images, Hooks())
+    assert calls == ["two_views", "adversarial_views"] * steps
 
 
 def test_the_first_step_is_one_of_adam_on_nt_xent_of_adversarial_views(images, monkeypatch):

@@ -69,15 +69,17 @@ def test_blur_kernel_is_a_tenth_of_the_image_and_odd(size, width):
     assert views.blur_width(0.1, size) == width
 
 
-def test_crop_is_torchvisions(images, generator):
+def test_crop_and_flip_are_torchvisions(images, generator):
     draw = views._Draw(len(images), generator, images.device)
     top, left, height, width = views._boxes(draw, 32, Augmentation())
-    cropped = views._separable(images, views.resize_matrix(top, height, 32), views.resize_matrix(left, width, 32))
+    flipped = torch.arange(len(images)) % 2 == 1
+    rows, columns = views.resize_matrix(top, height, 32), views.resize_matrix(left, width, 32, flipped)
     boxes = torch.stack([top, left, height, width], 1).int().tolist()
     expected = torch.stack(
         [F.resized_crop(x, *box, [32, 32], antialias=True) for x, box in zip(images, boxes, strict=True)]
     )
-    torch.testing.assert_close(cropped, expected, atol=TOLERANCE, rtol=0)
+    expected[flipped] = F.horizontal_flip(expected[flipped])
+    torch.testing.assert_close(views._separable(images, rows, columns), expected, atol=TOLERANCE, rtol=0)
 
 
 def _close(ours, theirs, *, places):
@@ -226,6 +228,29 @@ def test_jitters_strengths_and_probability_are_torchvisions(generator):
     _close(1 - colours[off][:, 0, 1] / 0.587, [one["saturation_factor"] for one in theirs], places=0.02)
 
 
+def test_jitter_is_torchvisions_one_operation_after_another(images, generator):
+    """Each sample in its own order, with its own factors, read off the plan."""
+    plain = Augmentation(jitter_probability=1, grayscale_probability=0, blur_probability=0, **WHOLE)
+    batch = to_bytes(images)
+    plan = views._plan(views._Draw(len(batch), generator, batch.device), 32, plain)
+    orders = _orders(plan.colours, plan.shares, plan.turns)
+    assert len(set(orders)) > 12
+    expected = []
+    for k, (made, order) in enumerate(zip(batch / 255, orders, strict=True)):
+        colours, share = plan.colours[k], float(plan.shares[k].sum())  # of one operation, contrast
+        steps = [c for c in colours if not torch.equal(c, torch.eye(3))]
+        for name in order:
+            if name == "hue":
+                made = F.adjust_hue(made, float(plan.turns[k]))
+                continue
+            matrix = steps.pop(0)
+            factor = float(matrix[0, 0] - matrix[1, 0]) if name == "saturation" else float(matrix[0, 0])
+            assert name != "contrast" or share == pytest.approx(1 - factor)
+            made = getattr(F, f"adjust_{name}")(made, factor)
+        expected.append(made)
+    torch.testing.assert_close(views._apply(batch, plan), torch.stack(expected), atol=TOLERANCE, rtol=0)
+
+
 def test_how_many_are_made_at_once_changes_nothing(monkeypatch):
     batch = torch.randint(0, 256, (20, 3, 32, 32), dtype=torch.uint8)
     made = []
@@ -240,3 +265,9 @@ def test_nothing_waits_for_the_device(no_waiting):
     batch = torch.randint(0, 256, (8, 3, 32, 32), dtype=torch.uint8)
     with no_waiting:
         views.two_views(batch, Augmentation())
+
+
+def test_no_shape_hangs_on_a_number():
+    """On a device without numbers: to select by a mask, or to read a number back, fails there."""
+    batch = torch.empty(8, 3, 32, 32, dtype=torch.uint8, device="meta")
+    assert views.two_views(batch, Augmentation()).shape == (16, 3, 32, 32)
