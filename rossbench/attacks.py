@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 import torchattacks
@@ -31,14 +32,21 @@ def perturb(
     """
     if epsilon == 0:  # torchattacks would divide 0 by 0
         return images, images.new_zeros(3)
-    modes = {module: module.training for module in model.modules()}
     images = images.contiguous()
-    try:
+    with _modes_kept(model):
         adversarial: Tensor = _build(model, attack, epsilon, mode)(images, labels)
-    finally:
-        for module, training in modes.items():  # torchattacks restores the root's mode, and that of all below it
-            module.training = training
     return adversarial, extremes(adversarial, images, attack.norm, epsilon)
+
+
+@contextlib.contextmanager
+def _modes_kept(model: nn.Module) -> Iterator[None]:
+    """torchattacks gives the root's mode to all below it, and when it raises restores none."""
+    modes = {module: module.training for module in model.modules()}
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
 
 
 def _build(model: nn.Module, attack: Attack, epsilon: float, mode: str) -> torchattacks.attack.Attack:
@@ -86,7 +94,8 @@ def perturb_each(
     model: nn.Module, images: Tensor, labels: Tensor, attack: Attack, radii: Tensor, start: Tensor
 ) -> Tensor:
     """``perturb`` in eval mode, with a radius and a start of each image's own; see Radii. Judged, so it waits."""
-    adversarial: Tensor = Radii(model, attack)(images, labels, radii, start)
+    with _modes_kept(model):
+        adversarial: Tensor = Radii(model, attack)(images, labels, radii, start)
     check(extremes(adversarial, images, attack.norm, radii).tolist(), attack.norm)
     return adversarial
 

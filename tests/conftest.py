@@ -87,8 +87,11 @@ class _NoWaiting(TorchDispatchMode):
     """Fails on operations that wait for a device: those that read a number, or make a size that hangs on one."""
 
     def __torch_dispatch__(self, operation, types, arguments=(), options=None):  # type: ignore[no-untyped-def]
-        waits = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "equal")
-        assert operation.overloadpacket.__name__.split("::")[-1].rstrip("_") not in waits, operation
+        waits = ("_local_scalar_dense", "nonzero", "masked_select", "_unique2", "repeat_interleave", "equal")
+        name = operation.overloadpacket.__name__.rstrip("_")
+        assert name not in waits, operation
+        if name in ("index", "index_put"):  # a mask becomes places, and how many is a number
+            assert not any(place is not None and place.dtype == torch.bool for place in arguments[1]), operation
         return operation(*arguments, **(options or {}))
 
 

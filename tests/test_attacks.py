@@ -1,3 +1,5 @@
+import contextlib
+
 import pytest
 import torch
 import torchattacks
@@ -235,8 +237,10 @@ def test_starts_are_drawn_as_torchattacks_draws_them(generator):
     assert not attacks.unit_start(Attack(random_start=False), like, generator).any()
 
 
-def test_radii_leave_modes_as_they_were(model, batch):
-    model.eval()
-    attacks.perturb_each(model, *batch, Attack(steps=2), torch.full((16,), 0.5), torch.zeros_like(batch[0]))
-    assert not any(module.training for module in model.modules())
-    assert all(parameter.grad is None for parameter in model.parameters())
+@pytest.mark.parametrize("broken", [False, True])
+def test_radii_leave_modes_as_they_were(model, batch, broken):
+    modes = [module.training for module in model.modules()]
+    images = batch[0][:, :2] if broken else batch[0]
+    with pytest.raises(RuntimeError) if broken else contextlib.nullcontext():
+        attacks.perturb_each(model, images, batch[1], Attack(steps=2), torch.full((16,), 0.5), torch.zeros_like(images))
+    assert [module.training for module in model.modules()] == modes
