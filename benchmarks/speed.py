@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import naive
 import timm
@@ -61,8 +62,8 @@ def pixels(count: int) -> Tensor:
     return torch.randint(0, 256, (count, 3, 32, 32), dtype=torch.uint8)
 
 
-def pretraining_spec(epsilon: float) -> PretrainSpec:
-    return PretrainSpec("cifar10", None, "resnet18", epsilon, Pretraining(epochs=1))
+def pretraining_spec(epsilon: float, **changes: Any) -> PretrainSpec:
+    return PretrainSpec("cifar10", None, "resnet18", epsilon, Pretraining(epochs=1, **changes))
 
 
 # --- parts ---------------------------------------------------------------------------------------------------
@@ -92,14 +93,14 @@ def step(device: torch.device, epsilon: float) -> Contenders:
     train = naive.Pretraining(model, epsilon)
     batches = naive.loader(naive.Views(pixels((8 + count) * BATCH)), BATCH)
 
-    def ours() -> float:
+    def ours(**changes: Any) -> float:
         stamps: list[float] = []
 
         def tick(tick: Tick) -> None:
             if tick.images:
                 stamps.append(clock(device) if len(stamps) in (first - 1, first + count - 1) else 0.0)
 
-        pretrain(pretraining_spec(epsilon), images, Hooks(tick))
+        pretrain(pretraining_spec(epsilon, **changes), images, Hooks(tick))
         return (stamps[first + count - 1] - stamps[first - 1]) / count
 
     def theirs() -> float:
@@ -110,7 +111,12 @@ def step(device: torch.device, epsilon: float) -> Contenders:
         list(following)  # so that no worker is busy when the next is measured
         return seconds
 
-    return {"rossbench": ours, "naive": theirs, "floor": partial(floor, device, 3 if epsilon else 0, count)}
+    return {
+        "rossbench": ours,
+        "channels last": partial(ours, channels_last=True),
+        "naive": theirs,
+        "floor": partial(floor, device, 3 if epsilon else 0, count),
+    }
 
 
 def floor(device: torch.device, attack_steps: int, count: int) -> float:
@@ -191,7 +197,7 @@ def measure(contenders: Contenders, rounds: int) -> dict[str, list[float]]:
 
 def rows(text: str, seconds: dict[str, list[float]]) -> Iterator[str]:
     """A line for each thing beside which rossbench is put; the ratio says how many times as long the second takes."""
-    pairs = [(name, "naive") for name in seconds if name in ("rossbench", "leaderboard")]
+    pairs = [(name, "naive") for name in seconds if name not in ("naive", "floor")]
     pairs += [("floor", "rossbench")] if "floor" in seconds else []
     for one, other in pairs:
         ratios = sorted(b / a for a, b in zip(seconds[one], seconds[other], strict=True))
