@@ -4,7 +4,8 @@ The operations, their order and their ranges are those of torchvision's RandomRe
 ColorJitter, RandomGrayscale and GaussianBlur, in floats throughout (PIL rounds to 8 bits after each).
 Nearly all is small matrices, one for each sample: crop, flip and blur are linear along each axis, and brightness,
 contrast, saturation and grayscale are linear in a pixel's colour. Nothing here waits for the device, so a CUDA graph
-can hold it, and nothing selects by a mask, which is slow on a CPU.
+can hold it (no torch.where with a number either, which may bring it from the host). Nothing of an image's size is
+selected by a mask, which is slow on a CPU.
 """
 
 from __future__ import annotations
@@ -129,13 +130,13 @@ def _boxes(draw: _Draw, size: int, augmentation: Augmentation) -> tuple[Tensor, 
     widths, heights = (area * ratio).sqrt().round(), (area / ratio).sqrt().round()
     fits = (widths >= 1) & (widths <= size) & (heights >= 1) & (heights <= size)
     first = fits.float().argmax(1, keepdim=True)  # argmax gives the first of equals
-    any_fits = fits.any(1)
+    none_fits = ~fits.any(1)
     fallback = min(max(1.0, augmentation.crop_ratio[0]), augmentation.crop_ratio[1])
-    width = torch.where(any_fits, widths.gather(1, first)[:, 0], round(size * min(1.0, fallback)))
-    height = torch.where(any_fits, heights.gather(1, first)[:, 0], round(size / max(1.0, fallback)))
+    width = widths.gather(1, first)[:, 0].masked_fill(none_fits, round(size * min(1.0, fallback)))
+    height = heights.gather(1, first)[:, 0].masked_fill(none_fits, round(size / max(1.0, fallback)))
     top, left = draw.below(size - height + 1), draw.below(size - width + 1)
     centre_top, centre_left = ((size - height) / 2).floor(), ((size - width) / 2).floor()
-    return torch.where(any_fits, top, centre_top), torch.where(any_fits, left, centre_left), height, width
+    return torch.where(none_fits, centre_top, top), torch.where(none_fits, centre_left, left), height, width
 
 
 def resize_matrix(start: Tensor, length: Tensor, size: int, flipped: Tensor | None = None) -> Tensor:
@@ -224,7 +225,7 @@ def _jitter(draw: _Draw, augmentation: Augmentation) -> tuple[Tensor, Tensor, Te
     if not used or not any(strengths):
         colours, shares = turns.new_empty(draw.count, 0, 3, 3), turns.new_empty(draw.count, 0)
     else:
-        made = [of(torch.where(jittered, f, 1)) for of, f in zip(_LINEAR, factors, strict=True)]
+        made = [of(factor.masked_fill(~jittered, 1)) for of, factor in zip(_LINEAR, factors, strict=True)]
         every = torch.arange(draw.count, device=draw.device)[:, None]
         colours = torch.stack([matrix for matrix, _ in made], 1)[every, order]
         shares = torch.stack([share for _, share in made], 1)[every, order]
@@ -254,7 +255,7 @@ def _blur(draw: _Draw, size: int, augmentation: Augmentation) -> Tensor:
     blurred = draw.happens(augmentation.blur_probability)
     if width == 1 or augmentation.blur_probability == 0:
         return sigma.new_empty(draw.count, 0, 0)
-    return blur_matrix(torch.where(blurred, sigma, 1e-3), width, size)  # a sigma so small changes nothing
+    return blur_matrix(sigma.masked_fill(~blurred, 1e-3), width, size)  # a sigma so small changes nothing
 
 
 def blur_matrix(sigma: Tensor, width: int, size: int) -> Tensor:

@@ -84,12 +84,13 @@ def cifar() -> Path:
 
 
 class _NoWaiting(TorchDispatchMode):
-    """Fails on operations that wait for a device: those that read a number, or make a size that hangs on one."""
+    """Fails on what a CUDA graph cannot hold: reading a number back, sizes that hang on one, numbers copied there."""
 
     def __torch_dispatch__(self, operation, types, arguments=(), options=None):  # type: ignore[no-untyped-def]
-        waits = ("_local_scalar_dense", "nonzero", "masked_select", "_unique2", "repeat_interleave", "equal")
+        reads = ("_local_scalar_dense", "nonzero", "masked_select", "_unique2", "repeat_interleave", "equal")
+        brings = ("lift_fresh", "scalar_tensor")  # a number from the host, as torch.tensor and torch.where do
         name = operation.overloadpacket.__name__.rstrip("_")
-        assert name not in waits, operation
+        assert name not in (*reads, *brings), operation
         if name in ("index", "index_put"):  # a mask becomes places, and how many is a number
             assert not any(place is not None and place.dtype == torch.bool for place in arguments[1]), operation
         return operation(*arguments, **(options or {}))
