@@ -4,8 +4,7 @@ The operations, their order and their ranges are those of torchvision's RandomRe
 ColorJitter, RandomGrayscale and GaussianBlur, in floats throughout (PIL rounds to 8 bits after each).
 Nearly all is small matrices, one for each sample: crop, flip and blur are linear along each axis, and brightness,
 contrast, saturation and grayscale are linear in a pixel's colour. Nothing here waits for the device, so a CUDA graph
-can hold it (no torch.where with a number either, which may bring it from the host). Nothing of an image's size is
-selected by a mask, which is slow on a CPU.
+can hold it, and nothing of an image's size is selected by a mask, which is slow on a CPU.
 """
 
 from __future__ import annotations

@@ -88,7 +88,7 @@ class _NoWaiting(TorchDispatchMode):
 
     def __torch_dispatch__(self, operation, types, arguments=(), options=None):  # type: ignore[no-untyped-def]
         reads = ("_local_scalar_dense", "nonzero", "masked_select", "_unique2", "repeat_interleave", "equal")
-        brings = ("lift_fresh", "scalar_tensor")  # a number from the host, as torch.tensor and torch.where do
+        brings = ("lift_fresh",)  # numbers from the host, as torch.tensor does
         name = operation.overloadpacket.__name__.rstrip("_")
         assert name not in (*reads, *brings), operation
         if name in ("index", "index_put"):  # a mask becomes places, and how many is a number
