@@ -73,8 +73,8 @@ def save_cell(
     """
     stages = {made.stage: read_json(store.path(made) / "stage.json") for made in spec.chain[:2]}
     predicted, classes = ranked[:, 0], facts(spec.finetune.target).classes
-    scores: dict[str, Any] = dict.fromkeys(("top1_right", "top5_right", "mcc", "precision", "recall", "f1"))
-    scores["right_by_class"] = None
+    names = ("top1_right", "top5_right", "mcc", "precision", "recall", "f1", "right_by_class")
+    scores: dict[str, Any] = dict.fromkeys(names)
     if spec.recipe.attacked == "all":  # else the images that were wrong are not known under the attack
         top1, top5 = metrics.counts_right(ranked, labels).tolist()
         by_class = metrics.confusion(predicted, labels, classes).diagonal().tolist()

@@ -1,4 +1,5 @@
 import dataclasses
+import json
 import os
 import re
 import shlex
@@ -440,6 +441,10 @@ def test_attacking_only_what_is_right_gives_robust_accuracy_and_says_so(rossbenc
     assert values[0] == values[1]
     code, out, _ = rossbench("report", "--out", "correct")
     assert "Robust accuracy (%)" in out
+    assert rossbench("report", "--out", "correct", "--format", "csv")[1] == rows[1]
+    (matrix,) = json.loads(rossbench("report", "--out", "correct", "--format", "json")[1])
+    assert matrix["metric"] == "robust"
+    assert all(cell["value"] is not None for cell in matrix["cells"])
 
 
 def test_precision_is_an_option_of_pretraining(rossbench):

@@ -51,7 +51,7 @@ def report(
     if save is not None:
         _write_page(save, names, matrices, store, data_dir, device)
     elif form in tables.DATA:
-        click.echo(tables.DATA[form](matrices, metric or "top1"), nl=False)
+        click.echo(tables.DATA[form](matrices, metric), nl=False)
     else:
         _print([tables.grid(matrix, metric or matrix.metric) for matrix in matrices], form)
 

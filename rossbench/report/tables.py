@@ -348,23 +348,24 @@ def _latex(text: str) -> str:
 # --- data --------------------------------------------------------------------------------------------------
 
 
-def to_csv(matrices: Sequence[Matrix], metric: str) -> str:
-    """One line a cell; the value is empty where the cell is missing."""
+def to_csv(matrices: Sequence[Matrix], metric: str | None) -> str:
+    """One line a cell; the value is empty where the cell is missing. Without a metric: each matrix's own."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     epsilons = ["train_epsilon", "finetune_epsilon", "eval_epsilon"]
     writer.writerow(["scenario", "protocol", "seed", *epsilons, "metric", "value", "n", "key", "notes"])
     for matrix in matrices:
+        shown = metric or matrix.metric
         for place, record in matrix.cells.items():
-            value = matrix.value(place[:2], place[2], metric)
+            value = matrix.value(place[:2], place[2], shown)
             found = ["", "", ""] if record is None else [value, record.n, record.key]
-            line = [matrix.name, matrix.protocol, matrix.seed, *place, metric, *found, "; ".join(matrix.notes())]
+            line = [matrix.name, matrix.protocol, matrix.seed, *place, shown, *found, "; ".join(matrix.notes())]
             writer.writerow(line)
     return buffer.getvalue()
 
 
-def to_json(matrices: Sequence[Matrix], metric: str) -> str:
-    """Matrices with their notes and whole records."""
+def to_json(matrices: Sequence[Matrix], metric: str | None) -> str:
+    """Matrices with their notes and whole records. Without a metric: each matrix's own."""
     content = [
         {
             "scenario": matrix.name,
@@ -373,13 +374,13 @@ def to_json(matrices: Sequence[Matrix], metric: str) -> str:
             "protocol": matrix.protocol,
             "seed": matrix.seed,
             "notes": matrix.notes(),
-            "metric": metric,
+            "metric": metric or matrix.metric,
             "cells": [
                 {
                     "train_epsilon": first,
                     "finetune_epsilon": second,
                     "eval_epsilon": column,
-                    "value": matrix.value((first, second), column, metric),
+                    "value": matrix.value((first, second), column, metric or matrix.metric),
                     "record": None if record is None else asdict(record),
                 }
                 for (first, second, column), record in matrix.cells.items()
@@ -391,4 +392,4 @@ def to_json(matrices: Sequence[Matrix], metric: str) -> str:
 
 
 TEXTS: dict[str, Callable[[Grid], str]] = {"markdown": to_markdown, "latex": to_latex}
-DATA: dict[str, Callable[[Sequence[Matrix], str], str]] = {"csv": to_csv, "json": to_json}
+DATA: dict[str, Callable[[Sequence[Matrix], str | None], str]] = {"csv": to_csv, "json": to_json}
