@@ -31,7 +31,7 @@ def save_trained(
     seconds: float,
     provenance: dict[str, Any],
 ) -> None:
-    """Weights (of SimCLR with its head, or of the linear layer), history, and where they come from."""
+    """Weights (of SimCLR with its head, or of what the finetuning trained), history, and where they come from."""
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
     files = {
         "weights.safetensors": save_tensors(weights),
@@ -49,9 +49,9 @@ def load_simclr(store: Store, spec: PretrainSpec) -> SimCLR:
 
 
 def load_classifier(store: Store, spec: FinetuneSpec) -> Classifier:
-    """The finetuned classifier, on the CPU, frozen encoder and all."""
+    """The finetuned classifier, encoder and all, on the CPU, in eval mode."""
     classifier = Classifier(load_simclr(store, spec.pretrain).encoder, facts(spec.target).classes)
-    _load_weights(store, spec, classifier.linear)
+    _load_weights(store, spec, classifier.trained(spec.recipe))
     return classifier
 
 

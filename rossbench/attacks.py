@@ -33,13 +33,13 @@ def perturb(
     if epsilon == 0:  # torchattacks would divide 0 by 0
         return images, images.new_zeros(3)
     images = images.contiguous()
-    with _modes_kept(model):
+    with modes_kept(model):
         adversarial: Tensor = _build(model, attack, epsilon, mode)(images, labels)
     return adversarial, extremes(adversarial, images, attack.norm, epsilon)
 
 
 @contextlib.contextmanager
-def _modes_kept(model: nn.Module) -> Iterator[None]:
+def modes_kept(model: nn.Module) -> Iterator[None]:
     """torchattacks gives the root's mode to all below it, and when it raises restores none."""
     modes = {module: module.training for module in model.modules()}
     try:
@@ -50,7 +50,8 @@ def _modes_kept(model: nn.Module) -> Iterator[None]:
 
 
 def _build(model: nn.Module, attack: Attack, epsilon: float, mode: str) -> torchattacks.attack.Attack:
-    options = {"eps": epsilon, "alpha": attack.step_size, "steps": attack.steps, "random_start": attack.random_start}
+    options = {"eps": epsilon, "alpha": attack.length(epsilon), "steps": attack.steps}
+    options["random_start"] = attack.random_start
     if attack.norm == "L2":
         # The loss is a mean over the batch, so a sample's gradient is small, and a confident one's tiny: beside
         # torchattacks' default of 1e-10 it would not be normalised, and the sample not be attacked.
@@ -81,7 +82,7 @@ class Radii(torchattacks.attack.Attack):  # type: ignore[misc]  # torchattacks h
             loss = nn.functional.cross_entropy(self.get_logits(adversarial), labels, reduction="sum")
             (gradient,) = torch.autograd.grad(loss, adversarial)
             direction = gradient / (_lengths(gradient) + EPS_FOR_DIVISION) if norm == "L2" else gradient.sign()
-            moved = adversarial.detach() + self.settings.step_size * direction - images
+            moved = adversarial.detach() + self.settings.length(radii) * direction - images
             if norm == "L2":
                 moved = moved * (radii / _lengths(moved)).clamp(max=1)
             else:
@@ -94,7 +95,7 @@ def perturb_each(
     model: nn.Module, images: Tensor, labels: Tensor, attack: Attack, radii: Tensor, start: Tensor
 ) -> Tensor:
     """``perturb`` in eval mode, with a radius and a start of each image's own; see Radii. Judged, so it waits."""
-    with _modes_kept(model):
+    with modes_kept(model):
         adversarial: Tensor = Radii(model, attack)(images, labels, radii, start)
     check(extremes(adversarial, images, attack.norm, radii).tolist(), attack.norm)
     return adversarial

@@ -8,8 +8,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from . import attacks, metrics
+from . import adversaries, metrics
 from .finetune import Classifier
+from .recipe import BUILTIN_ATTACKS
 from .seeds import derive
 from .specs import EvaluateSpec
 from .training import Hooks, Tick
@@ -86,16 +87,17 @@ def attacked(
     recipe = specs[0].recipe
     epsilons = torch.tensor([spec.epsilon for spec in specs], device=images.device)
     chosen = torch.ones_like(labels, dtype=torch.bool) if among is None else among
+    at_once = (
+        _at_once(images) if recipe.attack.name in BUILTIN_ATTACKS else len(specs) * len(images)
+    )  # a user's sees all
     for k, block in enumerate(torch.arange(len(images), device=images.device).split(recipe.batch_size)):
-        natural = images[block].float() / 255
-        generator = torch.Generator(images.device).manual_seed(derive(specs[0].seed, "evaluate", k))
-        start = attacks.unit_start(recipe.attack, natural, generator)
+        natural, seed = images[block].float() / 255, derive(specs[0].seed, "evaluate", k)
         pairs = torch.cartesian_prod(torch.arange(len(specs), device=images.device), chosen[block].nonzero()[:, 0])
-        for number, place in (some.unbind(1) for some in pairs.split(_at_once(images)) if len(some)):
+        for number, place in (some.unbind(1) for some in pairs.split(at_once) if len(some)):
             radii, some = epsilons[number], natural[place]
             if radii.any():  # else there is one evaluation, of epsilon 0
-                targets = labels[block[place]]
-                some = attacks.perturb_each(classifier, some, targets, recipe.attack, radii, start[place])
+                draws = adversaries.Draws(seed, len(block), place)
+                some = adversaries.perturb(classifier, some, labels[block[place]], recipe.attack, radii, draws)
             yield Batch(some, number, block[place])
 
 

@@ -1,4 +1,4 @@
-"""Stage 2: a linear classifier on the frozen encoder (study, section 5.2)."""
+"""Stage 2: a linear classifier on the frozen encoder (study, section 5.2), or one with its encoder."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ from torch import Tensor, nn
 from . import metrics
 from .attacks import perturb
 from .encoders import Encoder
+from .recipe import Finetuning
 from .seeds import derive, seeded
 from .specs import FinetuneSpec
 from .training import Hooks, Loop, Step, Tick, adam
 
 
 class Classifier(nn.Module):
-    """A frozen encoder and a linear layer. forward: images in [0, 1] -> logits [n, classes].
+    """An encoder and a linear layer. forward: images in [0, 1] -> logits [n, classes].
 
-    Made in eval mode with the encoder's gradients off, and meant to stay so: frozen are weights, BatchNorm
+    Made in eval mode with the encoder's gradients off. A linear finetuning leaves it so: frozen are weights, BatchNorm
     statistics and mode.
     """
 
@@ -30,35 +31,43 @@ class Classifier(nn.Module):
         logits: Tensor = self.linear(self.encoder(images))
         return logits
 
+    def trained(self, recipe: Finetuning) -> nn.Module:
+        """What a finetuning trains, and its artifact holds."""
+        return self if recipe.trained == "full" else self.linear
+
 
 def finetune(
     spec: FinetuneSpec, encoder: Encoder, images: Tensor, labels: Tensor, classes: int, hooks: Hooks
 ) -> tuple[Classifier, list[dict[str, float]]]:
     """Train a fresh linear layer on natural images (epsilon 0) or on images attacked in every step.
 
+    A full finetuning trains the encoder that it is given, too, with BatchNorm in train mode but while it is attacked.
     images: uint8 [n, 3, size, size]; labels: int64 [n]; both on the encoder's device, unaugmented. Returns
-    the classifier and its history, an entry an epoch; there "top1" and "top5" are of the training batches, attacked
-    as they were.
+    the classifier, in eval mode, and its history, an entry an epoch; there "top1" and "top5" are of the training
+    batches, attacked as they were.
     """
     recipe = spec.recipe
     with seeded(derive(spec.seed, "linear layer")):
         classifier = Classifier(encoder, classes).to(images.device)
-    # The encoder is frozen, so without an attack an image has the same features in every epoch.
-    cached = encode(encoder, images, recipe.batch_size, hooks) if spec.epsilon == 0 else None
-    optimizer = adam(classifier.linear, recipe)
+    trained, full = classifier.trained(recipe).requires_grad_(), recipe.trained == "full"
+    # A frozen encoder without an attack gives an image the same features in every epoch.
+    cached = None if full or spec.epsilon else encode(encoder, images, recipe.batch_size, hooks)
+    optimizer = adam(trained, recipe)
 
-    def features_of(indices: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    def logits_of(indices: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         if cached is not None:
-            return cached[indices], cached.new_zeros(3)
+            return classifier.linear(cached[indices]), cached.new_zeros(3)
         natural = images[indices].float() / 255
         adversarial, extremes = perturb(classifier, natural, targets, recipe.attack, spec.epsilon)
+        if full:
+            return classifier(adversarial), extremes
         with torch.no_grad():
-            return encoder(adversarial), extremes
+            features = encoder(adversarial)
+        return classifier.linear(features), extremes
 
     def step(indices: Tensor) -> Step:
         targets = labels[indices]
-        features, extremes = features_of(indices, targets)
-        logits = classifier.linear(features)
+        logits, extremes = logits_of(indices, targets)
         loss = nn.functional.cross_entropy(logits, targets)
         optimizer.zero_grad()
         loss.backward()
@@ -72,10 +81,12 @@ def finetune(
         drop_last=False,
         rate=lambda epoch: recipe.learning_rate,
         optimizer=optimizer,
-        parts={"linear": classifier.linear},
+        parts={recipe.trained: trained},
         step=step,
     )
-    return classifier, loop.run(hooks)
+    classifier.train(full)
+    history = loop.run(hooks)
+    return classifier.eval(), history
 
 
 @torch.no_grad()

@@ -3,24 +3,81 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
+from .epsilons import EPS
 from .errors import InvalidValue
 from .values import POSITIVE, Value, added, one_of, within
 
 NORMS = ("L2", "Linf")
-ATTACKS = ("pgd",)
+MIN_CLASSES = 4
+"""Of a target, for attacks on APGD-T's loss, which divides by a difference of the first, third and fourth logit."""
 
 
 @dataclass(frozen=True)
 class Attack(Value):
-    """A gradient attack on images in [0, 1]; its epsilon is an argument of the call."""
+    """An attack on images in [0, 1]; its epsilon is an argument of the call. docs/trust.md describes each."""
 
-    name: str = one_of("pgd", *ATTACKS)
+    name: str = "pgd"
+    """A key of ATTACKS."""
     norm: str = one_of("L2", *NORMS)
     steps: int = within(20, 1)
+    """Of pgd, apgd-ce, apgd-t, fab-t (for each target) and autoattack-standard (all of these); queries of square."""
     step_size: float = within(3.0, POSITIVE)
-    """Length of a step in the attack's norm, in [0, 1] pixel space; not relative to epsilon."""
+    """Of pgd: length of a step in the attack's norm, in units of ``step_unit``."""
     random_start: bool = True
+    """Of pgd."""
+    step_unit: str = one_of("pixel", "pixel", "epsilon", added=True)
+    """"pixel": steps are lengths in [0, 1] pixel space; "epsilon": they are multiples of epsilon."""
+    restarts: int = within(1, 1, added=True)
+    """Of pgd: so many random starts, the worst for each image."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.name == "autoattack-standard" and self.steps != 100:
+            raise InvalidValue(f"Attack.steps: expected 100, which autoattack-standard stands for, got {self.steps}")
+
+    def length(self, epsilon: Any) -> Any:
+        """Of a step, in pixel space; ``epsilon``: a number, or a tensor of them."""
+        return self.step_size if self.step_unit == "pixel" else self.step_size * epsilon
+
+    @property
+    def passes(self) -> int:
+        """Most passes of an image through the model, a forward or a backward pass counting 1; see specs.passes."""
+        gradients, squares = 2 * self.steps, 5000
+        work = {"fgsm": 2, "gaussian-noise": 0, "negative": 0, "square": self.steps, "apgd-ce": gradients + 2}
+        work |= {"apgd-t": 9 * (gradients + 3), "fab-t": 9 * (gradients + self.steps)}
+        work["autoattack-standard"] = work["apgd-ce"] + work["apgd-t"] + work["fab-t"] + squares
+        return work.get(self.name, gradients * self.restarts)
+
+    def __str__(self) -> str:
+        unit = f" {EPS}" if self.step_unit == "epsilon" else ""
+        detail = {
+            "pgd": f", {self.steps} steps of {self.step_size:g}{unit}",
+            "square": f", {self.steps} queries",
+            **dict.fromkeys(("apgd-ce", "apgd-t", "fab-t"), f", {self.steps} steps"),
+        }.get(self.name, "")
+        start = "" if self.random_start or self.name != "pgd" else ", no random start"
+        again = f", {self.restarts} restarts" if self.restarts > 1 else ""
+        norm = "" if self.name == "negative" else f"-{self.norm}"
+        return f"{_TITLES.get(self.name, self.name)}{norm}{detail}{start}{again}"
+
+
+_TITLES = {
+    "pgd": "PGD",
+    "fgsm": "FGSM",
+    "gaussian-noise": "Gaussian noise",
+    "negative": "negative image",
+    "square": "Square",
+    "apgd-ce": "APGD-CE",
+    "apgd-t": "APGD-T",
+    "fab-t": "FAB-T",
+    "autoattack-standard": "AutoAttack standard",
+}
+_STEPS = {"square": 5000, **dict.fromkeys(("apgd-ce", "apgd-t", "fab-t", "autoattack-standard"), 100)}
+BUILTIN_ATTACKS = tuple(_TITLES)
+ATTACKS = {name: Attack(name, steps=_STEPS.get(name, 20)) for name in BUILTIN_ATTACKS}
+"""By name, with the settings that the name alone stands for. ``registry.register_attack`` adds to them."""
 
 
 @dataclass(frozen=True)
@@ -78,13 +135,19 @@ class Pretraining(Value):
 
 @dataclass(frozen=True)
 class Finetuning(Value):
-    """A linear classifier on the frozen encoder, from natural or attacked images (study, section 5.2)."""
+    """A classifier from natural or attacked images (study, section 5.2).
+
+    In the field's terms: linear at epsilon 0 is standard linear finetuning, SLF, above it adversarial, ALF; full above
+    epsilon 0 is adversarial full finetuning, AFF.
+    """
 
     epochs: int = within(100, 1)
     batch_size: int = within(256, 1)
     learning_rate: float = within(8e-5, POSITIVE)
     weight_decay: float = within(8e-4, 0)
     attack: Attack = Attack(steps=3, step_size=1.0)
+    trained: str = one_of("linear", "linear", "full", added=True)
+    """"linear": a linear layer on the frozen encoder; "full": the encoder too, its BatchNorm in train mode."""
 
 
 @dataclass(frozen=True)

@@ -12,19 +12,25 @@ from __future__ import annotations
 import functools
 import importlib.metadata
 import logging
+import re
 import runpy
+from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from .errors import InvalidValue, RossbenchError, UnknownName, unknown
+from .recipe import ATTACKS, Attack
 from .scenario import Scenario, Suite
 from .scenarios import BUILTIN
 
-__all__ = ["Scenario", "Suite", "get", "load_file", "members", "names", "register", "suites"]
+__all__ = ["Scenario", "Suite", "get", "load_file", "members", "names", "register", "register_attack", "suites"]
 
 log = logging.getLogger(__name__)
+AttackFunction = Callable[..., Any]
+"""function(model, images, labels, epsilon, attack) -> images; see register_attack."""
 _scenarios: dict[str, Scenario] = {}
 _suites: dict[str, Suite] = {}
+_attacks: dict[str, AttackFunction] = {}
 Entry = TypeVar("Entry", bound=Scenario | Suite)
 
 
@@ -45,6 +51,32 @@ def register(entry: Entry) -> Entry:
     else:
         _scenarios[entry.name] = entry
     return entry
+
+
+def register_attack(name: str, function: AttackFunction) -> AttackFunction:
+    """Make an attack of your own known: scenarios may name it, ``--attack`` too. InvalidValue if the name is taken.
+
+    ``function(model, images, labels, epsilon, attack)`` is given a classifier of images in [0, 1] that returns logits,
+    images float [n, 3, size, size], labels int64 [n], a radius above 0 and the ``rossbench.Attack`` with its norm and
+    settings; it returns images within the radius, in [0, 1], which is checked. torch's global generators are seeded
+    for it. Results are stored under the name alone: a function that has changed needs another.
+    """
+    if not re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,63}", name):
+        raise InvalidValue(f"attack name: expected lower-case letters, digits, . _ or -, got {name!r}")
+    if not callable(function):
+        raise InvalidValue(f"attack {name!r}: expected a function, got {function!r}")
+    if name in ATTACKS:
+        raise InvalidValue(f"attack {name!r} is registered already; choose another name")
+    ATTACKS[name], _attacks[name] = Attack(name), function
+    return function
+
+
+def attack(name: str) -> AttackFunction:
+    """The function registered under that name; UnknownName with the nearest names if there is none."""
+    _load_plugins()
+    if name not in _attacks:
+        raise unknown("attack", name, ATTACKS)
+    return _attacks[name]
 
 
 def get(name: str) -> Scenario:

@@ -199,7 +199,7 @@ class _Job:
             encoder = artifacts.load_simclr(self.store, spec.pretrain).encoder.to(self.device)
             classes = datasets.facts(spec.target).classes
             classifier, history = finetune(spec, encoder, data.images, data.labels, classes, hooks)
-            module = classifier.linear
+            module = classifier.trained(spec.recipe)
         # After an interruption the epochs' own times are the better account.
         seconds = max(time.perf_counter() - began, sum(entry["seconds"] for entry in history))
         provenance = {**self.provenance, "dtype": precision, "data": data.fingerprint}

@@ -12,8 +12,8 @@ from itertools import pairwise
 from typing import Any, TypeVar
 
 from . import datasets
-from .errors import InvalidValue
-from .recipe import Evaluation, Finetuning, Pretraining, Recipe
+from .errors import InvalidValue, unknown
+from .recipe import ATTACKS, MIN_CLASSES, Evaluation, Finetuning, Pretraining, Recipe
 from .specs import AnySpec, EvaluateSpec, FinetuneSpec, PretrainSpec
 from .values import Value, flatten, settled, within
 
@@ -61,11 +61,26 @@ class Scenario(Value):
                 f"Scenario.target: expected images of {self.source}'s size, {source.size} pixels, "
                 f"got {self.target}'s, {target.size}"
             )
+        self._check_attacks()
         counts = [datasets.count(dataset, "train", self.train_limit) for dataset in (self.source, self.target)]
         if counts == [source.train, target.train]:
             object.__setattr__(self, "train_limit", None)  # a limit that leaves nothing out is none
         if datasets.count(self.target, "test", self.test_limit) == target.test:
             object.__setattr__(self, "test_limit", None)
+
+    def _check_attacks(self) -> None:
+        recipe, classes = self.recipe, datasets.facts(self.target).classes
+        for stage, attack in (("pretraining", recipe.pretraining.attack), ("finetuning", recipe.finetuning.attack)):
+            if (attack.name, attack.restarts) != ("pgd", 1):
+                raise InvalidValue(f"{stage} attack: expected pgd without restarts, got {attack}")
+        attack = recipe.evaluation.attack
+        if attack.name not in ATTACKS:
+            raise unknown("attack", attack.name, ATTACKS)
+        if attack.name in ("apgd-t", "autoattack-standard") and classes < MIN_CLASSES:
+            least = f"at least {MIN_CLASSES} classes, which its loss needs"
+            raise InvalidValue(f"{attack.name}: expected a target with {least}, got {self.target} with {classes}")
+        if attack.name == "negative" and self.eval_epsilons[-1] > 1:
+            raise InvalidValue(f"negative: expected shares of at most 1 as epsilons, got {self.eval_epsilons[-1]:g}")
 
     @property
     def rows(self) -> list[tuple[float, float]]:

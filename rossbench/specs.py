@@ -59,7 +59,7 @@ class PretrainSpec(Spec):
 
 @dataclass(frozen=True)
 class FinetuneSpec(Spec):
-    """One linear classifier on one encoder."""
+    """One classifier on one encoder."""
 
     stage: ClassVar[str] = "finetune"
     pretrain: PretrainSpec
@@ -83,9 +83,12 @@ class FinetuneSpec(Spec):
 
     @property
     def passes(self) -> int:
-        """See passes. Without an attack the frozen encoder sees each image once."""
-        images = datasets.count(self.target, "train", self.limit)
-        return images * self.recipe.epochs * (1 + 2 * self.recipe.attack.steps) if self.epsilon else images
+        """See passes. Without an attack a frozen encoder sees each image once."""
+        images, recipe = datasets.count(self.target, "train", self.limit), self.recipe
+        if recipe.trained == "linear" and not self.epsilon:
+            return images
+        step = (3 if recipe.trained == "full" else 1) + (2 * recipe.attack.steps if self.epsilon else 0)
+        return images * recipe.epochs * step
 
     def __str__(self) -> str:
         return f"finetune {self.task} {EPS}={format_model(self.pretrain.epsilon, self.epsilon)}"
@@ -114,7 +117,7 @@ class EvaluateSpec(Spec):
     def passes(self) -> int:
         """See passes."""
         images = datasets.count(self.finetune.target, "test", self.limit)
-        return images * (1 + (2 * self.recipe.attack.steps if self.epsilon else 0))
+        return images * (1 + (self.recipe.attack.passes if self.epsilon else 0))
 
     def __str__(self) -> str:
         model = format_model(self.finetune.pretrain.epsilon, self.finetune.epsilon)

@@ -15,9 +15,9 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 from .errors import InvalidValue, unknown
 
 
-def within(default: Any, low: float, high: float = math.inf) -> Any:
-    """A dataclass field whose numbers lie in [low, high]."""
-    return field(default=default, metadata={"range": (low, high)})
+def within(default: Any, low: float, high: float = math.inf, added: bool = False) -> Any:
+    """A dataclass field whose numbers lie in [low, high]; ``added``: see settled."""
+    return field(default=default, metadata={"range": (low, high), "added": added})
 
 
 def one_of(default: str, *values: str, added: bool = False) -> Any:

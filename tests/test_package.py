@@ -24,6 +24,7 @@ LAYERS = [
     {"registry", "records"},
     {"seeds"},
     {"views", "metrics", "attacks", "encoders", "cudagraph"},
+    {"adversaries"},
     {"contrastive", "training"},
     {"pretrain", "finetune"},
     {"evaluate", "artifacts"},
@@ -47,7 +48,7 @@ HOMES = {
     "scipy": {"report.compare"},
     "sklearn": {"datasets"},
     "timm": {"encoders"},
-    "torchattacks": {"attacks"},
+    "torchattacks": {"adversaries", "attacks"},
     "torchmetrics": {"metrics"},
     "torchvision": {"datasets"},
 }

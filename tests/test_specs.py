@@ -2,7 +2,7 @@ import dataclasses
 
 import pytest
 
-from rossbench.recipe import Evaluation, Finetuning, Pretraining, Recipe
+from rossbench.recipe import Attack, Evaluation, Finetuning, Pretraining, Recipe
 from rossbench.scenario import Scenario, specs_of
 from rossbench.specs import EvaluateSpec, passes
 from rossbench.values import flatten
@@ -28,7 +28,7 @@ def test_keys_never_change_without_notice():
     assert (cell.finetune.pretrain.key, cell.finetune.key, cell.key) == PINNED
 
 
-FIELDS = {*flatten(Pretraining()), "seed", "epsilon", "encoder", "limit"} - {"attack.name"}  # there is one attack
+FIELDS = {*flatten(Pretraining()), "seed", "epsilon", "encoder", "limit"}  # there is one attack
 
 
 @pytest.mark.parametrize("field", sorted(FIELDS))
@@ -50,6 +50,9 @@ def _changed(spec: object, path: str) -> EvaluateSpec:
         "blur_sigma": (1.0, 2.0),
         "precision": "bfloat16",
         "attacked": "correct",
+        "name": "apgd-ce",
+        "step_unit": "epsilon",
+        "trained": "full",
     }
     if "." in path:
         head, rest = path.split(".", 1)
@@ -63,13 +66,13 @@ def _changed(spec: object, path: str) -> EvaluateSpec:
     return dataclasses.replace(spec, **{path: new})
 
 
-@pytest.mark.parametrize("field", sorted(set(flatten(Finetuning())) - {"attack.name"}))
+@pytest.mark.parametrize("field", sorted(set(flatten(Finetuning()))))
 def test_every_field_of_a_finetuning_is_in_its_key(field):
     spec = scenario().cells[0.2, 0.2, 0].finetune
     assert dataclasses.replace(spec, recipe=_changed(spec.recipe, field)).key != spec.key
 
 
-@pytest.mark.parametrize("field", sorted(set(flatten(Evaluation())) - {"attack.name"}))
+@pytest.mark.parametrize("field", sorted(set(flatten(Evaluation()))))
 def test_every_field_of_an_evaluation_is_in_its_key(field):
     spec = scenario().cells[0.2, 0.2, 0.2]
     assert dataclasses.replace(spec, recipe=_changed(spec.recipe, field)).key != spec.key
@@ -79,10 +82,12 @@ ADDED = [
     Recipe(pretraining=Pretraining(precision="bfloat16")),
     Recipe(pretraining=Pretraining(channels_last=True)),
     Recipe(evaluation=Evaluation(attacked="correct")),
+    Recipe(finetuning=Finetuning(trained="full")),
+    Recipe(evaluation=Evaluation(attack=Attack(restarts=2))),
 ]
 
 
-@pytest.mark.parametrize("recipe", ADDED, ids=["precision", "channels_last", "attacked"])
+@pytest.mark.parametrize("recipe", ADDED, ids=["precision", "channels_last", "attacked", "trained", "restarts"])
 def test_a_field_that_was_added_changes_the_protocol_where_it_is_used(recipe):
     """At their defaults keys and protocols are those that are pinned, here and in test_compare.py."""
     assert scenario(recipe=recipe).protocol != scenario().protocol
