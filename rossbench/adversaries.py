@@ -76,7 +76,7 @@ class _Task:
         return right
 
     def each(self, draw: Callable[[Tensor, torch.Generator], Tensor]) -> Tensor:
-        """Random numbers like the images: what ``draw`` makes for the whole batch, of an empty tensor and a generator."""
+        """Random numbers like the images: ``draw`` makes the whole batch's, of an empty tensor and a generator."""
         generator = torch.Generator(self.images.device).manual_seed(self.draws.seed)
         empty = self.images.new_empty(self.draws.size, *self.images.shape[1:])
         return draw(empty, generator)[self.draws.places]

@@ -18,8 +18,8 @@ from .contrastive import SimCLR
 from .datasets import facts
 from .errors import StoreError
 from .finetune import Classifier
-from .records import Record
-from .specs import AnySpec, EvaluateSpec, FinetuneSpec, PretrainSpec
+from .records import AUDIT_SCHEMA, Audit, Record, Verdict
+from .specs import AnySpec, AuditSpec, EvaluateSpec, FinetuneSpec, PretrainSpec
 from .store import Store, encode, read_json
 
 
@@ -102,6 +102,16 @@ def load_predictions(store: Store, spec: EvaluateSpec) -> tuple[Tensor, Tensor]:
     """Ranked classes int64 [n, min(5, classes)] and labels int64 [n] of a cell."""
     arrays = _tensors(store, spec, "predictions.safetensors")
     return arrays["predictions"].long(), arrays["labels"].long()
+
+
+def save_audit(
+    store: Store, spec: AuditSpec, verdicts: list[Verdict], images: int, seconds: float, provenance: dict[str, Any]
+) -> Audit:
+    """The audit, as it is stored."""
+    made = datetime.now(UTC).isoformat(timespec="seconds")
+    audit = Audit(asdict(spec), tuple(verdicts), images, round(seconds, 3), made, provenance)
+    store.write(spec, {"audit.json": encode({"schema": AUDIT_SCHEMA, **asdict(audit)})})
+    return audit
 
 
 def load_history(store: Store, spec: PretrainSpec | FinetuneSpec) -> list[dict[str, float]]:

@@ -128,15 +128,15 @@ def load(name: str, split: str, limit: int | None = None, data_dir: Path | None 
     if images.shape != shape or labels.min() != 0 or labels.max() != known.classes - 1:
         raise DataError(f"{name} {split}: expected images {shape} of {known.classes} classes, got {images.shape}")
     if limit is not None:
-        chosen = _balanced(labels, wanted)
+        chosen = balanced(labels, wanted)
         images, labels = images[chosen], labels[chosen]
     images, labels = np.ascontiguousarray(images, np.uint8), np.ascontiguousarray(labels, np.int64)
     digest = hashlib.sha256(images.tobytes() + labels.tobytes()).hexdigest()[:16]
     return Data(torch.from_numpy(images), torch.from_numpy(labels), digest)
 
 
-def _balanced(labels: np.ndarray, limit: int) -> np.ndarray:
-    """Indices of ``limit`` samples, ascending, drawn one a class in turn from a seeded shuffle."""
+def balanced(labels: np.ndarray, limit: int) -> np.ndarray:
+    """Indices of ``limit`` samples, ascending, drawn one a class in turn from a seeded shuffle: int64 [limit]."""
     import numpy as np
 
     shuffled = np.random.default_rng(0).permutation(len(labels))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, fields, replace
+from fractions import Fraction
+from typing import Any, TypeVar
 
 from .epsilons import EPS
-from .errors import InvalidValue
+from .errors import InvalidValue, unknown
 from .values import POSITIVE, Value, added, one_of, within
 
 NORMS = ("L2", "Linf")
@@ -77,6 +78,7 @@ _TITLES = {
 _STEPS = {"square": 5000, **dict.fromkeys(("apgd-ce", "apgd-t", "fab-t", "autoattack-standard"), 100)}
 BUILTIN_ATTACKS = tuple(_TITLES)
 ATTACKS = {name: Attack(name, steps=_STEPS.get(name, 20)) for name in BUILTIN_ATTACKS}
+ATTACKS["pgd"] = Attack(step_size=0.1, step_unit="epsilon")
 """By name, with the settings that the name alone stands for. ``registry.register_attack`` adds to them."""
 
 
@@ -170,3 +172,47 @@ class Recipe(Value):
     pretraining: Pretraining = Pretraining()
     finetuning: Finetuning = Finetuning()
     evaluation: Evaluation = Evaluation()
+
+
+def attack_of(text: str, base: Attack) -> Attack:
+    """``base`` changed as ``pgd,steps=100,restarts=5`` says; another attack has its own settings, and base's norm.
+
+    A name may be left out: ``steps=100``. Raises InvalidValue or UnknownName.
+    """
+    name, *rest = text.split(",") if "=" not in text.split(",")[0] else [base.name, *text.split(",")]
+    if name not in ATTACKS:
+        raise unknown("attack", name, ATTACKS)
+    kinds = {spec.name: type(getattr(base, spec.name)) for spec in fields(base) if spec.name != "name"}
+    changes: dict[str, Any] = {}
+    for part in rest:
+        field, _, value = part.partition("=")
+        if field not in kinds:
+            raise unknown("attack setting", field, kinds)
+        try:
+            changes[field] = _read(value, kinds[field])
+        except (ValueError, ZeroDivisionError):
+            raise InvalidValue(
+                f"attack {field}: expected a value such as {getattr(base, field)}, got {value!r}"
+            ) from None
+    attack = base if name == base.name else replace(ATTACKS[name], norm=base.norm)
+    lengths = attack.name == "pgd" and attack.step_unit == "pixel"
+    if lengths and changes.get("norm", base.norm) != base.norm and "step_size" not in changes:
+        raise InvalidValue(f"attack: expected a step_size with norm={changes['norm']}, got one for {base.norm} only")
+    return replace(attack, **changes)
+
+
+def _read(text: str, kind: type) -> Any:
+    if kind is bool:
+        return bool(("false", "true").index(text.lower()))
+    return float(Fraction(text)) if kind is float else kind(text)
+
+
+Part = TypeVar("Part", Pretraining, Finetuning, Evaluation)
+
+
+def unattacked(part: Part, epsilon: float) -> Part:
+    """At epsilon 0 the settings of the attack change nothing, so they are set to the defaults: one key for all."""
+    if epsilon > 0:
+        return part
+    settings = [spec.name for spec in fields(part) if spec.name.startswith("attack")]
+    return replace(part, **{name: getattr(type(part)(), name) for name in settings})

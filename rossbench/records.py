@@ -14,6 +14,7 @@ from .errors import StoreError
 from .store import read_json
 
 SCHEMA = 3
+AUDIT_SCHEMA = 1
 NOTE_SCHEMA = 2
 """Of the notes of runs; see report.tables."""
 _ADDED = {2: ("precision", "recall", "f1", "right_by_class"), 3: ("robust_right",)}
@@ -61,6 +62,55 @@ class Record:
             return None if right is None else right / self.n
         value: float | None = getattr(self, name)
         return value
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What one check of an audit found; see docs/trust.md."""
+
+    check: str
+    verdict: str
+    """pass, warn or fail."""
+    figure: str
+    """What was measured."""
+    meaning: str
+    """What that means, and what to do."""
+
+
+@dataclass(frozen=True)
+class Audit:
+    """All verdicts on one classifier's evaluations under one attack."""
+
+    spec: dict[str, Any]
+    """The AuditSpec in full."""
+    verdicts: tuple[Verdict, ...]
+    images: int
+    """In the audited part of the test images."""
+    seconds: float
+    created: str
+    provenance: dict[str, Any]
+
+    @property
+    def verdict(self) -> str:
+        """The worst of all."""
+        found = {one.verdict for one in self.verdicts}
+        return next(verdict for verdict in ("fail", "warn", "pass") if verdict in found)
+
+    @property
+    def summary(self) -> str:
+        """``pass``, or the worst verdict and how many there are of it."""
+        count = sum(one.verdict == self.verdict for one in self.verdicts)
+        return self.verdict if self.verdict == "pass" else f"{self.verdict} {count}"
+
+
+def read_audit(path: Path) -> Audit:
+    """StoreError if the file is no audit, or one of a schema version that is not known."""
+    content = read_json(path)
+    expected = {field.name for field in fields(Audit)} | {"schema"}
+    if not isinstance(content, dict) or content.get("schema") != AUDIT_SCHEMA or set(content) != expected:
+        raise StoreError(f"{path}: expected an audit of schema {AUDIT_SCHEMA}")
+    verdicts = tuple(Verdict(**one) for one in content.pop("verdicts"))
+    return Audit(**{name: value for name, value in content.items() if name != "schema"}, verdicts=verdicts)
 
 
 def read_record(path: Path) -> Record:

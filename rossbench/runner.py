@@ -13,14 +13,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from . import artifacts, datasets, encoders, records, registry
+from . import artifacts, datasets, encoders, records, registry, verdicts
 from .errors import InvalidValue
 from .evaluate import evaluate
 from .finetune import Classifier, finetune
 from .pretrain import pretrain
-from .records import Record
+from .records import Audit, Record
+from .report import tables
+from .report.tables import Matrix, Row
 from .scenario import Place, Scenario, Suite, specs_of
-from .specs import AnySpec, EvaluateSpec, FinetuneSpec, PretrainSpec
+from .specs import AnySpec, AuditSpec, EvaluateSpec, FinetuneSpec, PretrainSpec
 from .store import Store
 from .training import Hooks, Tick
 
@@ -87,13 +89,35 @@ def run_suite(
     scenarios = [one for item in given for one in ([item] if isinstance(item, Scenario) else registry.members(item))]
     if len({scenario.name for scenario in scenarios}) < len(scenarios):
         raise InvalidValue(f"run: expected scenarios of different names, got {[one.name for one in scenarios]}")
-    job = _Job(
-        scenarios,
+    return _Job(scenarios, *_surroundings(store, data_dir, device)).run(observe)
+
+
+def audit(
+    names: Sequence[str] = (),
+    *,
+    store: Store | Path | str = "rossbench-store",
+    data_dir: Path | str | None = None,
+    device: str = "auto",
+    protocol: str | None = None,
+    observe: Observer = lambda progress: None,
+) -> dict[tuple[str, str, Row], Audit]:
+    """Verdicts on every classifier that a store has evaluations of, or on those of some scenarios and suites.
+
+    What was audited before, with the same evaluations, is not again. Returns the audits by the scenario's name, its
+    protocol and the model's epsilons. Raises RossbenchError.
+    """
+    job = _Job([], *_surroundings(store, data_dir, device))
+    return job.audit(tables.load(job.store, names, protocol), observe)
+
+
+def _surroundings(
+    store: Store | Path | str, data_dir: Path | str | None, device: str
+) -> tuple[Store, torch.device, Path]:
+    return (
         store if isinstance(store, Store) else Store(store),
         resolve_device(device),
         Path(data_dir) if data_dir is not None else datasets.default_data_dir(),
     )
-    return job.run(observe)
 
 
 def resolve_device(name: str) -> torch.device:
@@ -153,6 +177,20 @@ class _Job:
             for scenario in self.scenarios
         }
 
+    def audit(self, matrices: Sequence[Matrix], observe: Observer) -> dict[tuple[str, str, Row], Audit]:
+        wanted = {
+            (matrix.name, matrix.protocol, row): spec
+            for matrix in matrices
+            for row, spec in matrix.audit_specs().items()
+        }
+        missing: list[AnySpec] = [spec for spec in dict.fromkeys(wanted.values()) if spec not in self.store]
+        clock = _Clock(missing, observe)
+        for spec in missing:
+            clock.start([spec])
+            self._build([spec], Hooks(clock.tick))
+            clock.finish()
+        return {place: records.read_audit(self.store.audit_path(spec)) for place, spec in wanted.items()}
+
     def _missing(self) -> list[AnySpec]:
         """What has to be built, parents first: all that missing cells are made from, from the first gap on."""
         needed = set()
@@ -166,6 +204,8 @@ class _Job:
         spec = specs[0]
         if isinstance(spec, EvaluateSpec):
             self._evaluate([one for one in specs if isinstance(one, EvaluateSpec)], hooks)
+        elif isinstance(spec, AuditSpec):
+            self._judge(spec, hooks)
         else:
             self._train(spec, hooks)
 
@@ -187,6 +227,13 @@ class _Job:
                 seconds=seconds * spec.passes / sum(one.passes for one in specs),
                 provenance={**self.provenance, "data": data.fingerprint},
             )
+
+    def _judge(self, spec: AuditSpec, hooks: Hooks) -> None:
+        data, classifier, began = self._data_of(spec), self._classifier_of(spec.finetune), time.perf_counter()
+        stored = {cell.epsilon: artifacts.load_predictions(self.store, cell)[0][:, 0] for cell in spec.cells}
+        found = verdicts.judge(classifier, data.images, data.labels, stored, spec.recipe, spec.seed, hooks)
+        seconds, images = time.perf_counter() - began, len(verdicts.audited(data.labels))
+        artifacts.save_audit(self.store, spec, found, images, seconds, self.provenance)
 
     def _train(self, spec: PretrainSpec | FinetuneSpec, hooks: Hooks) -> None:
         data, began = self._data_of(spec), time.perf_counter()

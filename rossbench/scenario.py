@@ -6,14 +6,14 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from typing import Any, TypeVar
+from typing import Any
 
 from . import datasets
 from .errors import InvalidValue, unknown
-from .recipe import ATTACKS, MIN_CLASSES, Evaluation, Finetuning, Pretraining, Recipe
+from .recipe import ATTACKS, MIN_CLASSES, Recipe, unattacked
 from .specs import AnySpec, EvaluateSpec, FinetuneSpec, PretrainSpec
 from .values import Value, flatten, settled, within
 
@@ -92,12 +92,12 @@ class Scenario(Value):
         """The matrix: (pretraining epsilon, finetuning epsilon, evaluation epsilon) -> spec."""
         cells = {}
         for first, second in self.rows:
-            pretraining = _unattacked(self.recipe.pretraining, first)
+            pretraining = unattacked(self.recipe.pretraining, first)
             pretrain = PretrainSpec(self.source, self.train_limit, self.encoder, first, pretraining, self.seed)
-            finetuning = _unattacked(self.recipe.finetuning, second)
+            finetuning = unattacked(self.recipe.finetuning, second)
             finetune = FinetuneSpec(pretrain, self.target, self.train_limit, second, finetuning)
             for column in self.eval_epsilons:
-                evaluation = _unattacked(self.recipe.evaluation, column)
+                evaluation = unattacked(self.recipe.evaluation, column)
                 cells[first, second, column] = EvaluateSpec(finetune, self.test_limit, column, evaluation)
         return cells
 
@@ -119,17 +119,6 @@ class Scenario(Value):
             for name in ours
             if name not in _NOT_PROTOCOL and name != "seed" and ours[name] != theirs[name]
         }
-
-
-Part = TypeVar("Part", Pretraining, Finetuning, Evaluation)
-
-
-def _unattacked(part: Part, epsilon: float) -> Part:
-    """At epsilon 0 the settings of the attack change nothing, so they are set to the defaults: one key for all."""
-    if epsilon > 0:
-        return part
-    settings = [spec.name for spec in fields(part) if spec.name.startswith("attack")]
-    return replace(part, **{name: getattr(type(part)(), name) for name in settings})
 
 
 _NOT_PROTOCOL = ("name", "description", "recipe.name", "train_epsilons", "finetune_epsilons", "eval_epsilons")

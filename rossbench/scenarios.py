@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from .recipe import Augmentation, Finetuning, Pretraining, Recipe
+from .recipe import ATTACKS, Attack, Augmentation, Evaluation, Finetuning, Pretraining, Recipe
 from .scenario import Scenario, Suite
 
 ROSS2022 = Recipe("ross2022")
@@ -23,6 +23,21 @@ DIGITS = Recipe(
     ),
     Finetuning(epochs=10, batch_size=64, learning_rate=1e-2, weight_decay=0),
 )
+
+
+def _leaderboard(norm: str) -> Recipe:
+    """Attacks as the field's leaderboards have them: evaluated by AutoAttack, counted where right without it.
+
+    Steps and sizes in training are those of adversarial contrastive learning (Jiang et al., 2020): five in pretraining
+    and ten in finetuning, each a quarter of epsilon, which is 2/255 for 8/255.
+    """
+    step = Attack(norm=norm, steps=5, step_size=0.25, step_unit="epsilon")
+    return Recipe(
+        f"leaderboard-{norm.lower()}",
+        Pretraining(attack=step),
+        Finetuning(attack=replace(step, steps=10)),
+        Evaluation(attack=replace(ATTACKS["autoattack-standard"], norm=norm), attacked="correct"),
+    )
 
 
 def _cifar(source: str, target: str) -> Scenario:
@@ -75,6 +90,18 @@ CIFAR = (
     _cifar("cifar100", "cifar10"),
     _cifar("cifar100", "cifar100"),
 )
+LEADERBOARDS = tuple(
+    replace(
+        one,
+        name=f"{one.name}-{norm.lower()}",
+        recipe=_leaderboard(norm),
+        train_epsilons=(0, epsilon),
+        eval_epsilons=(0, epsilon),
+        description=f"{one.source} to {one.target} under the threat of the leaderboards, {norm} {shown}, by AutoAttack.",
+    )
+    for one in CIFAR
+    for norm, epsilon, shown in (("Linf", 8 / 255, "8/255"), ("L2", 0.5, "0.5"))
+)
 HALVES = (
     _digits("digits-low-to-low", "digits-low", "digits-low", "The digits 0 to 4."),
     _digits("digits-low-to-high", "digits-low", "digits-high", "Pretrained on 0 to 4, tuned and attacked on 5 to 9."),
@@ -83,6 +110,7 @@ HALVES = (
 )
 BUILTIN: tuple[Scenario | Suite, ...] = (
     *CIFAR,
+    *LEADERBOARDS,
     _digits("digits", "digits", "digits", "Handwritten digits, embedded: needs no download."),
     *HALVES,
     *_study("ross2022", "CIFAR-10 and CIFAR-100", CIFAR),

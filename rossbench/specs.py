@@ -11,15 +11,14 @@ from typing import ClassVar
 
 from . import datasets
 from .epsilons import EPS, format_epsilon, format_model
-from .recipe import Evaluation, Finetuning, Pretraining
+from .recipe import Evaluation, Finetuning, Pretraining, unattacked
 from .values import Value, settled, within
 
 
 class Spec(Value):
-    """Base of the three specs. Nothing that cannot change a result is in a spec."""
+    """Base of the specs. Nothing that cannot change a result is in a spec."""
 
     stage: ClassVar[str]
-    epsilon: float
 
     @cached_property
     def key(self) -> str:
@@ -124,7 +123,38 @@ class EvaluateSpec(Spec):
         return f"evaluate {self.finetune.task} {EPS}={model} at {format_epsilon(self.epsilon)}"
 
 
-AnySpec = PretrainSpec | FinetuneSpec | EvaluateSpec
+@dataclass(frozen=True)
+class AuditSpec(Spec):
+    """The audit of a classifier's evaluations, which differ in their epsilon alone."""
+
+    stage: ClassVar[str] = "audit"
+    finetune: FinetuneSpec
+    limit: int | None
+    epsilons: tuple[float, ...]
+    recipe: Evaluation = Evaluation()
+    """Of those under attack."""
+
+    @property
+    def cells(self) -> tuple[EvaluateSpec, ...]:
+        """The evaluations, one an epsilon."""
+        recipes = {epsilon: unattacked(self.recipe, epsilon) for epsilon in self.epsilons}
+        return tuple(EvaluateSpec(self.finetune, self.limit, epsilon, recipes[epsilon]) for epsilon in self.epsilons)
+
+    @property
+    def seed(self) -> int:
+        return self.finetune.seed
+
+    @property
+    def passes(self) -> int:
+        """See passes; about what the checks need for each of 200 images."""
+        return 200 * 600
+
+    def __str__(self) -> str:
+        model = format_model(self.finetune.pretrain.epsilon, self.finetune.epsilon)
+        return f"audit {self.finetune.task} {EPS}={model}"
+
+
+AnySpec = PretrainSpec | FinetuneSpec | EvaluateSpec | AuditSpec
 
 
 def passes(specs: Iterable[AnySpec]) -> dict[str, int]:

@@ -5,6 +5,7 @@
     <root>/pretrain/<key>/   spec.json  stage.json  history.jsonl  weights.safetensors
     <root>/finetune/<key>/   the same
     <root>/evaluate/<key>/   spec.json  record.json  predictions.safetensors
+    <root>/audit/<key>/      spec.json  audit.json
     <root>/resume/<key>.pt   what an unfinished stage needs to go on
     <root>/matrices/<name>-<protocol>-<run>.json   which cells a run was about
 """
@@ -23,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import StoreError
-from .specs import AnySpec
+from .specs import AnySpec, AuditSpec
 
 
 class Store:
@@ -81,6 +82,9 @@ class Store:
         """The notes of all runs into this store, ordered by file name, so by scenario and protocol."""
         for path in sorted((self.root / "matrices").glob("*.json")):
             yield path, read_json(path)
+
+    def audit_path(self, spec: AuditSpec) -> Path:
+        return self.path(spec) / "audit.json"
 
     def record_path(self, key: str) -> Path:
         return self.root / "evaluate" / key / "record.json"

@@ -13,12 +13,14 @@ import click
 from .. import registry
 from ..epsilons import parse_epsilons, parse_models
 from ..errors import InvalidValue
+from ..recipe import attack_of
 from ..report.tables import METRICS
 from ..scenario import Scenario
 
 SAME = "same"
 STORE = "rossbench-store"
 FILE = "rossbench scenario file"
+FINETUNINGS = ("SLF", "ALF", "AFF")
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
@@ -111,6 +113,12 @@ overrides = together(
         type=click.Choice(["all", "correct"]),
         help="correct: only images that are right without an attack; gives robust accuracy alone, sooner.",
     ),
+    click.option("--attack", help="Of the evaluation: a name, settings, or both, such as pgd,steps=100,restarts=5."),
+    click.option(
+        "--finetuning",
+        type=click.Choice(FINETUNINGS),
+        help="Standard or adversarial linear, or adversarial full finetuning.",
+    ),
 )
 _IN_RECIPE = {
     "epochs": ("pretraining", "epochs"),
@@ -153,6 +161,13 @@ def _changed(scenario: Scenario, changed: dict[str, Any]) -> Scenario:
     if top.get("finetune_epsilons") == SAME:
         top["finetune_epsilons"] = None
     recipe = scenario.recipe
+    if changed["finetuning"] is not None:
+        top = {"finetune_epsilons": (0,) if changed["finetuning"] == "SLF" else None, **top}
+        trained = "full" if changed["finetuning"] == "AFF" else "linear"
+        recipe = dataclasses.replace(recipe, finetuning=dataclasses.replace(recipe.finetuning, trained=trained))
+    if changed["attack"] is not None:
+        attack = attack_of(changed["attack"], recipe.evaluation.attack)
+        recipe = dataclasses.replace(recipe, evaluation=dataclasses.replace(recipe.evaluation, attack=attack))
     for option, (part, field) in _IN_RECIPE.items():
         if changed[option] is not None:
             settings = dataclasses.replace(getattr(recipe, part), **{field: changed[option]})

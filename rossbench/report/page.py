@@ -14,7 +14,7 @@ from markupsafe import Markup
 from .. import __version__, registry
 from ..epsilons import EPS, format_epsilon, format_model
 from ..errors import InvalidValue
-from ..specs import AnySpec, EvaluateSpec
+from ..specs import EvaluateSpec, FinetuneSpec, PretrainSpec
 from ..values import build, flatten
 from . import compare, tables
 from .figures import INK
@@ -111,7 +111,7 @@ def _recipes(matrices: Sequence[Matrix]) -> list[tuple[list[str], dict[str, Any]
 def _settings(matrix: Matrix) -> dict[str, Any]:
     """Of each stage from a record in which it was attacked: without an attack its settings are not in the spec."""
     specs = [build(EvaluateSpec, record.spec) for record in matrix.records]
-    stages: dict[str, AnySpec] = {
+    stages: dict[str, PretrainSpec | FinetuneSpec | EvaluateSpec] = {
         "evaluation": max(specs, key=lambda spec: spec.epsilon),
         "finetuning": max((spec.finetune for spec in specs), key=lambda spec: spec.epsilon),
         "pretraining": max((spec.finetune.pretrain for spec in specs), key=lambda spec: spec.epsilon),

@@ -21,7 +21,9 @@ from ..epsilons import EPS, format_epsilon, format_model
 from ..errors import InvalidValue, StoreError, UnknownName, unknown
 from ..records import NOTE_SCHEMA, Record, read_record
 from ..scenario import Place
+from ..specs import AuditSpec, EvaluateSpec
 from ..store import Store
+from ..values import build
 
 METRICS = {
     "top1": "Top-1 accuracy (%)",
@@ -87,6 +89,18 @@ class Matrix:
     def pairs(self) -> list[tuple[Row, Row]]:
         """Models of one pretraining, with an adversarial and with a standard head (study, section 5.4.3)."""
         return [(row, (row[0], 0.0)) for row in self.rows if row[1] > 0 and (row[0], 0.0) in self.rows]
+
+    def audit_specs(self) -> dict[Row, AuditSpec]:
+        """For each evaluated model, what audits all of its evaluations."""
+        found = {}
+        for row in self.rows:
+            given = (self.cells.get((*row, column)) for column in self.columns)
+            cells = [build(EvaluateSpec, record.spec) for record in given if record is not None]
+            if cells:
+                strongest = max(cells, key=lambda cell: cell.epsilon)  # at epsilon 0 no attack is told
+                epsilons = tuple(cell.epsilon for cell in cells)
+                found[row] = AuditSpec(strongest.finetune, strongest.limit, epsilons, strongest.recipe)
+        return found
 
     def notes(self) -> list[str]:
         """How this matrix differs from the registered one; empty only for the whole, full protocol."""
