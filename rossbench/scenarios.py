@@ -97,7 +97,7 @@ LEADERBOARDS = tuple(
         recipe=_leaderboard(norm),
         train_epsilons=(0, epsilon),
         eval_epsilons=(0, epsilon),
-        description=f"{one.source} to {one.target} under the threat of the leaderboards, {norm} {shown}, by AutoAttack.",
+        description=f"{one.source} to {one.target} under the leaderboards' threat, {norm} {shown}, by AutoAttack.",
     )
     for one in CIFAR
     for norm, epsilon, shown in (("Linf", 8 / 255, "8/255"), ("L2", 0.5, "0.5"))

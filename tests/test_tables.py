@@ -143,7 +143,7 @@ def test_markdown_and_latex_have_a_line_a_row(matrix):
     first, second = (shown(matrix, (1, 1), column, "top1") for column in (0, 0.5))
     markdown = in_form(matrix, "markdown").splitlines()
     assert f"| 1 | {first} | {second} |" in markdown
-    assert "| model ε \\ evaluation ε | 0 | 0.5 |" in markdown
+    assert "| model ε | ε=0 | ε=0.5 |" in markdown
     latex = in_form(matrix, "latex")
     assert rf"1 & {first} & {second} \\" in latex
     assert r"model $\varepsilon$ & 0 & 0.5 \\" in latex

@@ -20,7 +20,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Entry point. Errors are one line on stderr and exit code 2; --debug shows where they come from."""
     given = sys.argv[1:] if arguments is None else arguments
     try:
-        cli.main(given, prog_name="rossbench", standalone_mode=False)
+        sys.exit(cli.main(given, prog_name="rossbench", standalone_mode=False) or 0)  # a code, where a command exits
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message())
     except (Exception, KeyboardInterrupt) as error:
@@ -49,5 +49,5 @@ def cli() -> None:
     """How robust are self-supervised encoders, and how does their robustness transfer?"""
 
 
-for _command in (study.list_, study.show, study.run, results.report, results.compare, *figures.COMMANDS):
+for _command in (study.list_, study.show, study.run, results.report, results.audit, results.compare, *figures.COMMANDS):
     cli.add_command(_command)

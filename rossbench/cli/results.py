@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,10 +12,12 @@ from rich.console import Console
 from rich.markup import escape
 
 from ..errors import NotComparable
+from ..report import audits, tables
 from ..report import compare as comparing
-from ..report import tables
 from ..store import Store
 from . import options
+
+EXIT_FAILED_AUDIT = 3
 
 
 @click.command()
@@ -77,6 +80,27 @@ def _print(grids: Sequence[tables.Grid], form: str) -> None:
         console = Console()
         for grid in grids:
             console.print(tables.to_rich(grid, console.width))
+
+
+@click.command()
+@click.argument("names", nargs=-1, metavar="[NAME]...")
+@options.protocol
+@options.store
+@options.data_dir
+@options.device
+@options.scenario_file
+@options.debug_option
+def audit(names: tuple[str, ...], protocol: str | None, store: Path, data_dir: Path | None, device: str) -> None:
+    """Can the numbers be trusted? Verdicts on every evaluated classifier; exit code 3 if one fails."""
+    console = Console()
+    with console.status("loading torch") if console.is_terminal else contextlib.nullcontext():
+        from .. import display, runner
+    with display.showing(console) as observe:
+        found = runner.audit(names, store=store, data_dir=data_dir, device=device, protocol=protocol, observe=observe)
+    for matrix in tables.load(Store(store), names, protocol):
+        console.print(audits.to_rich(matrix))
+    if any(one.verdict == "fail" for one in found.values()):
+        raise click.exceptions.Exit(EXIT_FAILED_AUDIT)
 
 
 @click.command()

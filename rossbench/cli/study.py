@@ -136,6 +136,9 @@ def run(name: str, device: str, data_dir: Path | None, store: Path, tensorboard:
                 observer(progress)
 
         runner.run_suite(scenarios, store=store, data_dir=data_dir, device=device, observe=observe)
+        for scenario in scenarios:
+            made, protocol = [scenario.name], scenario.protocol
+            runner.audit(made, store=store, data_dir=data_dir, device=device, protocol=protocol, observe=observe)
     for scenario in scenarios:
         for matrix in tables.load(Store(store), [scenario.name], scenario.protocol):
             console.print(tables.to_rich(tables.grid(matrix, matrix.metric), console.width))

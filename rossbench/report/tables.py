@@ -19,7 +19,8 @@ from rich.text import Text
 from .. import registry
 from ..epsilons import EPS, format_epsilon, format_model
 from ..errors import InvalidValue, StoreError, UnknownName, unknown
-from ..records import NOTE_SCHEMA, Record, read_record
+from ..recipe import Attack
+from ..records import NOTE_SCHEMA, Audit, Record, read_audit, read_record
 from ..scenario import Place
 from ..specs import AuditSpec, EvaluateSpec
 from ..store import Store
@@ -35,6 +36,8 @@ METRICS = {
     "f1": "Macro F1 (%)",
 }
 MISSING = "—"
+FAILED = "!"
+"""Behind the numbers of a model whose audit failed."""
 Row = tuple[float, float]
 """A model: the epsilons of its pretraining and its finetuning."""
 
@@ -53,6 +56,8 @@ class Matrix:
     registered_rows: list[list[float]]
     registered_columns: list[float]
     cells: dict[Place, Record | None]
+    audits: dict[Row, Audit] = field(default_factory=dict)
+    """Of those models whose evaluations, as they are now, have been audited."""
 
     @cached_property
     def rows(self) -> list[Row]:
@@ -135,11 +140,13 @@ class Matrix:
         if not self.records:
             return "nothing evaluated yet"
         record = max(self.records, key=lambda record: record.spec["epsilon"])  # at epsilon 0 no attack was made
-        spec, attack = record.spec, record.spec["recipe"]["attack"]
-        how = f"{attack['name'].upper()}-{attack['norm']}, {attack['steps']} steps of {attack['step_size']:g}"
-        if spec["recipe"].get("attacked") == "correct":
+        spec = record.spec
+        how = str(build(Attack, spec["recipe"]["attack"])) if spec["epsilon"] else "no attack"
+        if spec["epsilon"] and spec["recipe"].get("attacked") == "correct":
             how += ", of images right without it"
-        encoder, how = spec["finetune"]["pretrain"]["encoder"], how if spec["epsilon"] else "no attack"
+        encoder = spec["finetune"]["pretrain"]["encoder"]
+        if spec["finetune"]["recipe"].get("trained") == "full":
+            encoder += ", finetuned in full"
         return f"{self.name}, protocol {self.protocol}, seed {self.seed}: {record.n} test images, {encoder}, {how}"
 
 
@@ -188,7 +195,7 @@ def _stored(name: str, stored: set[str], store: Store) -> list[str]:
     return found
 
 
-_FIELDS = {spec.name for spec in fields(Matrix)} | {"schema"}
+_FIELDS = {spec.name for spec in fields(Matrix)} - {"audits"} | {"schema"}
 _NEW, _OLD = {"registered_rows", "registered_columns"}, {"registered_train_epsilons", "registered_eval_epsilons"}
 
 
@@ -219,7 +226,11 @@ def _merged(store: Store, runs: list[dict[str, Any]]) -> Matrix:
         place = (*row, column)
         path = store.record_path(keys[place]) if place in keys else None
         cells[place] = read_record(path) if path is not None and path.exists() else None
-    return Matrix(**{name: value for name, value in note.items() if name != "schema"} | {"cells": cells})
+    matrix = Matrix(**{name: value for name, value in note.items() if name != "schema"} | {"cells": cells})
+    if (store.root / "audit").is_dir():
+        specs = {row: spec for row, spec in matrix.audit_specs().items() if spec in store}
+        matrix.audits.update({row: read_audit(store.audit_path(spec)) for row, spec in specs.items()})
+    return matrix
 
 
 def only(matrices: Sequence[Matrix]) -> Matrix:
@@ -251,26 +262,38 @@ class Grid:
 
 
 def grid(matrix: Matrix, metric: str) -> Grid:
-    """A matrix as a table: a line a model, the best of a column bold; then what adversarial finetuning improved."""
+    """A matrix as a table: a line a model, the best of a column bold; then what adversarial finetuning improved.
+
+    Audits have a column, and mark the numbers of a model whose audit failed.
+    """
+    audits = matrix.audits
     split = any(first != second for first, second in matrix.rows)
     lines = []
     for row in matrix.rows:
         labels = [format_epsilon(epsilon) for epsilon in (row if split else row[:1])]
-        lines.append((labels, [text(value, metric) for value in matrix.values(row, metric)]))
+        labels += [audits[row].summary if row in audits else MISSING] if audits else []
+        mark = FAILED if row in audits and audits[row].verdict == "fail" else ""
+        lines.append((labels, [text(value, metric) + mark for value in matrix.values(row, metric)]))
     best = set()
     for k, column in enumerate(zip(*(matrix.values(row, metric) for row in matrix.rows), strict=True)):
         known = [value for value in column if value is not None]
         shown = text(max(known), metric) if known else None
-        best |= {(i, k) for i, (_, cells) in enumerate(lines) if cells[k] == shown}
+        best |= {(i, k) for i, (_, cells) in enumerate(lines) if cells[k].removesuffix(FAILED) == shown}
     for robust, standard in matrix.pairs:
         both = zip(matrix.values(robust, metric), matrix.values(standard, metric), strict=True)
         gains = [None if a is None or b is None else a - b for a, b in both]
         several = sum(one[0][0] == robust[0] for one in matrix.pairs) > 1
         what = f"improvement, {format_epsilon(robust[1])}" if several else "improvement"
-        lines.append(([format_epsilon(robust[0]), what], [text(gain, metric, "+") for gain in gains]))
+        gain = [text(gain, metric, "+") for gain in gains]
+        lines.append(([format_epsilon(robust[0]), what, *([""] if audits else [])], gain))
     labels = [f"pretrained {EPS}", f"finetuned {EPS}"] if split else [f"model {EPS}"]
-    columns = list(map(format_epsilon, matrix.columns))
-    return Grid(f"{METRICS[metric]}, {matrix.task}", labels, columns, lines, best, matrix.notes(), matrix.caption())
+    labels += ["audit"] if audits else []
+    columns, notes = list(map(format_epsilon, matrix.columns)), matrix.notes()
+    if any(audit.verdict == "fail" for audit in audits.values()):
+        notes.append(
+            f"AUDIT FAILED where numbers have {FAILED}: do not trust them; rossbench audit {matrix.name} says why"
+        )
+    return Grid(f"{METRICS[metric]}, {matrix.task}", labels, columns, lines, best, notes, matrix.caption())
 
 
 def text(value: float | None, metric: str, sign: str = "") -> str:
@@ -313,7 +336,7 @@ def _table(grid: Grid, shown: range) -> Table:
 
 
 def to_markdown(grid: Grid) -> str:
-    head = [*grid.labels[:-1], f"{grid.labels[-1]} \\ evaluation {EPS}", *grid.columns]
+    head = [*grid.labels, *(f"{EPS}={column}" for column in grid.columns)]
     lines = [f"### {grid.title}", "", *(f"> {note}\n" for note in grid.notes)]
     lines += ["| " + " | ".join(head) + " |", "|---:" * len(head) + "|"]
     lines += ["| " + " | ".join([*labels, *cells]) + " |" for labels, cells in grid.lines]
@@ -367,14 +390,15 @@ def to_csv(matrices: Sequence[Matrix], metric: str | None) -> str:
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     epsilons = ["train_epsilon", "finetune_epsilon", "eval_epsilon"]
-    writer.writerow(["scenario", "protocol", "seed", *epsilons, "metric", "value", "n", "key", "notes"])
+    writer.writerow(["scenario", "protocol", "seed", *epsilons, "metric", "value", "n", "key", "audit", "notes"])
     for matrix in matrices:
         shown = metric or matrix.metric
         for place, record in matrix.cells.items():
             value = matrix.value(place[:2], place[2], shown)
             found = ["", "", ""] if record is None else [value, record.n, record.key]
-            line = [matrix.name, matrix.protocol, matrix.seed, *place, shown, *found, "; ".join(matrix.notes())]
-            writer.writerow(line)
+            audit = matrix.audits[place[:2]].summary if place[:2] in matrix.audits else ""
+            told = [*found, audit, "; ".join(matrix.notes())]
+            writer.writerow([matrix.name, matrix.protocol, matrix.seed, *place, shown, *told])
     return buffer.getvalue()
 
 
@@ -389,6 +413,10 @@ def to_json(matrices: Sequence[Matrix], metric: str | None) -> str:
             "seed": matrix.seed,
             "notes": matrix.notes(),
             "metric": metric or matrix.metric,
+            "audits": [
+                {"train_epsilon": first, "finetune_epsilon": second, "verdict": audit.verdict, **asdict(audit)}
+                for (first, second), audit in matrix.audits.items()
+            ],
             "cells": [
                 {
                     "train_epsilon": first,

@@ -1,0 +1,29 @@
+"""The audits of a store's models: beside their tables, and verdict by verdict."""
+
+from __future__ import annotations
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from ..epsilons import EPS, format_model
+from .tables import Matrix
+
+_STYLES = {"pass": "green", "warn": "yellow", "fail": "bold red"}
+
+
+def to_rich(matrix: Matrix) -> RenderableType:
+    """Every verdict, for a terminal; what one means where it is not a pass."""
+    shown: list[RenderableType] = []
+    for row, audit in matrix.audits.items():
+        shown.append(Text(f"{matrix.name}, model {EPS} {format_model(*row)}: {audit.summary}", "bold"))
+        table = Table(show_edge=False)
+        table.add_column("verdict", no_wrap=True)
+        table.add_column("check")
+        for one in audit.verdicts:
+            text = Text.assemble((one.check, "bold"), ": ", one.figure)
+            if one.verdict != "pass":
+                text.append(f"\n{one.meaning}", "yellow")
+            table.add_row(Text(one.verdict, _STYLES[one.verdict]), text)
+        shown += [table, Text(f"on {audit.images} test images, in {audit.seconds:.1f} s", "dim"), ""]
+    return Group(*shown)
