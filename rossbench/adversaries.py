@@ -185,7 +185,7 @@ def _apgd(task: _Task, rank: int = 0) -> Tensor:
     loss, radii = "dlr" if rank else "ce", task.radii.view(-1, 1, 1, 1)
     search = _Apgd(task.model, task.attack.norm, radii, task.attack.steps, loss=loss)
     search.target = _class_of(task, rank)
-    with _OwnStarts(task.draws.anew("apgd", rank)):
+    with torch.no_grad(), _OwnStarts(task.draws.anew("apgd", rank)):  # it turns gradients on where it needs them
         _, standing, _, found = search.attack_single_run(task.images, task.labels)
     return torch.where(standing.view(-1, 1, 1, 1), task.images, found)
 

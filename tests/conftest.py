@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from rossbench import cli, registry, runner
+from rossbench import cli, recipe, registry, runner
 from rossbench.records import Record
 from rossbench.scenario import Place, Scenario
 
@@ -47,11 +47,14 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> dict[Place, Record]:
 @pytest.fixture
 def own_registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Registrations of a test end with it."""
-    for name in ("_scenarios", "_suites"):
+    for name in ("_scenarios", "_suites", "_attacks"):
         monkeypatch.setattr(registry, name, dict(getattr(registry, name)))
+    known = dict(recipe.ATTACKS)
     registry._load_plugins.cache_clear()
     yield
     registry._load_plugins.cache_clear()
+    recipe.ATTACKS.clear()
+    recipe.ATTACKS.update(known)
 
 
 @pytest.fixture

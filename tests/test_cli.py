@@ -174,18 +174,19 @@ def test_no_arguments_show_help(rossbench):
 def test_options_become_the_scenario_they_name(rossbench):
     options = {"epochs": 2, "finetune_epochs": 2, "train_epsilons": (0, 1), "eval_epsilons": (0, 0.5)}
     options |= {"train_limit": 60, "test_limit": 40, "seed": 3, "encoder": "resnet18", "finetune_epsilons": (0, 1)}
-    options |= {"precision": "bfloat16", "attacked": "correct"}
+    options |= {"precision": "bfloat16", "attacked": "correct", "attack": "fgsm", "finetuning": "AFF"}
     (made,) = changed_scenarios("digits", options)
     expected = tiny(seed=3, encoder="resnet18", finetune_epsilons=(0, 1))
     assert made.recipe.pretraining.epochs == made.recipe.finetuning.epochs == 2
     assert (made.recipe.pretraining.precision, made.recipe.evaluation.attacked) == ("bfloat16", "correct")
+    assert (made.recipe.evaluation.attack.name, made.recipe.finetuning.trained) == ("fgsm", "full")
     grids = ("train_epsilons", "finetune_epsilons", "eval_epsilons")
     for field in (*grids, "train_limit", "test_limit", "seed", "encoder"):
         assert getattr(made, field) == getattr(expected, field)
 
 
 OPTIONS = "train_epsilons finetune_epsilons eval_epsilons train_limit test_limit seed encoder"
-RECIPE = "epochs finetune_epochs precision attacked"
+RECIPE = "epochs finetune_epochs precision attacked attack finetuning"
 NONE = dict.fromkeys((OPTIONS + " " + RECIPE).split())
 
 
@@ -233,7 +234,8 @@ def test_a_scenario_with_two_heads_is_run_and_reported(rossbench):
         lines = [[part.strip() for part in re.split("[│┃]", line)] for line in shown.splitlines() if "│" in line]
         lines = [line for line in lines if line[0] in ("1", "pretrained ε")]
         assert [line[:2] for line in lines[-3:]] == [["1", "0"], ["1", "1"], ["1", "improvement"]]
-        standard, robust, gains = ([float(part) for part in line[2:]] for line in lines[-3:])
+        assert [line[2] in ("pass", "warn 1", "warn 2") for line in lines[-3:]] == [True, True, False]
+        standard, robust, gains = ([float(part) for part in line[3:]] for line in lines[-3:])
         assert gains == [pytest.approx(b - a, abs=0.011) for a, b in zip(standard, robust, strict=True)]
         assert max(map(len, shown.splitlines())) <= 80
 
@@ -297,7 +299,7 @@ def test_run_and_report_of_a_suite(rossbench, pair):
     code, out, err = rossbench("run", "pair", "--seed", 4)
     assert (code, err) == (0, "")
     assert out.count("pretrain digits-low ε=1  done in") == 1
-    assert out.count("done in") == 5
+    assert out.count("done in") == 5 + 2  # audits
     zebra, ant = "RoSS digits-low → digits-high", "RoSS digits-low → digits-low"
     assert out.index(f"(%), {zebra}") < out.index(f"(%), {ant}")
     assert "see it again: rossbench report pair" in out

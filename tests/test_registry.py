@@ -20,6 +20,7 @@ def test_built_in_names():
         "cifar10-to-cifar100",
         "cifar100-to-cifar10",
         "cifar100-to-cifar100",
+        *(f"cifar{a}-to-cifar{b}-{norm}" for a in (10, 100) for b in (10, 100) for norm in ("linf", "l2")),
         "digits",
         "digits-low-to-low",
         "digits-low-to-high",

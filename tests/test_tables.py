@@ -162,7 +162,7 @@ def test_a_missing_cell_shows_as_missing_in_every_format(finished, tmp_path):
     assert terminal(matrix).splitlines()[-3].endswith("│     — ")
     assert "| — |" in in_form(matrix, "markdown")
     assert r"& -- \\" in in_form(matrix, "latex")
-    assert ',top1,,,,"REDUCED' in in_form(matrix, "csv")
+    assert ',top1,,,,,"REDUCED' in in_form(matrix, "csv")
     assert json.loads(in_form(matrix, "json"))[0]["cells"][-1]["value"] is None
 
 
@@ -387,7 +387,7 @@ def test_two_heads_in_a_terminal(matrix):
 def test_two_heads_in_markdown(matrix):
     rows = [line for line in in_form(with_rates(matrix, HEADS), "markdown").splitlines() if line.startswith("|")]
     assert rows == [
-        "| pretrained ε | finetuned ε \\ evaluation ε | 0 | 0.2 | 0.4 | 0.6 | 0.8 | 1 |",
+        "| pretrained ε | finetuned ε | ε=0 | ε=0.2 | ε=0.4 | ε=0.6 | ε=0.8 | ε=1 |",
         "|---:|---:|---:|---:|---:|---:|---:|---:|",
         "| 1 | 0 | 61.57 | 55.41 | 48.79 | 41.78 | 35.23 | 29.32 |",
         "| 1 | 1 | 58.44 | 54.58 | 50.41 | 45.95 | 41.62 | 37.28 |",

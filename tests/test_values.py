@@ -135,7 +135,14 @@ def test_a_name_that_is_none_of_those_allowed_is_refused():
         build(Attack, attack)
 
 
-ADDED = {"precision": "bfloat16", "channels_last": True, "attacked": "correct"}
+ADDED = {
+    "precision": "bfloat16",
+    "channels_last": True,
+    "attacked": "correct",
+    "step_unit": "epsilon",
+    "restarts": 2,
+    "trained": "full",
+}
 """Fields that came after the first records, with a value that is not their default."""
 
 
@@ -169,13 +176,17 @@ def test_what_is_no_optional_list_is_refused(wrong):
 def test_settled_leaves_out_what_was_added_and_is_as_before(value):
     assert not set(ADDED) & {name.split(".")[-1] for name in flatten(settled(value))}
     assert set(flatten(value)) - set(flatten(settled(value))) <= {
-        f"{prefix}{name}" for name in ADDED for prefix in ("", "pretraining.", "evaluation.")
+        f"{stage}{attack}{name}"
+        for name in ADDED
+        for stage in ("", "pretraining.", "finetuning.", "evaluation.")
+        for attack in ("", "attack.")
     }
 
 
 @pytest.mark.parametrize(("name", "item"), ADDED.items())
 def test_settled_names_what_was_added_and_differs(name, item):
-    value = Evaluation(attacked=item) if name == "attacked" else Pretraining(**{name: item})
+    (cls,) = [cls for cls in (Attack, Pretraining, Finetuning, Evaluation) if name in cls.__dataclass_fields__]
+    value = cls(**{name: item})
     assert settled(value)[name] == item
 
 

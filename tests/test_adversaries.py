@@ -1,0 +1,315 @@
+import copy
+import dataclasses
+from functools import partial
+
+import pytest
+import torch
+import torchattacks
+from conftest import tiny
+from torch import nn
+
+from rossbench import adversaries, datasets, registry
+from rossbench.adversaries import Draws, perturb
+from rossbench.errors import AttackError, InvalidValue, UnknownName
+from rossbench.finetune import finetune
+from rossbench.pretrain import build
+from rossbench.recipe import ATTACKS, Attack
+from rossbench.seeds import derive, seeded
+from rossbench.training import Hooks
+
+COUNT = 48
+RADIUS = {"L2": 0.4, "Linf": 0.02}
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """A classifier of random features, good enough to be fooled; test images, and whether it gets them right."""
+    cell = tiny().cells[0.0, 0.0, 0.5].finetune
+    train, test = datasets.load("digits", "train", 600), datasets.load("digits", "test", COUNT)
+    spec = dataclasses.replace(cell, recipe=dataclasses.replace(cell.recipe, epochs=20))
+    classifier, _ = finetune(spec, build(cell.pretrain).encoder, train.images, train.labels, 10, Hooks())
+    classifier.requires_grad_(False)
+    return classifier, test.images / 255, test.labels
+
+
+def attack(name, norm="L2", **changes):
+    """With its own settings, or for the slow ones fewer steps."""
+    steps = {"square": 150, "pgd": 10}.get(name, 15)
+    return dataclasses.replace(ATTACKS[name], norm=norm, **{"steps": steps} | changes)
+
+
+def attacked(trained, one, some=None, radius=None):
+    """What an attack makes of some of the images."""
+    classifier, images, labels = trained
+    places = torch.arange(COUNT) if some is None else some
+    radii = torch.full((len(places),), radius or RADIUS[one.norm])
+    return perturb(classifier, images[places], labels[places], one, radii, Draws(5, COUNT, places))
+
+
+def right(trained, images):
+    return trained[0](images).argmax(1) == trained[2]
+
+
+NAMES = [name for name in ATTACKS if name != "autoattack-standard"]  # the slow one has tests of its own below
+SEARCHES = ["square", "apgd-ce", "apgd-t", "fab-t"]
+both_norms = pytest.mark.parametrize("norm", ["L2", "Linf"])
+every = pytest.mark.parametrize("name", NAMES)
+
+
+@both_norms
+@every
+def test_adversarial_images_are_bounded_and_in_range(trained, name, norm):
+    made = attacked(trained, attack(name, norm))
+    distance = torch.linalg.vector_norm((made - trained[1]).flatten(1), ord=2 if norm == "L2" else torch.inf, dim=1)
+    assert 0 <= made.min() <= made.max() <= 1
+    assert distance.max() > 0
+    if name != "negative":
+        assert distance.max() <= RADIUS[norm] * (1 + 1e-4) + 1e-6
+
+
+@both_norms
+@every
+def test_how_images_are_batched_changes_nothing(trained, name, norm):
+    """Neighbours: not a bit. Smaller batches, whose convolutions round otherwise on the CPU: not who is turned."""
+    one, order = attack(name, norm), torch.randperm(COUNT, generator=torch.Generator().manual_seed(1))
+    whole = attacked(trained, one)
+    assert torch.equal(attacked(trained, one, order), whole[order])
+    parts = torch.cat([attacked(trained, one, some) for some in torch.arange(COUNT).split(17)])
+    assert torch.equal(right(trained, parts), right(trained, whole))
+
+
+@both_norms
+@every
+def test_modes_random_state_and_gradients_are_as_before(trained, name, norm):
+    classifier = copy.deepcopy(trained[0]).train()
+    classifier.zero_grad()
+    before = torch.get_rng_state()
+    made = attacked((classifier, *trained[1:]), attack(name, norm))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(module.training for module in classifier.modules())
+    assert all(parameter.grad is None for parameter in classifier.parameters())
+    assert not made.requires_grad
+
+
+@both_norms
+@every
+def test_the_seed_is_all_that_a_result_hangs_on(trained, name, norm):
+    torch.manual_seed(1)
+    first = attacked(trained, attack(name, norm))
+    torch.manual_seed(2)
+    assert torch.equal(attacked(trained, attack(name, norm)), first)
+
+
+@both_norms
+@pytest.mark.parametrize("name", SEARCHES)
+def test_a_search_turns_images_and_leaves_those_it_cannot_turn_and_those_wrong_before(trained, name, norm):
+    made = attacked(trained, attack(name, norm))
+    natural, after = right(trained, trained[1]), right(trained, made)
+    assert 0 < after.sum() < natural.sum() < COUNT
+    assert not (after & ~natural).any()
+    assert torch.equal(made[after], trained[1][after])
+    assert torch.equal(made[~natural], trained[1][~natural])
+
+
+@both_norms
+def test_apgd_is_torchattacks_own_from_the_same_starts(trained, norm):
+    classifier, images, labels = trained
+    correct = right(trained, images).nonzero()[:, 0]
+    theirs = torchattacks.APGD(classifier, norm=norm, eps=RADIUS[norm], steps=15)
+    with seeded(derive(5, "apgd", 0)):
+        start = (torch.rand if norm == "Linf" else torch.randn)(COUNT, *images.shape[1:])[correct]
+    real = torch.rand if norm == "Linf" else torch.randn
+    name = real.__name__
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, name, lambda shape: start)
+        _, standing, _, found = theirs.attack_single_run(images[correct], labels[correct])
+    expected = images.clone()
+    expected[correct] = torch.where(standing.view(-1, 1, 1, 1), images[correct], found)
+    assert torch.equal(attacked(trained, attack("apgd-ce", norm)), expected)
+
+
+def test_the_targeted_loss_is_that_of_the_paper(generator):
+    """Croce & Hein (2020), equation 7, written down from the paper."""
+    logits, labels = torch.randn(64, 10, generator=generator), torch.randint(0, 10, (64,), generator=generator)
+    target = (labels + 3) % 10
+    search = adversaries._Apgd(nn.Linear(1, 1))
+    search.target = target
+    for z, y, t, found in zip(logits, labels, target, search.dlr_loss(logits, labels), strict=True):
+        first, _, third, fourth = z.sort(descending=True).values[:4]
+        assert found == pytest.approx(float(-(z[y] - z[t]) / (first - (third + fourth) / 2)), rel=1e-4)
+
+
+@both_norms
+def test_fab_is_torchattacks_own_and_keeps_what_is_near_enough(trained, norm):
+    classifier, images, labels = trained
+    correct = right(trained, images)
+    theirs = torchattacks.FAB(classifier, norm, RADIUS[norm], 15, multi_targeted=True, n_classes=10)
+    with seeded(0):
+        expected = theirs(images, labels)
+    classifier.eval()
+    ours = attacked(trained, attack("fab-t", norm))
+    assert torch.equal(right(trained, ours), right(trained, expected))
+    assert (right(trained, ours) < correct).any()
+
+
+def test_square_has_the_references_schedule_and_queries(trained, monkeypatch):
+    made = []
+
+    class Recorded(adversaries._Square):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            made.append(self)
+
+    monkeypatch.setattr(adversaries, "_Square", Recorded)
+    attacked(trained, attack("square"))
+    (search,) = made
+    assert (search.n_queries, search.rescale_schedule, search.p_init, search.n_restarts) == (150, False, 0.8, 1)
+    assert search.loss == "margin"
+
+
+def test_noise_is_as_long_as_epsilon_and_a_negative_is_a_share_of_the_way(trained):
+    gray = trained[0], torch.full_like(trained[1], 0.5), trained[2]
+    for norm, order in (("L2", 2), ("Linf", torch.inf)):
+        moved = (attacked(gray, attack("gaussian-noise", norm)) - 0.5).flatten(1)
+        torch.testing.assert_close(
+            torch.linalg.vector_norm(moved, ord=order, dim=1), torch.full((COUNT,), RADIUS[norm])
+        )
+        assert abs(float((moved / moved.std()).mean())) < 0.02
+    torch.testing.assert_close(attacked(trained, attack("negative"), radius=1.0), 1 - trained[1])
+    torch.testing.assert_close(attacked(trained, attack("negative"), radius=0.5), torch.full_like(trained[1], 0.5))
+
+
+@both_norms
+def test_fgsm_is_one_step_along_the_gradient(trained, norm):
+    classifier, images, labels = trained
+    given = images.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(nn.functional.cross_entropy(classifier(given), labels, reduction="sum"), given)
+    lengths = gradient.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+    expected = (images + RADIUS[norm] * (gradient.sign() if norm == "Linf" else gradient / lengths)).clamp(0, 1)
+    torch.testing.assert_close(attacked(trained, attack("fgsm", norm)), expected, atol=1e-6, rtol=0)
+
+
+@both_norms
+def test_more_restarts_turn_more_and_never_give_an_image_back(trained, norm):
+    weak = {"steps": 1, "step_size": 0.05, "step_unit": "epsilon"}
+    once, twice, often = (
+        right(trained, attacked(trained, attack("pgd", norm, restarts=restarts, **weak))) for restarts in (1, 2, 8)
+    )
+    assert not (twice & ~once).any()
+    assert not (often & ~twice).any()
+    assert often.sum() < once.sum()
+
+
+@both_norms
+def test_relative_steps_are_lengths_times_epsilon(trained, norm):
+    share = attack("pgd", norm, step_size=0.25, step_unit="epsilon")
+    length = attack("pgd", norm, step_size=0.25 * RADIUS[norm], step_unit="pixel")
+    torch.testing.assert_close(attacked(trained, share), attacked(trained, length), atol=1e-6, rtol=0)
+
+
+# --- AutoAttack ---------------------------------------------------------------------------------------------
+
+AA = ATTACKS["autoattack-standard"]
+
+
+@pytest.fixture(scope="module")
+def few(trained):
+    classifier, images, labels = trained
+    return classifier, images[:12], labels[:12]
+
+
+def of_few(few, one, radius=None):
+    radii = torch.full((12,), radius or RADIUS[one.norm])
+    return few[0](perturb(*few, one, radii, Draws(5, 12, torch.arange(12)))).argmax(1) == few[2]
+
+
+@both_norms
+def test_autoattack_is_the_worst_of_its_parts_for_each_image_and_no_weaker_than_pgd(few, norm):
+    """With the reference's settings: 100 steps, nine targets, 5,000 queries."""
+    parts = [of_few(few, dataclasses.replace(ATTACKS[name], norm=norm)) for name in SEARCHES]
+    union = of_few(few, dataclasses.replace(AA, norm=norm))
+    assert torch.equal(union, torch.stack(parts).all(0))
+    assert 0 < union.sum() < 12
+    assert union.sum() <= of_few(few, Attack(norm=norm, step_size=0.1, step_unit="epsilon")).sum()
+
+
+def test_autoattack_runs_its_parts_in_order_with_the_references_settings_on_those_still_standing(few, monkeypatch):
+    calls = []
+
+    def recorded(name, turned):
+        def run(task, rank=0):
+            calls.append((name, rank, task.attack.steps, len(task.images)))
+            found = task.images.clone()
+            found[:turned] = 1 - found[:turned]  # turns a digit
+            return found
+
+        return run
+
+    for name, turned in (("_apgd", 1), ("_fab", 0), ("_square", 0)):
+        monkeypatch.setattr(adversaries, name, recorded(name, turned))
+    task = adversaries._Task(*few, AA, torch.full((12,), 30.0), Draws(5, 12, torch.arange(12)))
+    adversaries._autoattack(task)
+    assert [name for name, *_ in calls] == ["_apgd"] * 10 + ["_fab"] * 9 + ["_square"]
+    assert [rank for _, rank, *_ in calls] == [0, *range(1, 10), *range(1, 10), 0]
+    assert [steps for *_, steps, _ in calls] == [100] * 19 + [5000]
+    standing = [count for *_, count in calls]
+    assert standing == sorted(standing, reverse=True)
+    assert standing[-1] < standing[0]
+
+
+def test_the_name_stands_for_its_settings():
+    with pytest.raises(InvalidValue, match="expected 100, which autoattack-standard stands for, got 10"):
+        dataclasses.replace(AA, steps=10)
+
+
+# --- a user's own -------------------------------------------------------------------------------------------
+
+
+def brighter(model, images, labels, epsilon, attack):
+    """In the ball, towards white."""
+    return (images + epsilon * torch.ones_like(images) / images[0].numel() ** 0.5).clamp(0, 1)
+
+
+def random(model, images, labels, epsilon, attack):
+    return (images + epsilon * torch.rand_like(images) / images[0].numel() ** 0.5).clamp(0, 1)
+
+
+def test_an_attack_of_ones_own(trained, own_registry):
+    registry.register_attack("brighter", brighter)
+    torch.testing.assert_close(
+        attacked(trained, Attack("brighter")), brighter(None, trained[1], None, RADIUS["L2"], None)
+    )
+    registry.register_attack("random", random)
+    assert torch.equal(attacked(trained, Attack("random")), attacked(trained, Attack("random")))
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda m, x, y, e, a: x + 1, "expected a L2 distance of at most epsilon"),
+        (lambda m, x, y, e, a: x[:, :1], r"attack 'own': expected images \(48, 3, 16, 16\), got \(48, 1, 16, 16\)"),
+        (lambda m, x, y, e, a: None, r"attack 'own': expected images \(48, 3, 16, 16\), got NoneType"),
+        (lambda m, x, y, e, a: x * torch.nan, "expected finite"),
+    ],
+)
+def test_what_ones_own_attack_returns_is_not_trusted(trained, own_registry, function, message):
+    registry.register_attack("own", function)
+    with pytest.raises(AttackError, match=message):
+        attacked(trained, Attack("own"))
+
+
+def test_an_attack_that_nobody_knows(trained):
+    with pytest.raises(UnknownName, match="unknown attack 'apgd'; did you mean"):
+        attacked(trained, Attack("apgd"))
+
+
+def test_images_of_several_radii_are_attacked_as_each_alone(trained):
+    classifier, images, labels = trained
+    radii = torch.tensor([0.2, 0.4]).repeat(COUNT // 2)
+    make = partial(perturb, classifier, images, labels)
+    for name in ("square", "apgd-ce", "fab-t"):
+        mixed = make(attack(name), radii, Draws(5, COUNT, torch.arange(COUNT)))
+        for radius in (0.2, 0.4):
+            alone = attacked(trained, attack(name), radius=radius)
+            chosen = radii == radius
+            torch.testing.assert_close(mixed[chosen], alone[chosen], atol=1e-4, rtol=0)
