@@ -97,11 +97,11 @@ class _Bench:
 
     @property
     def epsilon(self) -> float:
-        """Of the evaluations under attack, that whose accuracy is nearest to half; 0 if none is to be judged."""
+        """Of the evaluations under attack, the largest of those nearest to half right; 0 if none is to be judged."""
         if self.attack.name == "negative":  # its epsilon is no distance
             return 0.0
-        accuracy = {epsilon: _percent(right) for epsilon, right in self.stored.items() if epsilon}
-        return min(accuracy, key=lambda epsilon: abs(accuracy[epsilon] - 50), default=0.0)
+        off = {epsilon: abs(_percent(right) - 50) // 5 for epsilon, right in self.stored.items() if epsilon}
+        return min(off, key=lambda epsilon: (off[epsilon], -epsilon), default=0.0)
 
     @property
     def attacked(self) -> float:
@@ -170,9 +170,9 @@ def _outputs(bench: _Bench) -> Judgement:
 
 
 def _deterministic(bench: _Bench) -> Judgement:
-    halves = [bench.logits(part.flip(0)).flip(0) for part in bench.images.tensor_split(2)]
+    small = [bench.logits(part.flip(0)).flip(0) for part in bench.images.split(8)]
     scale = bench.clean.abs().max().clamp(min=1e-12)
-    others = (torch.cat(halves), bench.logits(bench.images))
+    others = (torch.cat(small), bench.logits(bench.images))
     moved = max(float((other - bench.clean).abs().max() / scale) for other in others)
     turned = max(_percent(other.argmax(1) != bench.clean.argmax(1)) for other in others)
     verdict = "fail" if turned else _grade(moved, 1e-3, 1e-2)
