@@ -108,8 +108,8 @@ def _of_target(gallery: Gallery, target: str, matrices: Sequence[Matrix]) -> Ite
     yield text, partial(gallery.per_class, models)
     first = matrices[:1]
     text = (
-        f"Images of {target} that PGD of {EPS} = 5 turns: what the most robust model of {first[0].task} says before "
-        "and after, and the difference, scaled to fill the range."
+        f"Images of {target} that a plainly seen attack turns: what the most robust model of {first[0].task} says "
+        "before and after, and the difference, scaled to fill the range."
     )
     yield text, partial(gallery.examples, ends(first))
 

@@ -19,6 +19,7 @@ from .epsilons import EPS, format_epsilon, format_model
 from .errors import InvalidValue, StoreError
 from .evaluate import attacked
 from .finetune import Classifier
+from .recipe import Attack
 from .report import figures, tables
 from .report.tables import Matrix, Row
 from .runner import resolve_device
@@ -54,6 +55,12 @@ class Model:
     @property
     def spec(self) -> FinetuneSpec:
         return next(iter(self.cells.values())).finetune
+
+    @property
+    def attack(self) -> Attack:
+        """Of the strongest evaluation in the matrix."""
+        record = max(self.matrix.records, key=lambda record: float(record.spec["epsilon"]))
+        return build(EvaluateSpec, record.spec).recipe.attack
 
     def under(self, epsilon: float) -> EvaluateSpec:
         """The evaluation at any epsilon, with the attack of the matrix; also one that is not in the store."""
@@ -189,9 +196,13 @@ class Gallery:
         owner = np.repeat(np.arange(len(models)), [len(part) for part in found])
         return figures.joint_map(points, owner, _labels(models))
 
-    def examples(self, models: Sequence[Model], epsilon: float = 5, count: int = 6) -> Figure:
-        """Test images that the last model gets right and, attacked, wrong; beside what the attack made of them."""
+    def examples(self, models: Sequence[Model], epsilon: float | None = None, count: int = 6) -> Figure:
+        """Test images that the last model gets right and, attacked, wrong; beside what the attack made of them.
+
+        ``epsilon``: by default one that is plainly seen, 5 in L2 and 0.3 in L-infinity.
+        """
         model = models[-1]
+        epsilon = {"L2": 5.0, "Linf": 0.3}[model.attack.norm] if epsilon is None else epsilon
         spec, classifier = model.under(epsilon), self._classifier(model)
         data, names = self._data(model), datasets.facts(model.spec.target).names
         rows: list[figures.Example] = []

@@ -195,10 +195,14 @@ def attack_of(text: str, base: Attack) -> Attack:
                 f"attack {field}: expected a value such as {getattr(base, field)}, got {value!r}"
             ) from None
     attack = base if name == base.name else replace(ATTACKS[name], norm=base.norm)
-    lengths = attack.name == "pgd" and attack.step_unit == "pixel"
-    if lengths and changes.get("norm", base.norm) != base.norm and "step_size" not in changes:
-        raise InvalidValue(f"attack: expected a step_size with norm={changes['norm']}, got one for {base.norm} only")
-    return replace(attack, **changes)
+    changed = replace(attack, **changes)
+    if (
+        (changed.name, changed.step_unit) == ("pgd", "pixel")
+        and changed.norm != base.norm
+        and "step_size" not in changes
+    ):
+        raise InvalidValue(f"attack: expected a step_size with norm={changed.norm}, got one for {base.norm} only")
+    return changed
 
 
 def _read(text: str, kind: type) -> Any:

@@ -3,6 +3,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -10,7 +11,7 @@ import time
 import pytest
 from conftest import tiny
 
-from rossbench import registry, runner
+from rossbench import registry, runner, verdicts
 from rossbench.cli.options import changed_scenarios
 from rossbench.records import read_record
 from rossbench.report import tables
@@ -453,3 +454,88 @@ def test_precision_is_an_option_of_pretraining(rossbench):
     code, out, _ = rossbench("show", "digits", "--precision", "bfloat16")
     assert code == 0
     assert re.search(r"pretraining\.precision +│ bfloat16 +\(registered: float32\)", out)
+
+
+@pytest.fixture
+def audited(rossbench, finished, tmp_path):
+    """A copy of the finished store that may be audited."""
+    shutil.copytree(finished, tmp_path / "rossbench-store")
+    return tmp_path / "rossbench-store"
+
+
+def test_audit_says_each_verdict_and_report_shows_the_worst(rossbench, audited):
+    code, out, err = rossbench("audit", "digits")
+    assert err == ""
+    assert out.count("done in") == 2
+    for check in verdicts.CHECKS:
+        assert len(re.findall(check.name.replace(" ", r"[\s│]+"), out)) == 2, check.name
+    assert max(map(len, out.splitlines())) <= 80
+    code_again, again, _ = rossbench("audit")
+    assert (code_again, "done in" in again) == (code, False)
+    assert " model ε ┃ audit " in rossbench("report")[1]
+    assert "audit" in rossbench("report", "--format", "csv")[1].splitlines()[0]
+    audits = json.loads(rossbench("report", "--format", "json")[1])[0]["audits"]
+    assert [(one["train_epsilon"], len(one["verdicts"])) for one in audits] == [(0, 11), (1, 11)]
+    assert code == (3 if "fail" in {one["verdict"] for one in audits} else 0)
+
+
+def test_a_failed_audit_marks_the_numbers_and_is_an_exit_code(rossbench, audited):
+    rossbench("audit")
+    path = next((audited / "audit").glob("*/audit.json"))
+    content = json.loads(path.read_text())
+    content["verdicts"][0]["verdict"] = "fail"
+    path.write_text(json.dumps(content))
+    epsilon = content["spec"]["finetune"]["epsilon"]
+    assert rossbench("audit")[0] == 3
+    for form in ("table", "markdown", "latex"):
+        out = rossbench("report", "--format", form)[1]
+        (row,) = [line for line in out.splitlines() if re.match(rf"[ |]*{epsilon:g} ", line)]
+        assert re.search(r"fail \d", row)
+        assert len(re.findall(r"\d!", row)) == 2
+        assert "AUDIT FAILED where numbers have !" in " ".join(out.split())
+
+
+def test_an_audit_is_of_the_evaluations_that_there_are(rossbench, audited):
+    rossbench("audit")
+    shutil.rmtree(audited / "evaluate" / tiny().cells[1.0, 1.0, 0.5].key)
+    (row,) = [line for line in rossbench("report")[1].splitlines() if line.startswith(" 1 ")]
+    assert row.split("│")[1].strip() == "—"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["audit"], "nothing to report in rossbench-store"),
+        (["run", "digits", "--attack", "apgd"], "unknown attack 'apgd'; did you mean"),
+        (["run", "digits", "--attack", "norm=Linf"], "expected a step_size with norm=Linf"),
+        (["run", "digits", "--attack", "negative", "--eval-eps", "0,2"], "negative: expected shares of at most 1"),
+        (["run", "digits", "--finetuning", "XLF"], "'XLF' is not one of 'SLF', 'ALF', 'AFF'"),
+    ],
+)
+def test_what_audit_and_attacks_cannot_do_is_one_line(rossbench, arguments, message):
+    code, out, err = rossbench(*arguments)
+    assert (code, out) == (2, "")
+    assert message in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("finetuning", "rows", "trained"),
+    [("SLF", "0, 0.5:0, 1:0", "linear"), ("ALF", "0, 0.5, 1", "linear"), ("AFF", "0, 0.5, 1", "full")],
+)
+def test_finetunings_by_the_fields_names(rossbench, finetuning, rows, trained):
+    code, out, _ = rossbench("show", "digits", "--finetuning", finetuning)
+    assert code == 0
+    assert f" {rows} \n" in out or f" {rows}\n" in out
+    assert re.search(rf"finetuning.trained +│ {trained}", out)
+
+
+def test_a_run_under_another_attack_is_a_matrix_of_its_own_with_its_own_caption(rossbench):
+    tiny_ = [*TINY, "--train-eps", "0"]
+    assert rossbench("run", "digits", *tiny_)[0] == 0
+    code, out, _ = rossbench("run", "digits", *tiny_, "--attack", "apgd-ce,steps=5", "--finetuning", "AFF")
+    assert code == 0
+    assert "] pretrain" not in out  # it has that already
+    assert "APGD-CE-L2, 5 steps" in " ".join(out.split())
+    assert "finetuned in full" in " ".join(out.split())
+    assert rossbench("report")[1].count("RoSS digits → digits") == 2

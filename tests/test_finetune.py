@@ -4,7 +4,7 @@ import pytest
 import torch
 from conftest import tiny
 
-from rossbench import datasets
+from rossbench import attacks, datasets
 from rossbench.finetune import Classifier, encode, finetune
 from rossbench.pretrain import build
 from rossbench.seeds import derive, seeded
@@ -86,3 +86,40 @@ def test_adversarial_finetuning_sees_attacked_images(encoder, data, monkeypatch)
     one = spec(0.3, epochs=2)
     finetune(one, encoder, data.images, data.labels, 10, Hooks())
     assert seen == [(0.3, one.recipe.attack)] * 6
+
+
+@pytest.mark.parametrize("epsilon", [0.0, 1.0], ids=["standard", "adversarial"])
+def test_a_full_finetuning_trains_encoder_statistics_and_all(encoder, data, epsilon):
+    before = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
+    one = spec(epsilon, epochs=3, trained="full")
+    classifier, history = finetune(one, encoder, data.images, data.labels, 10, Hooks())
+    moved = {name for name, tensor in encoder.state_dict().items() if not torch.equal(tensor, before[name])}
+    assert moved == set(before) - {"mean", "std"}
+    assert history[-1]["loss"] < history[0]["loss"]
+    assert not any(module.training for module in classifier.modules())
+
+
+def test_a_full_finetuning_attacks_in_eval_mode_and_trains_in_train_mode(encoder, data, monkeypatch):
+    modes, real = [], attacks.perturb
+
+    def recorded(model, *arguments):
+        made = real(model, *arguments)
+        modes.append({module.training for module in model.modules()})
+        return made
+
+    monkeypatch.setattr("rossbench.finetune.perturb", recorded)
+    batches = []
+    hook = encoder.backbone[0].register_forward_hook(lambda layer, *_: batches.append(layer.training))
+    finetune(spec(0.5, epochs=1, trained="full"), encoder, data.images, data.labels, 10, Hooks())
+    hook.remove()
+    assert modes == [{True}] * 3
+    assert batches == [*[False] * 3, True] * 3  # three steps of the attack, then the step of the training
+
+
+def test_a_full_finetuning_is_what_its_seed_says(data):
+    made = []
+    for _ in range(2):
+        encoder = build(spec(0).pretrain).encoder
+        made.append(finetune(spec(0.5, trained="full"), encoder, data.images, data.labels, 10, Hooks())[0])
+    for one, other in zip(*(classifier.state_dict().values() for classifier in made), strict=True):
+        assert torch.equal(one, other)

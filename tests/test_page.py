@@ -110,7 +110,7 @@ def test_every_kind_of_figure_is_in_it(text, drawn):
         "Correct predictions of each class of digits-high",
         "Features of the encoder in the plane",
         "Outputs of the linear layer in one map",
-        "Images of digits-high that PGD of ε = 5 turns",
+        "Images of digits-high that a plainly seen attack turns",
         "Pretraining on digits-low: loss",
         "Finetuning, RoSS digits-high → digits-high: loss",
     ):

@@ -3,7 +3,7 @@ import math
 import pytest
 
 from rossbench.errors import InvalidValue, UnknownName
-from rossbench.recipe import Attack, Augmentation, Evaluation, Finetuning, Pretraining, Recipe
+from rossbench.recipe import ATTACKS, Attack, Augmentation, Evaluation, Finetuning, Pretraining, Recipe, attack_of
 from rossbench.scenario import Scenario
 from rossbench.values import flatten
 
@@ -78,3 +78,90 @@ def test_a_field_out_of_its_range_is_refused(make, message):
         make()
     assert message in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+PGD = Attack()  # the study's
+
+
+@pytest.mark.parametrize(
+    ("text", "base", "expected"),
+    [
+        ("pgd", PGD, PGD),
+        ("steps=100", PGD, Attack(steps=100)),
+        ("pgd,steps=100,restarts=5", PGD, Attack(steps=100, restarts=5)),
+        ("step_size=0.1,step_unit=epsilon,random_start=false", PGD, Attack("pgd", "L2", 20, 0.1, False, "epsilon")),
+        ("norm=Linf,step_size=2/255", PGD, Attack(norm="Linf", step_size=2 / 255)),
+        ("apgd-ce", PGD, Attack("apgd-ce", steps=100)),
+        ("apgd-ce,steps=50", Attack(norm="Linf", step_size=0.1), Attack("apgd-ce", "Linf", steps=50)),
+        ("square", PGD, Attack("square", steps=5000)),
+        ("norm=Linf", Attack("square", steps=300), Attack("square", "Linf", steps=300)),
+        ("pgd", Attack("square", "Linf"), Attack("pgd", "Linf", step_size=0.1, step_unit="epsilon")),
+        ("autoattack-standard,norm=Linf", PGD, Attack("autoattack-standard", "Linf", steps=100)),
+    ],
+)
+def test_an_attack_from_text(text, base, expected):
+    assert attack_of(text, base) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "unknown attack ''"),
+        ("PGD", "unknown attack 'PGD'; known: apgd-ce"),
+        ("pgd,", "unknown attack setting ''"),
+        ("pgd,speed=3", "unknown attack setting 'speed'"),
+        ("pgd,name=fgsm", "unknown attack setting 'name'"),
+        ("steps=ten", "attack steps: expected a value such as 20, got 'ten'"),
+        ("steps=0", "Attack.steps: expected a whole number of at least 1, got 0"),
+        ("steps", "unknown attack 'steps'"),
+        ("step_size=1/0", "attack step_size: expected a value such as 3.0, got '1/0'"),
+        ("step_size=-1", "Attack.step_size"),
+        ("random_start=maybe", "attack random_start: expected a value such as True, got 'maybe'"),
+        ("norm=L3", "unknown Attack.norm 'L3'"),
+        ("norm=Linf", "expected a step_size with norm=Linf, got one for L2 only"),
+        ("autoattack-standard,steps=10", "expected 100, which autoattack-standard stands for, got 10"),
+    ],
+)
+def test_a_text_that_is_no_attack(text, message):
+    with pytest.raises((InvalidValue, UnknownName)) as raised:
+        attack_of(text, PGD)
+    assert message in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("attack", "shown"),
+    [
+        (PGD, "PGD-L2, 20 steps of 3"),
+        (
+            Attack(norm="Linf", step_size=0.1, step_unit="epsilon", restarts=5),
+            "PGD-Linf, 20 steps of 0.1 ε, 5 restarts",
+        ),
+        (Attack(random_start=False), "PGD-L2, 20 steps of 3, no random start"),
+        (ATTACKS["fgsm"], "FGSM-L2"),
+        (ATTACKS["negative"], "negative image"),
+        (ATTACKS["square"], "Square-L2, 5000 queries"),
+        (ATTACKS["apgd-t"], "APGD-T-L2, 100 steps"),
+        (ATTACKS["autoattack-standard"], "AutoAttack standard-L2"),
+        (Attack("my-own", "Linf"), "my-own-Linf"),
+    ],
+)
+def test_an_attack_is_shown_by_what_it_uses(attack, shown):
+    assert str(attack) == shown
+
+
+@pytest.mark.parametrize(
+    ("attack", "passes"),
+    [
+        (PGD, 40),
+        (Attack(steps=10, restarts=3), 60),
+        (ATTACKS["fgsm"], 2),
+        (ATTACKS["negative"], 0),
+        (ATTACKS["square"], 5000),
+        (ATTACKS["apgd-ce"], 202),
+        (ATTACKS["autoattack-standard"], 202 + 9 * 203 + 9 * 300 + 5000),
+    ],
+    ids=str,
+)
+def test_what_an_attack_costs_at_most(attack, passes):
+    assert attack.passes == passes

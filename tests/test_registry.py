@@ -5,6 +5,7 @@ import pytest
 
 from rossbench import registry
 from rossbench.errors import InvalidValue, UnknownName
+from rossbench.recipe import Attack, Evaluation, Recipe
 from rossbench.scenario import Scenario, Suite, specs_of
 
 pytestmark = pytest.mark.usefixtures("own_registry")
@@ -233,3 +234,42 @@ def test_a_suite_may_name_what_only_a_plugin_knows(monkeypatch, tmp_path, own_re
     monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: found)
     registry.register(Suite("mine", ("svhn-to-cifar10",)))
     assert [one.name for one in registry.members("mine")] == ["svhn-to-cifar10"]
+
+
+def own(model, images, labels, epsilon, attack):
+    return images
+
+
+def test_an_attack_is_registered_and_a_scenario_may_name_it(own_registry):
+    recipe = Recipe(evaluation=Evaluation(attack=Attack("my-attack")))
+    with pytest.raises(UnknownName, match="unknown attack 'my-attack'"):
+        Scenario("x", "digits", "digits", recipe)
+    assert registry.register_attack("my-attack", own) is own
+    assert Scenario("x", "digits", "digits", recipe).recipe.evaluation.attack.name == "my-attack"
+    assert registry.attack("my-attack") is own
+    with pytest.raises(UnknownName, match="unknown attack 'my-atack'; did you mean my-attack"):
+        registry.attack("my-atack")
+
+
+@pytest.mark.parametrize(
+    ("name", "function", "message"),
+    [
+        ("pgd", own, "attack 'pgd' is registered already"),
+        ("My Attack", own, "attack name: expected lower-case letters"),
+        ("../x", own, "attack name: expected lower-case letters"),
+        ("mine", "own", "attack 'mine': expected a function, got 'own'"),
+    ],
+)
+def test_an_attack_that_cannot_be_registered(own_registry, name, function, message):
+    with pytest.raises(InvalidValue, match=message):
+        registry.register_attack(name, function)
+
+
+def test_leaderboards_scenarios_are_attacked_as_leaderboards_do():
+    for norm, epsilon in (("Linf", 8 / 255), ("L2", 0.5)):
+        one = registry.get(f"cifar10-to-cifar100-{norm.lower()}")
+        attacks = (one.recipe.pretraining.attack, one.recipe.finetuning.attack, one.recipe.evaluation.attack)
+        assert {attack.norm for attack in attacks} == {norm}
+        assert one.recipe.evaluation.attack.name == "autoattack-standard"
+        assert one.recipe.evaluation.attacked == "correct"
+        assert one.train_epsilons == one.eval_epsilons == (0, epsilon)

@@ -12,10 +12,22 @@ def scenario(**changes: object) -> Scenario:
     return Scenario(**{"name": "x", "source": "cifar10", "target": "cifar100", **changes})
 
 
+def attacked(stage: str, name: str = "pgd", restarts: int = 1, **changes: object) -> Scenario:
+    part = dataclasses.replace(getattr(Recipe(), stage), attack=Attack(name, restarts=restarts))
+    return scenario(recipe=Recipe(**{stage: part}), **changes)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
         (lambda: scenario(name="../x"), "Scenario.name"),
+        (lambda: attacked("evaluation", "apgd"), "unknown attack 'apgd'; did you mean"),
+        (
+            lambda: attacked("pretraining", "apgd-ce"),
+            "pretraining attack: expected pgd without restarts, got APGD-CE-L2",
+        ),
+        (lambda: attacked("finetuning", restarts=2), "finetuning attack: expected pgd without restarts, got PGD-L2"),
+        (lambda: attacked("evaluation", "negative", eval_epsilons=(0, 2)), "negative: expected shares of at most 1"),
         (lambda: scenario(name=""), "Scenario.name"),
         (lambda: scenario(train_epsilons=()), "Scenario.train_epsilons: expected ascending epsilons"),
         (lambda: scenario(eval_epsilons=(0.2, 0)), "Scenario.eval_epsilons: expected ascending epsilons"),

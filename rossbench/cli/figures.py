@@ -25,7 +25,9 @@ _epsilons = click.option("--eval-eps", "epsilons", callback=options.epsilons, he
 _stage = click.option("--stage", type=click.Choice(["pretrain", "finetune"]), help="[default: pretrain]")
 _count = click.option("--count", type=click.IntRange(1, 8), help="Images.  [default: 6]")
 _attack = click.option(
-    "--epsilon", type=click.FloatRange(min=0), help="Of an attack on the images.  [default: 0; examples: 5]"
+    "--epsilon",
+    type=click.FloatRange(min=0),
+    help="Of an attack on the images.  [default: 0; examples: 5 in L2, 0.3 in Linf]",
 )
 _limit = click.option("--limit", type=click.IntRange(min=1), help="Use that many test images, class-balanced.")
 _inputs = options.together(
