@@ -31,6 +31,7 @@ def store(tmp_path_factory):
         tiny("digits-low-to-high-finetuning", train_epsilons=(1,), finetune_epsilons=(0, 1)),
     ]
     runner.run_suite(scenarios, store=root, device="cpu")
+    runner.audit(["digits-low-to-high", "digits-low-to-high-finetuning"], store=root, device="cpu")
     return root
 
 
@@ -97,6 +98,25 @@ def test_it_is_whole_and_needs_nothing_else(text):
     assert "script" not in found.tags
     assert "default-src 'none'" in text
     assert not re.search(r"@import|@font-face", text)
+
+
+def test_every_verdict_is_in_it_and_those_that_are_no_pass_stand_out(text, store):
+    section = text[text.index('<section id="audit">') : text.index('<section id="published">')]
+    matrices = [matrix for matrix in tables.load(Store(store), ["digits-study"]) if matrix.audits]
+    assert len(matrices) == 2
+    assert section.count("<h3>") == 2
+    found = [one for matrix in matrices for audit in matrix.audits.values() for one in audit.verdicts]
+    cells = Checker(section).cells
+    assert len(found) == 4 * 11
+    for verdict in ("pass", "warn", "fail"):
+        assert cells.count(verdict) == 2 * sum(one.verdict == verdict for one in found)  # a table, and the details
+    assert section.count('<p class="note">') == sum(one.verdict != "pass" for one in found)
+    assert text.count(">audit</th>") == 2 * len(tables.METRICS)
+
+
+def test_where_nothing_was_audited_it_says_so(finished):
+    found = page.render([], tables.load(Store(finished)), [], CREATED)
+    assert "Nothing was audited: rossbench audit does it." in found
 
 
 def test_every_kind_of_figure_is_in_it(text, drawn):
