@@ -21,6 +21,7 @@ from .finetune import Classifier
 from .records import AUDIT_SCHEMA, Audit, Record, Verdict
 from .specs import AnySpec, AuditSpec, EvaluateSpec, FinetuneSpec, PretrainSpec
 from .store import Store, encode, read_json
+from .uncertainty import wilson
 
 
 def save_trained(
@@ -80,6 +81,8 @@ def save_cell(
         by_class = metrics.confusion(predicted, labels, classes).diagonal().tolist()
         scores |= {"top1_right": top1, "top5_right": top5, "right_by_class": by_class}
         scores |= metrics.scores(predicted, labels, classes)
+    robust = int(((predicted == labels) & (natural[:, 0] == labels)).sum())
+    counts = {"top1": scores["top1_right"], "top5": scores["top5_right"], "robust": robust}
     record = Record(
         key=spec.key,
         spec=asdict(spec),
@@ -88,8 +91,9 @@ def save_cell(
         seed=spec.seed,
         n=len(labels),
         classes=classes,
-        robust_right=int(((predicted == labels) & (natural[:, 0] == labels)).sum()),
+        robust_right=robust,
         **scores,
+        wilson95={name: list(wilson(right, len(labels))) for name, right in counts.items() if right is not None},
         seconds={**{name: stage["seconds"] for name, stage in stages.items()}, spec.stage: round(seconds, 3)},
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         provenance={**{name: stage["provenance"] for name, stage in stages.items()}, spec.stage: provenance},

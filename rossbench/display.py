@@ -68,6 +68,8 @@ def _line(progress: Progress) -> Text:
     tick = progress.tick
     width = len(str(progress.total))
     text = Text(f"[{progress.number:>{width}}/{progress.total}] {progress.spec}", no_wrap=True, overflow="ellipsis")
+    if progress.spec.seed:
+        text.append(f" seed {progress.spec.seed}")
     if progress.others:
         text.append(f" and {progress.others} more")
     if tick is None:

@@ -12,12 +12,13 @@ from typing import Any
 
 from .errors import StoreError
 from .store import read_json
+from .uncertainty import wilson
 
-SCHEMA = 3
+SCHEMA = 4
 AUDIT_SCHEMA = 1
-NOTE_SCHEMA = 2
+NOTE_SCHEMA = 3
 """Of the notes of runs; see report.tables."""
-_ADDED = {2: ("precision", "recall", "f1", "right_by_class"), 3: ("robust_right",)}
+_ADDED = {2: ("precision", "recall", "f1", "right_by_class"), 3: ("robust_right",), 4: ("wilson95",)}
 """Fields by the schema that brought them; None in what is read from a record of an earlier one."""
 _LIBRARIES = ("rossbench", "torch", "torchvision", "lightly", "torchattacks", "timm", "torchmetrics", "numpy")
 
@@ -47,6 +48,8 @@ class Record:
     recall: float | None
     f1: float | None
     right_by_class: list[int] | None
+    wilson95: dict[str, list[float]] | None
+    """95 % score intervals, [low, high] in [0, 1], of top1, top5 and robust, those that are known."""
     seconds: dict[str, float]
     """Wall time of each stage."""
     created: str
@@ -54,6 +57,14 @@ class Record:
     provenance: dict[str, dict[str, Any]]
     """Of each stage: versions, git commit, device, data."""
     schema: int = SCHEMA
+
+    def interval(self, name: str) -> tuple[float, float] | None:
+        """The 95 % Wilson interval of ``top1``, ``top5`` or ``robust``, in [0, 1]; None where the rate is not known."""
+        if self.wilson95 is not None:
+            low_high = self.wilson95.get(name)
+            return (low_high[0], low_high[1]) if low_high else None
+        right: int | None = getattr(self, f"{name}_right")
+        return None if right is None else wilson(right, self.n)
 
     def metric(self, name: str) -> float | None:
         """``top1``, ``top5``, ``robust``, ``precision``, ``recall`` or ``f1`` in [0, 1], or ``mcc`` in [-1, 1]."""

@@ -83,12 +83,14 @@ def run_suite(
 ) -> dict[str, Records]:
     """``run`` for a suite, by its name or as a value, or for any scenarios; what they share is built once.
 
-    Returns the records of each by its name.
+    Returns the records of each by its name; of one that comes under several seeds, by "NAME seed N".
     """
     given = [suite] if isinstance(suite, (str, Suite)) else suite
     scenarios = [one for item in given for one in ([item] if isinstance(item, Scenario) else registry.members(item))]
-    if len({scenario.name for scenario in scenarios}) < len(scenarios):
-        raise InvalidValue(f"run: expected scenarios of different names, got {[one.name for one in scenarios]}")
+    if len({(scenario.name, scenario.seed) for scenario in scenarios}) < len(scenarios):
+        raise InvalidValue(
+            f"run: expected scenarios of different names or seeds, got {[one.name for one in scenarios]}"
+        )
     return _Job(scenarios, *_surroundings(store, data_dir, device)).run(observe)
 
 
@@ -170,11 +172,13 @@ class _Job:
             if any(spec not in self.store for spec in specs):  # else another run was faster
                 self._build(specs, Hooks(clock.tick, self.store.resume_path(specs[0])))
             clock.finish()
+        names = [scenario.name for scenario in self.scenarios]
+        keys = [one.name if names.count(one.name) == 1 else f"{one.name} seed {one.seed}" for one in self.scenarios]
         return {
-            scenario.name: {
+            key: {
                 place: records.read_record(self.store.record_path(spec.key)) for place, spec in scenario.cells.items()
             }
-            for scenario in self.scenarios
+            for key, scenario in zip(keys, self.scenarios, strict=True)
         }
 
     def audit(self, matrices: Sequence[Matrix], observe: Observer) -> dict[tuple[str, str, Row], Audit]:
@@ -302,6 +306,7 @@ def _note(scenario: Scenario) -> dict[str, Any]:
         "source": scenario.source,
         "target": scenario.target,
         "protocol": scenario.protocol,
+        "family": scenario.family,
         "seed": scenario.seed,
         "deviations": scenario.deviations(registered),
         "registered_seed": registered.seed,

@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 from typing import Any
@@ -107,6 +107,11 @@ class Scenario(Value):
         flat = flatten(settled(self))
         text = json.dumps({name: flat[name] for name in flat if name not in _NOT_PROTOCOL}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+    @property
+    def family(self) -> str:
+        """The protocol of the same scenario with seed 0: what matrices of several seeds agree in."""
+        return replace(self, seed=0).protocol
 
     def deviations(self, registered: Scenario) -> dict[str, tuple[Any, Any]]:
         """Fields in which this scenario differs from the registered one: name -> (here, registered).

@@ -16,7 +16,7 @@ ROOT = PACKAGE.parent
 # docs/architecture.md's picture, from below. A module imports from its own layer or those below.
 LAYERS = [
     {"errors"},
-    {"datasets", "epsilons", "values"},
+    {"datasets", "epsilons", "values", "uncertainty"},
     {"recipe"},
     {"specs"},
     {"scenario"},
@@ -32,6 +32,7 @@ LAYERS = [
     {"report.compare", "report.audits"},
     {"report.page", "features", "display", "tensorboard"},
     {"gallery"},
+    {"versus"},
     {"exhibits"},
     {"cli.options"},
     {"cli.study", "cli.results", "cli.figures"},
@@ -54,7 +55,7 @@ HOMES = {
 }
 PACKAGES = {"cli", "report"}
 NO_TORCH = {
-    *("errors", "datasets", "epsilons", "values", "recipe", "specs", "scenario", "scenarios"),
+    *("errors", "datasets", "epsilons", "uncertainty", "values", "recipe", "specs", "scenario", "scenarios"),
     *("store", "registry", "records", "report", "cli"),
 }
 

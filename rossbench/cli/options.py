@@ -45,6 +45,15 @@ def _finetune(ctx: click.Context, param: click.Parameter, value: str | None) -> 
     return value if value in (None, SAME) else parse_epsilons(str(value))
 
 
+def _seeds(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, ...] | None:
+    if value is None:
+        return None
+    seeds = tuple(map(int, value.split(","))) if re.fullmatch(r"\d{1,18}(,\d{1,18})*", value) else ()
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise click.BadParameter(f"expected different whole numbers such as 0,1,2, got {value!r}", ctx, param)
+    return seeds
+
+
 def _device(ctx: click.Context, param: click.Parameter, value: str) -> str:
     if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", value):
         raise click.BadParameter(f"expected auto, cpu, cuda, cuda:N or mps, got {value!r}", ctx, param)
@@ -104,6 +113,7 @@ overrides = together(
     click.option("--train-limit", type=_count, help="Use that many training images, class-balanced."),
     click.option("--test-limit", type=_count, help="Use that many test images, class-balanced."),
     click.option("--seed", type=click.IntRange(0, 2**62), help="Of weights, order, views and attacks."),
+    click.option("--seeds", callback=_seeds, help="Several, such as 0,1,2: all is done for each."),
     click.option("--encoder", help="conv3, a timm model, or a timm ResNet with :cifar appended."),
     click.option(
         "--precision", type=click.Choice(["float32", "bfloat16"]), help="Of pretraining; the rest is float32."
@@ -151,8 +161,11 @@ def save(path: Path, content: bytes) -> None:
 
 
 def changed_scenarios(name: str, changed: dict[str, Any]) -> list[Scenario]:
-    """The registered scenario, or those of a suite, with the options that were given."""
-    return [_changed(scenario, changed) for scenario in registry.members(name)]
+    """The registered scenario, or those of a suite, with the options that were given; for each of several seeds."""
+    if changed["seeds"] and changed["seed"] is not None:
+        raise click.UsageError("expected --seed or --seeds, got both")
+    seeds = changed["seeds"] or (changed["seed"],)
+    return [_changed(one, {**changed, "seed": seed}) for seed in seeds for one in registry.members(name)]
 
 
 def _changed(scenario: Scenario, changed: dict[str, Any]) -> Scenario:

@@ -11,6 +11,7 @@ import click
 from rich.console import Console
 from rich.markup import escape
 
+from ..epsilons import parse_models
 from ..errors import NotComparable
 from ..report import audits, tables
 from ..report import compare as comparing
@@ -30,6 +31,7 @@ EXIT_FAILED_AUDIT = 3
     default="table",
     show_default=True,
 )
+@click.option("--intervals", is_flag=True, help="Each rate with its 95 % Wilson interval; of one seed.")
 @options.file_option("html", "Write a page, with all figures, here.")
 @options.protocol
 @options.store
@@ -41,6 +43,7 @@ def report(
     names: tuple[str, ...],
     metric: str | None,
     form: str,
+    intervals: bool,
     save: Path | None,
     protocol: str | None,
     store: Path,
@@ -49,14 +52,15 @@ def report(
 ) -> None:
     """The matrices in the store: rows are the models' epsilons, columns those of the evaluation."""
     matrices = tables.load(Store(store), names, protocol)
-    if save is not None and (form, metric) != ("table", None):
-        raise click.UsageError("--html: expected no --format and no --metric, since a page has them all")
+    if save is not None and (form, metric, intervals) != ("table", None, False):
+        raise click.UsageError("--html: expected no --format, --metric or --intervals, since a page has its own")
     if save is not None:
         _write_page(save, names, matrices, store, data_dir, device)
     elif form in tables.DATA:
         click.echo(tables.DATA[form](matrices, metric), nl=False)
     else:
-        _print([tables.grid(matrix, metric or matrix.metric) for matrix in matrices], form)
+        families = [(family, metric or family[0].metric) for family in tables.families(matrices)]
+        _print([tables.over_seeds(family, shown, intervals) for family, shown in families], form)
 
 
 def _write_page(
@@ -108,12 +112,22 @@ def audit(names: tuple[str, ...], protocol: str | None, store: Path, data_dir: P
 @click.option("--tolerance", type=click.FloatRange(min=0), default=2.0, show_default=True, help="In percentage points.")
 @click.option("--show-reduced", is_flag=True, help="Show runs under another protocol too, labelled as not comparable.")
 @click.option("--format", "form", type=click.Choice(["table", *tables.TEXTS]), default="table", show_default=True)
+@options.protocol
 @options.store
 @options.scenario_file
 @options.debug_option
-def compare(names: tuple[str, ...], tolerance: float, show_reduced: bool, form: str, store: Path) -> None:
-    """Ours beside the numbers that the study published, where the protocol is the same."""
-    comparisons = comparing.compare(tables.load(Store(store), names))
+def compare(
+    names: tuple[str, ...], tolerance: float, show_reduced: bool, form: str, protocol: str | None, store: Path
+) -> None:
+    """Ours beside the numbers that the study published, where the protocol is the same; or two models.
+
+    Two models are NAME@MODEL, such as digits@0 digits@1 or digits-low-to-low-finetuning@1:0: McNemar's test on the
+    same test images says at each epsilon whether their difference is more than noise.
+    """
+    if any("@" in name for name in names):
+        _print([_compare_models(names, Store(store), protocol)], form)
+        return
+    comparisons = comparing.compare(tables.load(Store(store), names, protocol))
     shown = [one for one in comparisons if show_reduced or not one.refusal]
     reasons = "; ".join(comparing.refusals(comparisons))
     if not shown:
@@ -121,3 +135,17 @@ def compare(names: tuple[str, ...], tolerance: float, show_reduced: bool, form: 
     _print([comparing.grid(one, tolerance) for one in shown], form)
     if len(shown) < len(comparisons):
         click.echo(f"rossbench: not compared: {reasons}", err=True)
+
+
+def _compare_models(names: Sequence[str], store: Store, protocol: str | None) -> tables.Grid:
+    """Two models, each NAME@MODEL."""
+    places = [name.rpartition("@") for name in names]
+    models = [parse_models(model) for name, _, model in places if name]
+    if len(names) != 2 or len(models) != 2 or any(len(model) != 1 for model in models):
+        raise click.UsageError(f"expected two models, such as digits@0 digits@1, got {' '.join(names)}")
+    matrices = [tables.only(tables.load(store, [name], protocol)) for name, _, _ in places]
+    with Console(stderr=True).status("loading torch"):
+        from ..gallery import choose
+        from ..versus import versus
+    first, second = (choose([matrix], model)[0] for matrix, model in zip(matrices, models, strict=True))
+    return versus(store, first, second)

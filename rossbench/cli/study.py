@@ -58,7 +58,7 @@ def show(name: str, **changed: Any) -> None:
     console = Console()
     if name not in registry.names():
         console.print(f"[bold]{escape(name)}[/]  {len(scenarios)} scenarios\n")
-    for scenario in scenarios:
+    for scenario in {one.name: one for one in scenarios}.values():  # of several seeds once
         console.print(f"[bold]{escape(scenario.name)}[/]  RoSS {scenario.source} → {scenario.target}")
         if scenario.description:
             console.print(escape(scenario.description))
@@ -139,9 +139,9 @@ def run(name: str, device: str, data_dir: Path | None, store: Path, tensorboard:
         for scenario in scenarios:
             made, protocol = [scenario.name], scenario.protocol
             runner.audit(made, store=store, data_dir=data_dir, device=device, protocol=protocol, observe=observe)
-    for scenario in scenarios:
-        for matrix in tables.load(Store(store), [scenario.name], scenario.protocol):
-            console.print(tables.to_rich(tables.grid(matrix, matrix.metric), console.width))
+    stored = [one for scenario in scenarios for one in tables.load(Store(store), [scenario.name], scenario.protocol)]
+    for family in tables.families(stored):
+        console.print(tables.to_rich(tables.over_seeds(family, family[0].metric), console.width))
     again = f"rossbench report {name}" + ("" if str(store) == options.STORE else f" --out {shlex.quote(str(store))}")
     if name not in {scenario.name for scenario in scenarios} and options.FILE in (
         meta := click.get_current_context().meta

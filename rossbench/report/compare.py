@@ -1,4 +1,4 @@
-"""The study's published tables, beside the same tables of a store. The home of scipy."""
+"""The study's published tables, beside the same tables of a store."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from .. import registry
 from ..epsilons import EPS, format_epsilon, format_model
 from ..errors import InvalidValue
 from ..specs import EvaluateSpec
+from ..uncertainty import kendall
 from ..values import build
 from .tables import METRICS, MISSING, Grid, Matrix, Row, text
 
@@ -93,14 +94,11 @@ class Comparison:
 
         None where it is not defined: fewer than two models, or all equal.
         """
-        from scipy.stats import kendalltau  # here, since it takes longer to import than all else on this path
-
         lines = [line for line in self.table.rows if line.minus is None]
         taus: list[float | None] = []
         for k in range(len(self.table.columns)):
             pairs = [(ours[k], line.values[k]) for line in lines if (ours := self.ours(line))[k] is not None]
-            defined = all(len(set(values)) > 1 for values in zip(*pairs, strict=True)) and pairs
-            taus.append(float(kendalltau(*zip(*pairs, strict=True)).statistic) if defined else None)
+            taus.append(kendall([ours for ours, _ in pairs if ours is not None], [theirs for _, theirs in pairs]))
         return taus
 
 

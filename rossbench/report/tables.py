@@ -7,6 +7,7 @@ import dataclasses
 import io
 import itertools
 import json
+import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
@@ -24,6 +25,7 @@ from ..records import NOTE_SCHEMA, Audit, Record, read_audit, read_record
 from ..scenario import Place
 from ..specs import AuditSpec, EvaluateSpec
 from ..store import Store
+from ..uncertainty import mean_deviation
 from ..values import build
 
 METRICS = {
@@ -35,6 +37,7 @@ METRICS = {
     "recall": "Macro recall (%)",
     "f1": "Macro F1 (%)",
 }
+RATES = ("top1", "top5", "robust")
 MISSING = "—"
 FAILED = "!"
 """Behind the numbers of a model whose audit failed."""
@@ -50,6 +53,8 @@ class Matrix:
     source: str
     target: str
     protocol: str
+    family: str | None
+    """What matrices of other seeds under the same protocol have too; None where an old note does not say."""
     seed: int
     deviations: dict[str, list[Any]]
     registered_seed: int
@@ -200,16 +205,20 @@ _NEW, _OLD = {"registered_rows", "registered_columns"}, {"registered_train_epsil
 
 
 def _upgraded(note: Any) -> Any:
-    """A note of schema 1, when finetuning had the epsilon of its pretraining, as one of schema 2."""
-    if not isinstance(note, dict) or note.get("schema") != 1 or set(note) != _FIELDS - _NEW | _OLD:
+    """A note of schema 1, when finetuning had the epsilon of its pretraining, or 2, without a family, as one of 3."""
+    if not isinstance(note, dict):
         return note
-    return {
-        **{name: value for name, value in note.items() if name not in _OLD},
-        "schema": 2,
-        "registered_rows": [[row, row] for row in note["registered_train_epsilons"]],
-        "registered_columns": note["registered_eval_epsilons"],
-        "cells": [[row, row, column, key] for row, column, key in note["cells"]],
-    }
+    if note.get("schema") == 1 and set(note) == _FIELDS - _NEW - {"family"} | _OLD:
+        note = {
+            **{name: value for name, value in note.items() if name not in _OLD},
+            "schema": 2,
+            "registered_rows": [[row, row] for row in note["registered_train_epsilons"]],
+            "registered_columns": note["registered_eval_epsilons"],
+            "cells": [[row, row, column, key] for row, column, key in note["cells"]],
+        }
+    if note.get("schema") == 2 and set(note) == _FIELDS - {"family"}:
+        note = {**note, "schema": 3, "family": None if note["seed"] else note["protocol"]}
+    return note
 
 
 def _merged(store: Store, runs: list[dict[str, Any]]) -> Matrix:
@@ -266,34 +275,107 @@ def grid(matrix: Matrix, metric: str) -> Grid:
 
     Audits have a column, and mark the numbers of a model whose audit failed.
     """
-    audits = matrix.audits
-    split = any(first != second for first, second in matrix.rows)
-    lines = []
-    for row in matrix.rows:
+    return over_seeds([matrix], metric)
+
+
+def over_seeds(family: Sequence[Matrix], metric: str, intervals: bool = False) -> Grid:
+    """The table of matrices that differ in their seed alone: where there are several, means and sample deviations.
+
+    ``intervals``: each rate of a single matrix with its 95 % Wilson interval; InvalidValue for what is no rate.
+    """
+    first = family[0]
+    rows = sorted({row for matrix in family for row in matrix.rows})
+    columns = sorted({column for matrix in family for column in matrix.columns})
+    if intervals and (len(family) > 1 or metric not in RATES):
+        raise InvalidValue(f"intervals: expected {', '.join(RATES)} of one seed, got {metric} of {_seeds(family)}")
+    split, audited = any(row[0] != row[1] for row in rows), any(matrix.audits for matrix in family)
+    lines, bold = [], set()
+    for row in rows:
+        failed = any(matrix.audits[row].verdict == "fail" for matrix in family if row in matrix.audits)
+        shown = [_cell(family, row, column, metric, intervals) + FAILED * failed for column in columns]
         labels = [format_epsilon(epsilon) for epsilon in (row if split else row[:1])]
-        labels += [audits[row].summary if row in audits else MISSING] if audits else []
-        mark = FAILED if row in audits and audits[row].verdict == "fail" else ""
-        lines.append((labels, [text(value, metric) + mark for value in matrix.values(row, metric)]))
-    best = set()
-    for k, column in enumerate(zip(*(matrix.values(row, metric) for row in matrix.rows), strict=True)):
-        known = [value for value in column if value is not None]
-        shown = text(max(known), metric) if known else None
-        best |= {(i, k) for i, (_, cells) in enumerate(lines) if cells[k].removesuffix(FAILED) == shown}
-    for robust, standard in matrix.pairs:
-        both = zip(matrix.values(robust, metric), matrix.values(standard, metric), strict=True)
-        gains = [None if a is None or b is None else a - b for a, b in both]
-        several = sum(one[0][0] == robust[0] for one in matrix.pairs) > 1
+        lines.append((labels + [_audited(family, row)] * audited, shown))
+    for k, column in enumerate(columns):
+        means = {
+            i: statistics.fmean(found) for i, row in enumerate(rows) if (found := _known(family, row, column, metric))
+        }
+        best = text(max(means.values()), metric) if means else None
+        bold |= {(i, k) for i, mean in means.items() if text(mean, metric) == best}
+    pairs = sorted({pair for matrix in family for pair in matrix.pairs})
+    for robust, standard in pairs:
+        several = sum(one[0][0] == robust[0] for one in pairs) > 1
         what = f"improvement, {format_epsilon(robust[1])}" if several else "improvement"
-        gain = [text(gain, metric, "+") for gain in gains]
-        lines.append(([format_epsilon(robust[0]), what, *([""] if audits else [])], gain))
-    labels = [f"pretrained {EPS}", f"finetuned {EPS}"] if split else [f"model {EPS}"]
-    labels += ["audit"] if audits else []
-    columns, notes = list(map(format_epsilon, matrix.columns)), matrix.notes()
-    if any(audit.verdict == "fail" for audit in audits.values()):
-        notes.append(
-            f"AUDIT FAILED where numbers have {FAILED}: do not trust them; rossbench audit {matrix.name} says why"
-        )
-    return Grid(f"{METRICS[metric]}, {matrix.task}", labels, columns, lines, best, notes, matrix.caption())
+        gains = [
+            _over([_gain(one, robust, standard, column, metric) for one in family], metric, "+") for column in columns
+        ]
+        lines.append(([format_epsilon(robust[0]), what] + [""] * audited, gains))
+    labels = ([f"pretrained {EPS}", f"finetuned {EPS}"] if split else [f"model {EPS}"]) + ["audit"] * audited
+    notes = _notes(family)
+    heads = list(map(format_epsilon, columns))
+    return Grid(f"{METRICS[metric]}, {first.task}", labels, heads, lines, bold, notes, _caption(family))
+
+
+def families(matrices: Sequence[Matrix]) -> list[list[Matrix]]:
+    """Matrices of one scenario and protocol but for the seed together, by seed; in the order of the first of each."""
+    groups: dict[object, list[Matrix]] = {}
+    for matrix in matrices:
+        groups.setdefault((matrix.name, matrix.family) if matrix.family else matrix.protocol, []).append(matrix)
+    return [sorted(group, key=lambda matrix: matrix.seed) for group in groups.values()]
+
+
+def _known(family: Sequence[Matrix], row: Row, column: float, metric: str) -> list[float]:
+    values = [matrix.value(row, column, metric) for matrix in family]
+    return [value for value in values if value is not None]
+
+
+def _cell(family: Sequence[Matrix], row: Row, column: float, metric: str, interval: bool) -> str:
+    record = family[0].cells.get((*row, column)) if interval else None
+    bounds = None if record is None else record.interval(metric)
+    shown = _over([matrix.value(row, column, metric) for matrix in family], metric)
+    return shown if bounds is None else f"{shown} [{100 * bounds[0]:.1f}, {100 * bounds[1]:.1f}]"
+
+
+def _over(values: Sequence[float | None], metric: str, sign: str = "") -> str:
+    """One number, or the mean and deviation of several."""
+    known = [value for value in values if value is not None]
+    if len(known) < 2:
+        return text(known[0] if known else None, metric, sign)
+    mean, deviation = mean_deviation(known)
+    return f"{text(mean, metric, sign)} ± {text(deviation, metric)}"
+
+
+def _gain(matrix: Matrix, robust: Row, standard: Row, column: float, metric: str) -> float | None:
+    ours, theirs = (matrix.value(row, column, metric) for row in (robust, standard))
+    return None if ours is None or theirs is None else ours - theirs
+
+
+def _audited(family: Sequence[Matrix], row: Row) -> str:
+    """The worst audit of a row."""
+    found = [matrix.audits[row] for matrix in family if row in matrix.audits]
+    return min(found, key=lambda audit: ("fail", "warn", "pass").index(audit.verdict)).summary if found else MISSING
+
+
+def _notes(family: Sequence[Matrix]) -> list[str]:
+    notes = list(dict.fromkeys(note for matrix in family for note in matrix.notes()))
+    if len(family) > 1:
+        notes = [note for note in notes if not note.startswith("seed ")]
+        if len({frozenset(place for place in one.cells if one.cells[place]) for one in family}) > 1:
+            notes.append("the seeds have different cells; each mean is over the seeds that have it")
+    if any(audit.verdict == "fail" for matrix in family for audit in matrix.audits.values()):
+        why = f"rossbench audit {family[0].name} says why"
+        notes.append(f"AUDIT FAILED where numbers have {FAILED}: do not trust them; {why}")
+    return notes
+
+
+def _caption(family: Sequence[Matrix]) -> str:
+    if len(family) == 1:
+        return family[0].caption()
+    told = family[0].caption().replace(f"protocol {family[0].protocol}, seed {family[0].seed}", _seeds(family), 1)
+    return f"{told}; mean ± sample deviation over {len(family)} seeds"
+
+
+def _seeds(family: Sequence[Matrix]) -> str:
+    return f"seed{'s' * (len(family) > 1)} {', '.join(str(matrix.seed) for matrix in family)}"
 
 
 def text(value: float | None, metric: str, sign: str = "") -> str:
@@ -410,6 +492,7 @@ def to_json(matrices: Sequence[Matrix], metric: str | None) -> str:
             "source": matrix.source,
             "target": matrix.target,
             "protocol": matrix.protocol,
+            "family": matrix.family,
             "seed": matrix.seed,
             "notes": matrix.notes(),
             "metric": metric or matrix.metric,

@@ -1,0 +1,45 @@
+"""How sure a rate or a difference is. The home of scipy, imported when it is asked: that takes longer than a report."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+
+from .errors import InvalidValue
+
+
+def wilson(right: int, n: int) -> tuple[float, float]:
+    """The 95 % score interval of a rate of ``right`` in ``n``, in [0, 1] (Wilson, 1927). InvalidValue if n is 0."""
+    from scipy.stats import binomtest
+
+    if not 0 <= right <= n or not n:
+        raise InvalidValue(f"interval: expected counts with 0 <= right <= n and n above 0, got {right} of {n}")
+    interval = binomtest(right, n).proportion_ci(0.95, "wilson")
+    return float(interval.low), float(interval.high)
+
+
+def mcnemar(only_first: int, only_second: int) -> float:
+    """How likely counts as unequal as these, or more, are of samples that one of two classifiers alone gets right.
+
+    McNemar's test (1947), exact and two-sided: by chance each is a coin's throw. In (0, 1]; 1 where there are none.
+    """
+    from scipy.stats import binomtest
+
+    discordant = only_first + only_second
+    return float(binomtest(only_first, discordant, 0.5).pvalue) if discordant else 1.0
+
+
+def mean_deviation(values: Sequence[float]) -> tuple[float, float]:
+    """The mean, and the sample standard deviation, over n - 1. InvalidValue for fewer than two values."""
+    if len(values) < 2:
+        raise InvalidValue(f"deviation: expected at least two values, got {len(values)}")
+    return statistics.fmean(values), statistics.stdev(values)
+
+
+def kendall(ours: Sequence[float], theirs: Sequence[float]) -> float | None:
+    """Kendall's tau-b of two orders of the same things, in [-1, 1]; None where it is not defined: one is all equal."""
+    from scipy.stats import kendalltau
+
+    if len(set(ours)) < 2 or len(set(theirs)) < 2:
+        return None
+    return float(kendalltau(ours, theirs).statistic)
