@@ -9,6 +9,8 @@ from .values import POSITIVE, Value, added, one_of, within
 
 NORMS = ("L2", "Linf")
 ATTACKS = ("pgd",)
+MODULE = "module:"
+"""What the names of encoders begin with that are modules of a caller's own, and in no library."""
 
 
 @dataclass(frozen=True)

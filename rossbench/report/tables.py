@@ -65,6 +65,11 @@ class Matrix:
         return [record for record in self.cells.values() if record is not None]
 
     @property
+    def weights(self) -> str:
+        """The hash of an encoder that was given, not pretrained; empty for others."""
+        return next((record.spec["finetune"]["pretrain"].get("weights", "") for record in self.records), "")
+
+    @property
     def task(self) -> str:
         return f"RoSS {self.source} → {self.target}"
 
@@ -125,14 +130,17 @@ class Matrix:
         how = f"{attack['name'].upper()}-{attack['norm']}, {attack['steps']} steps of {attack['step_size']:g}"
         if spec["recipe"].get("attacked") == "correct":
             how += ", of images right without it"
-        encoder, how = spec["finetune"]["pretrain"]["encoder"], how if spec["epsilon"] else "no attack"
+        encoder = spec["finetune"]["pretrain"]["encoder"] + (
+            f" of given weights {self.weights}" if self.weights else ""
+        )
+        how = how if spec["epsilon"] else "no attack"
         return f"{self.name}, protocol {self.protocol}, seed {self.seed}: {record.n} test images, {encoder}, {how}"
 
 
 def _plain(value: Any) -> str:
     if value is None:
         return "all"
-    return ", ".join(f"{item:g}" for item in value) if isinstance(value, list) else str(value)
+    return ", ".join(f"{item:g}" for item in value) if isinstance(value, list) else str(value) or "none"
 
 
 def load(store: Store, names: Sequence[str] = (), protocol: str | None = None) -> list[Matrix]:
