@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import pickle
 import re
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -160,13 +160,14 @@ def _state(path: Path) -> dict[str, Tensor]:
 
 def _torch_load(path: Path) -> Any:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # what it says of other pickles is said below
+            return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch has many words for what is no checkpoint
-        code = re.search(r"(?:GLOBAL|[Uu]nsupported global:|type) ([\w.]+\.\w+)", str(error))
-        if isinstance(error, pickle.UnpicklingError) and code:
-            got = f"a pickle that names code, {code[1]}, and is not run; save model.state_dict() alone"
-        else:
-            got = "another file, or a damaged one"
+        code = re.search(r"GLOBAL ([\w.]+\w)\b", str(error))
+        got = "another file, or a damaged one"
+        if code or path.read_bytes()[:1] == b"\x80":  # with which pickles begin
+            what = f"code, {code[1]}" if code else "other things"
+            got = f"a pickle of {what}, which is not run; save model.state_dict() alone"
         raise InvalidValue(
             f"{path.name}: expected weights, written by torch.save or as .safetensors, got {got}"
         ) from error

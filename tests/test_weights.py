@@ -202,8 +202,12 @@ ENCODER = ["--encoder", "resnet18"]
 WRONG = {
     "a file of text": (lambda path: path.write_text("weights"), ENCODER, "expected weights, written by torch.save"),
     "an empty file": (lambda path: path.write_bytes(b""), ENCODER, "expected weights, written by torch.save"),
-    "code": (lambda path: path.write_bytes(pickle.dumps({"a": Code()})), ENCODER, "print"),
-    "code in an archive": (lambda path: torch.save({"a": Code()}, path), ENCODER, "print"),
+    "code": (
+        lambda path: path.write_bytes(pickle.dumps({"a": Code()})),
+        ENCODER,
+        "a pickle of other things, which is not",
+    ),
+    "code in an archive": (lambda path: torch.save({"a": Code()}, path), ENCODER, "a pickle of code, print, which"),
     "a whole module": (lambda path: torch.save(nn.Linear(2, 2), path), ENCODER, "torch.nn.modules.linear.Linear"),
     "a number": (lambda path: torch.save(3, path), ENCODER, "expected a state dict, names with tensors, got int"),
     "an optimizer": (lambda path: torch.save({"lr": 3.0}, path), ENCODER, "expected a state dict"),
@@ -223,7 +227,7 @@ WRONG = {
         "expected the 15 tensors of conv3",
     ),
     "another network": (
-        lambda path: torch.save(nn.Sequential(nn.Linear(2, 2)).state_dict(), path),
+        lambda path: torch.save({"stem.weight": torch.zeros(2, 2)}, path),
         ENCODER,
         "100 missing (conv1.weight, bn1.weight, ...)",
     ),
