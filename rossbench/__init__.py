@@ -1,6 +1,6 @@
 """rossbench: how robust are self-supervised encoders, and how does their robustness transfer?
 
-Importing it imports no torch; ``run`` and ``run_suite`` do, when they are first used.
+Importing it imports no torch; ``run``, ``run_suite`` and ``evaluate_encoder`` do, when they are first used.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from .registry import get, members, names, register
 from .scenario import Scenario, Suite
 
 if TYPE_CHECKING:
-    from .runner import run, run_suite
+    from .runner import evaluate_encoder, run, run_suite
 
 __version__ = _version("rossbench")
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "RossbenchError",
     "Scenario",
     "Suite",
+    "evaluate_encoder",
     "get",
     "members",
     "names",
@@ -37,7 +38,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("run", "run_suite"):
+    if name in ("evaluate_encoder", "run", "run_suite"):
         from . import runner
 
         return getattr(runner, name)

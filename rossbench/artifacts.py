@@ -13,11 +13,13 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
-from . import metrics, pretrain
+from . import encoders, metrics, pretrain
 from .contrastive import SimCLR
 from .datasets import facts
+from .encoders import Encoder
 from .errors import StoreError
 from .finetune import Classifier
+from .recipe import MODULE
 from .records import AUDIT_SCHEMA, Audit, Record, Verdict
 from .specs import AnySpec, AuditSpec, EvaluateSpec, FinetuneSpec, PretrainSpec
 from .store import Store, encode, read_json
@@ -32,8 +34,12 @@ def save_trained(
     seconds: float,
     provenance: dict[str, Any],
 ) -> None:
-    """Weights (of SimCLR with its head, or of what the finetuning trained), history, and where they come from."""
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
+    """Weights (of SimCLR with its head, a given encoder, or what the finetuning trained), history, their origin."""
+    # Cloned: safetensors takes no tensors that share memory, as tied weights of a given encoder do.
+    weights = {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, tensor in module.state_dict().items()
+    }
     files = {
         "weights.safetensors": save_tensors(weights),
         "history.jsonl": "".join(json.dumps(entry) + "\n" for entry in history).encode(),
@@ -49,9 +55,24 @@ def load_simclr(store: Store, spec: PretrainSpec) -> SimCLR:
     return model.eval()
 
 
-def load_classifier(store: Store, spec: FinetuneSpec) -> Classifier:
-    """The finetuned classifier, encoder and all, on the CPU, in eval mode."""
-    classifier = Classifier(load_simclr(store, spec.pretrain).encoder, facts(spec.target).classes)
+def load_encoder(store: Store, spec: PretrainSpec) -> Encoder:
+    """The encoder, pretrained or given, on the CPU, in eval mode. StoreError where only the caller's code has it."""
+    if not spec.weights:
+        return load_simclr(store, spec).encoder
+    if spec.encoder.startswith(MODULE):
+        raise StoreError(
+            f"{spec}: expected an encoder that can be built by its name, got a Python module; "
+            "call rossbench.evaluate_encoder with it again"
+        )
+    encoder = encoders.build(spec.encoder, facts(spec.source).size, seed=0)
+    _load_weights(store, spec, encoder)
+    return encoder.eval()
+
+
+def load_classifier(store: Store, spec: FinetuneSpec, encoder: Encoder | None = None) -> Classifier:
+    """The finetuned classifier, on the CPU, in eval mode. ``encoder``: the one to take in place of the store's."""
+    encoder = load_encoder(store, spec.pretrain) if encoder is None else encoder
+    classifier = Classifier(encoder, facts(spec.target).classes)
     _load_weights(store, spec, classifier.trained(spec.recipe))
     return classifier
 

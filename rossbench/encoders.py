@@ -32,8 +32,9 @@ class Encoder(nn.Module):
         self.register_buffer("std", torch.ones(3, 1, 1))
         with torch.no_grad():
             probe = backbone.eval()(torch.zeros(1, 3, size, size))
-        if probe.ndim != 2:
-            raise InvalidValue(f"encoder: expected one vector of features an image, got shape {tuple(probe.shape)}")
+        if not isinstance(probe, Tensor) or probe.ndim != 2:
+            got = f"shape {tuple(probe.shape)}" if isinstance(probe, Tensor) else type(probe).__name__
+            raise InvalidValue(f"encoder: expected one vector of features an image, got {got}")
         self.features: int = probe.shape[1]
 
     def forward(self, images: Tensor) -> Tensor:
@@ -49,9 +50,14 @@ def build(name: str, size: int, seed: int) -> Encoder:
     """
     with seeded(seed):
         try:
-            return Encoder(_frozen_quickly(_conv3() if name == SMALL else _timm(name, size)), size)
+            return wrap(_conv3() if name == SMALL else _timm(name, size), size)
         except (AssertionError, RuntimeError) as error:  # timm's and torch's words for what does not fit
             raise InvalidValue(f"encoder {name!r} cannot be built for {size} x {size} images: {error}") from error
+
+
+def wrap(backbone: nn.Module, size: int) -> Encoder:
+    """An encoder of a module: float [n, 3, size, size] -> float [n, features]. The module becomes its own."""
+    return Encoder(_frozen_quickly(backbone), size)
 
 
 class BatchNorm2d(nn.BatchNorm2d):

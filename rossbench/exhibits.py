@@ -56,8 +56,10 @@ def _groups(gallery: Gallery, matrices: Sequence[Matrix]) -> Iterator[tuple[str,
             group = [matrix for matrix in group if not matrix.pairs] or group
             yield "#targets", _of_target(gallery, target, group)
             yield "#training", _of_finetuning(gallery, group[:1])
-        for source in dict.fromkeys(matrix.source for matrix in alike):
-            yield "#training", _of_pretraining(gallery, [matrix for matrix in alike if matrix.source == source])
+        trained = [matrix for matrix in alike if not matrix.weights]
+        for source in dict.fromkeys(matrix.source for matrix in trained):
+            group = [matrix for matrix in trained if matrix.source == source]
+            yield "#training", _of_pretraining(gallery, group)
 
 
 def _how(matrix: Matrix) -> str:

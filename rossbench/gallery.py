@@ -138,8 +138,11 @@ class Gallery:
         return figures.per_class(panels, columns)
 
     def training(self, models: Sequence[Model], stage: str = "pretrain") -> Figure:
-        """Loss and accuracy of every epoch of a stage, pretrain or finetune; each training once."""
-        specs = {spec.key: spec for model in models for spec in model.spec.chain if spec.stage == stage}
+        """Loss and accuracy of every epoch of a stage, each training once. A given encoder has none."""
+        trained = [spec for model in models for spec in model.spec.chain if spec.stage == stage]
+        specs = {spec.key: spec for spec in trained if isinstance(spec, FinetuneSpec) or not spec.weights}
+        if not specs:
+            raise InvalidValue("training: expected models that were pretrained here, got given encoders alone")
         labels = [str(spec).removeprefix(f"{stage} ").replace(f"{EPS}=", f"{EPS} = ") for spec in specs.values()]
         if len(set(labels)) < len(labels):  # of several seeds or protocols
             labels = [f"{label} ({key})" for label, key in zip(labels, specs, strict=True)]

@@ -13,6 +13,8 @@ from .values import POSITIVE, Value, added, one_of, within
 NORMS = ("L2", "Linf")
 MIN_CLASSES = 4
 """Of a target, for attacks on APGD-T's loss, which divides by a difference of the first, third and fourth logit."""
+MODULE = "module:"
+"""What the names of encoders begin with that are modules of a caller's own, and in no library."""
 
 
 @dataclass(frozen=True)

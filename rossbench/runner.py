@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -13,7 +15,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from . import artifacts, datasets, encoders, records, registry, verdicts
+from . import artifacts, datasets, encoders, records, registry, verdicts, weights
+from .encoders import Encoder
 from .errors import InvalidValue
 from .evaluate import evaluate
 from .finetune import Classifier, finetune
@@ -25,6 +28,7 @@ from .scenario import Place, Scenario, Suite, specs_of
 from .specs import AnySpec, AuditSpec, EvaluateSpec, FinetuneSpec, PretrainSpec
 from .store import Store
 from .training import Hooks, Tick
+from .weights import RGB, Given
 
 
 @dataclass(frozen=True)
@@ -80,10 +84,12 @@ def run_suite(
     data_dir: Path | str | None = None,
     device: str = "auto",
     observe: Observer = lambda progress: None,
+    encoders: Sequence[Given] = (),
 ) -> dict[str, Records]:
     """``run`` for a suite, by its name or as a value, or for any scenarios; what they share is built once.
 
-    Returns the records of each by its name; of one that comes under several seeds, by "NAME seed N".
+    Returns the records of each by its name; of one that comes under several seeds, by "NAME seed N". ``encoders``:
+    those that scenarios with ``weights`` name, unless the store holds them.
     """
     given = [suite] if isinstance(suite, (str, Suite)) else suite
     scenarios = [one for item in given for one in ([item] if isinstance(item, Scenario) else registry.members(item))]
@@ -91,7 +97,7 @@ def run_suite(
         raise InvalidValue(
             f"run: expected scenarios of different names or seeds, got {[one.name for one in scenarios]}"
         )
-    return _Job(scenarios, *_surroundings(store, data_dir, device)).run(observe)
+    return _Job(scenarios, *_surroundings(store, data_dir, device), {one.weights: one for one in encoders}).run(observe)
 
 
 def audit(
@@ -122,6 +128,33 @@ def _surroundings(
     )
 
 
+def evaluate_encoder(
+    module: nn.Module,
+    *,
+    mean: RGB = weights.NONE[0],
+    std: RGB = weights.NONE[1],
+    scenario: Scenario | str = "cifar10-to-cifar100",
+    store: Store | Path | str = "rossbench-store",
+    data_dir: Path | str | None = None,
+    device: str = "auto",
+    observe: Observer = lambda progress: None,
+) -> Records:
+    """``run`` with an encoder that was trained elsewhere in place of pretraining; its pretraining epsilon is 0.
+
+    ``module``: maps float [n, 3, size, size], of the size of the scenario's images, to features [n, d]. It gets images
+    in [0, 1] less ``mean``, over ``std``, channel by channel, and is copied, so it stays as it is. What is in the store
+    is known by the module's weights, buffers and repr: after a change of its code alone, use another store. It is
+    audited too: ``rossbench report`` and ``audit`` show it. Raises RossbenchError.
+    """
+    one = registry.get(scenario) if isinstance(scenario, str) else scenario
+    given = weights.of_module(module, datasets.facts(one.source).size, (mean, std))
+    one = dataclasses.replace(one, encoder=given.name, weights=given.weights, train_epsilons=(0.0,))
+    job = _Job([one], *_surroundings(store, data_dir, device), {given.weights: given})
+    found = job.run(observe)[one.name]
+    job.audit(tables.load(job.store, [one.name], one.protocol), observe)
+    return found
+
+
 def resolve_device(name: str) -> torch.device:
     """The device of that name, made current; auto takes CUDA, then MPS, then the CPU. InvalidValue if not there."""
     if name == "auto":
@@ -150,6 +183,8 @@ class _Job:
     store: Store
     device: torch.device
     data_dir: Path
+    given: dict[str, Given] = field(default_factory=dict)
+    """Encoders that were trained elsewhere, by their ``weights``."""
     _data: dict[tuple[str, str, int | None], datasets.Data] = field(default_factory=dict)
     _classifier: tuple[str, Classifier] | None = None
     """The last one used, by its key: the cells of a row share theirs."""
@@ -158,10 +193,13 @@ class _Job:
         missing = self._missing()
         stale = [spec for spec in missing if spec in self.store]  # made from something that is gone
         if missing:  # what is not to be had should be said now, not after days of pretraining
-            for name, size in {(one.encoder, datasets.facts(one.source).size) for one in self.scenarios}:
+            for name, size in {(s.encoder, datasets.facts(s.source).size) for s in self.scenarios if not s.weights}:
                 encoders.build(name, size, seed=0)
             for spec in missing:
-                self._data_of(spec)
+                if isinstance(spec, PretrainSpec) and spec.weights:
+                    self._given(spec)
+                else:
+                    self._data_of(spec)
         for scenario in self.scenarios:
             self.store.write_matrix(scenario.name, scenario.protocol, _note(scenario))
         for spec in stale:
@@ -210,6 +248,10 @@ class _Job:
             self._evaluate([one for one in specs if isinstance(one, EvaluateSpec)], hooks)
         elif isinstance(spec, AuditSpec):
             self._judge(spec, hooks)
+        elif isinstance(spec, PretrainSpec) and spec.weights:
+            given = self._given(spec)
+            provenance = {**self.provenance, "weights": given.account}
+            artifacts.save_trained(self.store, spec, given.encoder, [], 0.0, provenance)
         else:
             self._train(spec, hooks)
 
@@ -247,7 +289,7 @@ class _Job:
             precision = spec.recipe.precision
             module, history = pretrain(spec, data.images, hooks)
         else:
-            encoder = artifacts.load_simclr(self.store, spec.pretrain).encoder.to(self.device)
+            encoder = self._encoder_of(spec).to(self.device)
             classes = datasets.facts(spec.target).classes
             classifier, history = finetune(spec, encoder, data.images, data.labels, classes, hooks)
             module = classifier.trained(spec.recipe)
@@ -258,8 +300,23 @@ class _Job:
 
     def _classifier_of(self, spec: FinetuneSpec) -> Classifier:
         if self._classifier is None or self._classifier[0] != spec.key:
-            self._classifier = spec.key, artifacts.load_classifier(self.store, spec).to(self.device)
+            classifier = artifacts.load_classifier(self.store, spec, self._encoder_of(spec))
+            self._classifier = spec.key, classifier.to(self.device)
         return self._classifier[1]
+
+    def _encoder_of(self, spec: FinetuneSpec) -> Encoder:
+        """Given in this run, since only then a Python module is to be had, or from the store."""
+        given = self.given.get(spec.pretrain.weights)
+        # Copied, since a full finetuning trains it.
+        return artifacts.load_encoder(self.store, spec.pretrain) if given is None else copy.deepcopy(given.encoder)
+
+    def _given(self, spec: PretrainSpec) -> Given:
+        if spec.weights not in self.given:
+            raise InvalidValue(
+                f"{spec}: expected that encoder, which the store lacks, got none; give it to run --encoder-weights or "
+                "rossbench.evaluate_encoder"
+            )
+        return self.given[spec.weights]
 
     def _data_of(self, spec: AnySpec) -> datasets.Data:
         if isinstance(spec, PretrainSpec):
@@ -344,7 +401,7 @@ class _Clock:
     def finish(self) -> None:
         self.fraction = 1.0
         for spec in self.making:
-            self._tell(spec, None, share=spec.passes / self.work)
+            self._tell(spec, None, share=spec.passes / self.work if self.work else 1)
             self.finished += 1
         self.before += self.work
 

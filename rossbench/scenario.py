@@ -15,7 +15,7 @@ from . import datasets
 from .errors import InvalidValue, unknown
 from .recipe import ATTACKS, MIN_CLASSES, Recipe, unattacked
 from .specs import AnySpec, EvaluateSpec, FinetuneSpec, PretrainSpec
-from .values import Value, flatten, settled, within
+from .values import Value, added, flatten, settled, within
 
 _GRID = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 Place = tuple[float, float, float]
@@ -47,10 +47,19 @@ class Scenario(Value):
     """Class-balanced part of both training splits; None for all."""
     test_limit: int | None = within(None, 1)
     description: str = ""
+    weights: str = added("")
+    """Of an encoder that was trained elsewhere, so that nothing is pretrained: 16 hex digits of a hash of them
+    (``rossbench.weights``), whose encoder the run is given. The only training epsilon is then 0."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _check_name("Scenario", self.name)
+        if self.weights and not re.fullmatch("[0-9a-f]{16}", self.weights):
+            raise InvalidValue(f"Scenario.weights: expected 16 hex digits, got {self.weights!r}")
+        if self.weights and self.train_epsilons != (0,):
+            raise InvalidValue(
+                f"Scenario.train_epsilons: expected 0 alone beside given weights, got {self.train_epsilons}"
+            )
         for name in ("train_epsilons", "finetune_epsilons", "eval_epsilons"):
             grid = getattr(self, name)
             if grid is not None and (not grid or any(a >= b for a, b in pairwise(grid))):
@@ -92,8 +101,7 @@ class Scenario(Value):
         """The matrix: (pretraining epsilon, finetuning epsilon, evaluation epsilon) -> spec."""
         cells = {}
         for first, second in self.rows:
-            pretraining = unattacked(self.recipe.pretraining, first)
-            pretrain = PretrainSpec(self.source, self.train_limit, self.encoder, first, pretraining, self.seed)
+            pretrain = self._pretrain(first)
             finetuning = unattacked(self.recipe.finetuning, second)
             finetune = FinetuneSpec(pretrain, self.target, self.train_limit, second, finetuning)
             for column in self.eval_epsilons:
@@ -101,11 +109,17 @@ class Scenario(Value):
                 cells[first, second, column] = EvaluateSpec(finetune, self.test_limit, column, evaluation)
         return cells
 
+    def _pretrain(self, epsilon: float) -> PretrainSpec:
+        if self.weights:  # what pretraining would be like changes nothing
+            return PretrainSpec(self.source, None, self.encoder, seed=self.seed, weights=self.weights)
+        recipe = unattacked(self.recipe.pretraining, epsilon)
+        return PretrainSpec(self.source, self.train_limit, self.encoder, epsilon, recipe, self.seed)
+
     @cached_property
     def protocol(self) -> str:
         """A short hash of everything but the name and the grids: matrices that agree in it can be merged."""
         flat = flatten(settled(self))
-        text = json.dumps({name: flat[name] for name in flat if name not in _NOT_PROTOCOL}, sort_keys=True)
+        text = json.dumps({name: flat[name] for name in flat if self._matters(name)}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:8]
 
     @property
@@ -122,8 +136,12 @@ class Scenario(Value):
         return {
             name: (ours[name], theirs[name])
             for name in ours
-            if name not in _NOT_PROTOCOL and name != "seed" and ours[name] != theirs[name]
+            if self._matters(name) and name != "seed" and ours[name] != theirs[name]
         }
+
+    def _matters(self, name: str) -> bool:
+        """Whether a field, by its name in ``flatten``, is of the protocol."""
+        return name not in _NOT_PROTOCOL and not (self.weights and name.startswith("recipe.pretraining."))
 
 
 _NOT_PROTOCOL = ("name", "description", "recipe.name", "train_epsilons", "finetune_epsilons", "eval_epsilons")

@@ -12,7 +12,7 @@ from typing import ClassVar
 from . import datasets
 from .epsilons import EPS, format_epsilon, format_model
 from .recipe import Evaluation, Finetuning, Pretraining, unattacked
-from .values import Value, settled, within
+from .values import Value, added, settled, within
 
 
 class Spec(Value):
@@ -38,6 +38,8 @@ class PretrainSpec(Spec):
     epsilon: float = within(0.0, 0)
     recipe: Pretraining = Pretraining()
     seed: int = within(0, 0, 2**62)
+    weights: str = added("")
+    """Of an encoder that was trained elsewhere: a hash of them, see Scenario.weights; then nothing is pretrained."""
 
     @property
     def images(self) -> int:
@@ -49,10 +51,14 @@ class PretrainSpec(Spec):
     @property
     def passes(self) -> int:
         """See passes."""
+        if self.weights:
+            return 0
         step = 3 + (2 * self.recipe.attack.steps if self.epsilon else 0)
         return 2 * self.images * self.recipe.epochs * step
 
     def __str__(self) -> str:
+        if self.weights:
+            return f"encoder {self.encoder}, weights {self.weights[:8]}"
         return f"pretrain {self.source} {EPS}={format_epsilon(self.epsilon)}"
 
 

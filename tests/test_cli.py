@@ -176,6 +176,7 @@ def test_options_become_the_scenario_they_name(rossbench):
     options = {"epochs": 2, "finetune_epochs": 2, "train_epsilons": (0, 1), "eval_epsilons": (0, 0.5)}
     options |= {"train_limit": 60, "test_limit": 40, "seed": 3, "encoder": "resnet18", "finetune_epsilons": (0, 1)}
     options |= {"precision": "bfloat16", "attacked": "correct", "attack": "fgsm", "finetuning": "AFF"}
+    options |= {"encoder_weights": None, "encoder_normalization": None, "seeds": None}
     (made,) = changed_scenarios("digits", options)
     expected = tiny(seed=3, encoder="resnet18", finetune_epsilons=(0, 1))
     assert made.recipe.pretraining.epochs == made.recipe.finetuning.epochs == 2
@@ -188,7 +189,7 @@ def test_options_become_the_scenario_they_name(rossbench):
 
 OPTIONS = "train_epsilons finetune_epsilons eval_epsilons train_limit test_limit seed encoder"
 RECIPE = "epochs finetune_epochs precision attacked attack finetuning"
-NONE = dict.fromkeys((OPTIONS + " " + RECIPE).split())
+NONE = dict.fromkeys((OPTIONS + " " + RECIPE + " seeds encoder_weights encoder_normalization").split())
 
 
 def test_without_options_a_suite_is_its_scenarios():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +23,12 @@ STORE = "rossbench-store"
 FILE = "rossbench scenario file"
 FINETUNINGS = ("SLF", "ALF", "AFF")
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+Normalization = tuple[tuple[float, ...], tuple[float, ...]]
+_NORMALIZATIONS: dict[str, Normalization] = {
+    "none": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+}
 
 
 def together(*decorators: Decorator) -> Decorator:
@@ -58,6 +65,21 @@ def _device(ctx: click.Context, param: click.Parameter, value: str) -> str:
     if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", value):
         raise click.BadParameter(f"expected auto, cpu, cuda, cuda:N or mps, got {value!r}", ctx, param)
     return value
+
+
+def _normalization(ctx: click.Context, param: click.Parameter, value: str | None) -> Normalization | None:
+    if value is None or value in _NORMALIZATIONS:
+        return None if value is None else _NORMALIZATIONS[value]
+    try:
+        mean, std = (tuple(map(float, part.split(","))) for part in value.split("/"))
+    except ValueError:
+        mean, std = (), ()
+    if len(mean) != 3 or len(std) != 3 or not all(map(math.isfinite, mean + std)) or min(std) <= 0:
+        known = ", ".join(_NORMALIZATIONS)
+        raise click.BadParameter(
+            f"expected {known} or mean/std as R,G,B/R,G,B with std above 0, got {value!r}", ctx, param
+        )
+    return mean, std
 
 
 def _load_scenario_file(ctx: click.Context, param: click.Parameter, value: Path | None) -> None:
@@ -116,6 +138,17 @@ overrides = together(
     click.option("--seeds", callback=_seeds, help="Several, such as 0,1,2: all is done for each."),
     click.option("--encoder", help="conv3, a timm model, or a timm ResNet with :cifar appended."),
     click.option(
+        "--encoder-weights",
+        metavar="SOURCE",
+        help="Of an encoder trained elsewhere, in place of pretraining: a file, hf-hub:... or local-dir:...",
+    ),
+    click.option(
+        "--encoder-normalization",
+        callback=_normalization,
+        metavar="HOW",
+        help="Its input's: none, imagenet, cifar10 or mean/std as R,G,B/R,G,B.  [default: none]",
+    ),
+    click.option(
         "--precision", type=click.Choice(["float32", "bfloat16"]), help="Of pretraining; the rest is float32."
     ),
     click.option(
@@ -161,11 +194,38 @@ def save(path: Path, content: bytes) -> None:
 
 
 def changed_scenarios(name: str, changed: dict[str, Any]) -> list[Scenario]:
-    """The registered scenario, or those of a suite, with the options that were given; for each of several seeds."""
+    """The registered scenario, or those of a suite, with the options that were given; for each of several seeds.
+
+    With --encoder-weights they lack those weights yet, as reading them takes torch; see study.
+    """
     if changed["seeds"] and changed["seed"] is not None:
         raise click.UsageError("expected --seed or --seeds, got both")
+    if changed["encoder_weights"] is None:
+        if changed["encoder_normalization"] is not None:
+            raise click.UsageError("--encoder-normalization: expected --encoder-weights beside it")
+    else:
+        _check_given(changed)
+        changed = {**changed, "train_epsilons": (0.0,)}
     seeds = changed["seeds"] or (changed["seed"],)
     return [_changed(one, {**changed, "seed": seed}) for seed in seeds for one in registry.members(name)]
+
+
+def _check_given(changed: dict[str, Any]) -> None:
+    """UsageError for options that mean nothing beside --encoder-weights."""
+    pretraining = {
+        "--epochs": changed["epochs"] is not None,
+        "--precision": changed["precision"] is not None,
+        "--train-eps": changed["train_epsilons"] not in (None, (0,)),
+    }
+    for option, there in pretraining.items():
+        if there:
+            raise click.UsageError(f"{option}: expected none beside --encoder-weights, which leaves pretraining out")
+    source: str = changed["encoder_weights"]
+    if source.startswith(("hf-hub:", "local-dir:")):
+        for option in ("encoder", "encoder_normalization"):
+            if changed[option] is not None:
+                name = option.replace("_", "-")
+                raise click.UsageError(f"--{name}: expected none beside {source}, which brings its own")
 
 
 def _changed(scenario: Scenario, changed: dict[str, Any]) -> Scenario:

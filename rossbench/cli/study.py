@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import dataclasses
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
@@ -16,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from .. import registry
+from ..datasets import facts
 from ..epsilons import EPS, format_epsilon, format_model
 from ..report import tables
 from ..scenario import Scenario, specs_of
@@ -23,6 +25,9 @@ from ..specs import passes
 from ..store import Store
 from ..values import flatten
 from . import options
+
+if TYPE_CHECKING:
+    from ..weights import Given
 
 
 @click.command("list")
@@ -54,8 +59,10 @@ def list_() -> None:
 @options.debug_option
 def show(name: str, **changed: Any) -> None:
     """Matrix, recipe and cost of a scenario or suite, under the same options as run."""
-    scenarios = options.changed_scenarios(name, changed)
+    scenarios, given = _given(options.changed_scenarios(name, changed), changed)
     console = Console()
+    for one in given:
+        console.print(escape(str(one)), "")
     if name not in registry.names():
         console.print(f"[bold]{escape(name)}[/]  {len(scenarios)} scenarios\n")
     for scenario in {one.name: one for one in scenarios}.values():  # of several seeds once
@@ -79,6 +86,25 @@ def show(name: str, **changed: Any) -> None:
             console.print(table)
 
 
+def _given(scenarios: list[Scenario], changed: dict[str, Any]) -> tuple[list[Scenario], list[Given]]:
+    """The scenarios with the encoder of --encoder-weights, and that encoder, once for each architecture and size."""
+    source: str | None = changed["encoder_weights"]
+    if source is None:
+        return scenarios, []
+    from .. import weights
+
+    normalization = changed["encoder_normalization"] or weights.NONE
+    found: dict[tuple[str, int], Given] = {}
+    made = []
+    for scenario in scenarios:
+        place = scenario.encoder, facts(scenario.source).size
+        if place not in found:
+            found[place] = weights.read(source, *place, normalization)
+        one = found[place]
+        made.append(dataclasses.replace(scenario, encoder=one.name, weights=one.weights))
+    return made, list(found.values())
+
+
 def _cost(scenarios: Sequence[Scenario]) -> Table:
     specs = list(specs_of(scenarios))
     work, counts = passes(specs), collections.Counter(spec.stage for spec in specs)
@@ -100,7 +126,9 @@ def _settings(scenario: Scenario) -> dict[str, str]:
         + (f"  [yellow](registered: {escape(str(changes[field][1]))})[/]" if field in changes else "")
         for field, value in flatten(scenario).items()
         if field in ("encoder", "train_limit", "test_limit", "seed")
+        or (field == "weights" and scenario.weights)
         or (field.startswith("recipe.") and field != "recipe.name")
+        if not (scenario.weights and field.startswith("recipe.pretraining."))
     }
 
 
@@ -123,6 +151,9 @@ def run(name: str, device: str, data_dir: Path | None, store: Path, tensorboard:
     console = Console()
     with console.status("loading torch") if console.is_terminal else contextlib.nullcontext():
         from .. import display, runner
+    scenarios, given = _given(scenarios, changed)
+    for one in given:
+        console.print(escape(str(one)), soft_wrap=True)
     with contextlib.ExitStack() as stack:
         observers = []
         if tensorboard is not None:
@@ -135,7 +166,7 @@ def run(name: str, device: str, data_dir: Path | None, store: Path, tensorboard:
             for observer in observers:
                 observer(progress)
 
-        runner.run_suite(scenarios, store=store, data_dir=data_dir, device=device, observe=observe)
+        runner.run_suite(scenarios, store=store, data_dir=data_dir, device=device, observe=observe, encoders=given)
         for scenario in scenarios:
             made, protocol = [scenario.name], scenario.protocol
             runner.audit(made, store=store, data_dir=data_dir, device=device, protocol=protocol, observe=observe)

@@ -120,6 +120,9 @@ def _settings(matrix: Matrix) -> dict[str, Any]:
     settings: dict[str, Any] = {"encoder": specs[0].finetune.pretrain.encoder, "seed": matrix.seed}
     settings |= {name: "all" if limit is None else limit for name, limit in limits.items()}
     for stage, spec in reversed(stages.items()):
+        if matrix.weights and stage == "pretraining":
+            settings["weights"] = matrix.weights
+            continue
         fields = flatten(spec.recipe, f"{stage}.")
         settings |= {name: value for name, value in fields.items() if spec.epsilon or ".attack" not in name}
     return settings
@@ -154,7 +157,7 @@ def _environments(matrices: Sequence[Matrix]) -> dict[str, Any]:
     for record in (record for matrix in matrices for record in matrix.records):
         numbers = []
         for stage in record.provenance.values():
-            here = {name: value for name, value in stage.items() if name != "data"}
+            here = {name: value for name, value in stage.items() if name not in ("data", "weights")}
             if here not in known:
                 known.append(here)
             numbers.append(known.index(here) + 1)

@@ -77,6 +77,11 @@ class Matrix:
         return [record for record in self.cells.values() if record is not None]
 
     @property
+    def weights(self) -> str:
+        """The hash of an encoder that was given, not pretrained; empty for others."""
+        return next((record.spec["finetune"]["pretrain"].get("weights", "") for record in self.records), "")
+
+    @property
     def task(self) -> str:
         return f"RoSS {self.source} → {self.target}"
 
@@ -149,7 +154,9 @@ class Matrix:
         how = str(build(Attack, spec["recipe"]["attack"])) if spec["epsilon"] else "no attack"
         if spec["epsilon"] and spec["recipe"].get("attacked") == "correct":
             how += ", of images right without it"
-        encoder = spec["finetune"]["pretrain"]["encoder"]
+        encoder = spec["finetune"]["pretrain"]["encoder"] + (
+            f" of given weights {self.weights}" if self.weights else ""
+        )
         if spec["finetune"]["recipe"].get("trained") == "full":
             encoder += ", finetuned in full"
         return f"{self.name}, protocol {self.protocol}, seed {self.seed}: {record.n} test images, {encoder}, {how}"
@@ -158,7 +165,7 @@ class Matrix:
 def _plain(value: Any) -> str:
     if value is None:
         return "all"
-    return ", ".join(f"{item:g}" for item in value) if isinstance(value, list) else str(value)
+    return ", ".join(f"{item:g}" for item in value) if isinstance(value, list) else str(value) or "none"
 
 
 def load(store: Store, names: Sequence[str] = (), protocol: str | None = None) -> list[Matrix]:

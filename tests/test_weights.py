@@ -1,0 +1,469 @@
+"""Encoders that were trained elsewhere: every usual file gives the module's own features, every wrong one a line."""
+
+import copy
+import dataclasses
+import json
+import pickle
+import shutil
+
+import pytest
+import timm
+import torch
+import torchvision
+from conftest import tiny
+from lightly.models.modules import SimCLRProjectionHead
+from safetensors.torch import save_file
+from torch import nn
+
+import rossbench as package
+from rossbench import artifacts, encoders, registry, runner, weights
+from rossbench.errors import InvalidValue, RossbenchError, StoreError
+from rossbench.exhibits import exhibits
+from rossbench.gallery import Gallery, choose
+from rossbench.report import page, tables
+from rossbench.specs import PretrainSpec
+from rossbench.store import Store, read_json
+
+SMALL = ["--eval-eps", "0,0.5", "--finetune-epochs", 2, "--train-limit", 60, "--test-limit", 40, "--device", "cpu"]
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        yield
+
+
+def lived(model):
+    """BatchNorms that are not as new, so that statistics which were left behind would show."""
+    with torch.no_grad():
+        for _ in range(2):
+            model.train()(torch.rand(4, 3, 32, 32))
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.weight.uniform_(0.5, 1)
+    return model.eval()
+
+
+def plain():
+    return lived(torchvision.models.resnet18(weights=None))
+
+
+class Example(nn.Module):
+    """As lightly's examples write it."""
+
+    def __init__(self, resnet):
+        super().__init__()
+        self.backbone = nn.Sequential(*list(resnet.children())[:-1])
+        self.projection_head = SimCLRProjectionHead(512, 512, 128)
+
+
+class MoCo(nn.Module):
+    def __init__(self, resnet):
+        super().__init__()
+        self.encoder_q = resnet
+        self.encoder_k = copy.deepcopy(resnet)
+        with torch.no_grad():
+            self.encoder_k.conv1.weight += 1
+        self.register_buffer("queue", torch.zeros(8, 8))
+
+
+def _prefixed(state, prefix):
+    return {prefix + name: tensor for name, tensor in state.items()}
+
+
+def _mlp(resnet):
+    resnet.fc = nn.Sequential(nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, 128))
+    return resnet
+
+
+FILES = {
+    "torchvision.pt": lambda net: net.state_dict(),
+    "lightly.pt": lambda net: Example(net).state_dict(),
+    "parallel.pth": lambda net: _prefixed(net.state_dict(), "module."),
+    "container.ckpt": lambda net: {"state_dict": _prefixed(net.state_dict(), "model."), "epoch": 3},
+    "nested.ckpt": lambda net: {"epoch": 3, "model": {"state_dict": _prefixed(net.state_dict(), "module.backbone.")}},
+    "compiled.pt": lambda net: _prefixed(Example(net).state_dict(), "_orig_mod."),
+    "moco.pt": lambda net: {"state_dict": _prefixed(MoCo(_mlp(net)).state_dict(), "module.")},
+    "plain.safetensors": lambda net: net.state_dict(),
+    "lightly.safetensors": lambda net: Example(net).state_dict(),
+    "half.pt": lambda net: net.half().float().state_dict(),
+    "uncounted.pt": lambda net: {k: v for k, v in net.state_dict().items() if "num_batches" not in k},
+}
+DROPPED = {
+    "lightly.pt": ["projection_head (10 tensors)"],
+    "moco.pt": ["module.queue (1 tensors)", "module.encoder_q.fc (4 tensors)", "module.encoder_k (104 tensors)"],
+    "compiled.pt": ["_orig_mod.projection_head (10 tensors)"],
+}
+
+
+def _save(state, path):
+    if path.suffix == ".safetensors":
+        save_file({name: tensor.clone().contiguous() for name, tensor in state.items()}, path)
+    else:
+        torch.save(state, path)
+    return path
+
+
+def _features(net, images):
+    """Of the module as it came, without its last layer."""
+    net = copy.deepcopy(net)
+    net.fc = nn.Identity()
+    with torch.no_grad():
+        return net.eval()(images)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_usual_file_gives_the_modules_own_features(name, tmp_path):
+    net = plain()
+    path = _save(FILES[name](net), tmp_path / name)
+    given = weights.read(str(path), "resnet18", 16, IMAGENET)
+    images = torch.rand(3, 3, 16, 16)
+    mean, std = (torch.tensor(values)[:, None, None] for values in IMAGENET)
+    with torch.no_grad():
+        torch.testing.assert_close(given.encoder(images), _features(net, (images - mean) / std), atol=1e-4, rtol=1e-4)
+    assert given.account["from"] == name
+    assert given.account["matched"] == 100
+    assert given.account["dropped"] == DROPPED.get(name, given.account["dropped"])
+    assert not given.encoder.training
+    assert not any(parameter.requires_grad for parameter in given.encoder.parameters())
+
+
+def test_the_same_weights_have_the_same_name_whatever_the_file_and_others_another(tmp_path):
+    net = plain()
+    names = {
+        weights.read(str(_save(FILES[name](copy.deepcopy(net)), tmp_path / name)), "resnet18", 16).weights
+        for name in ("torchvision.pt", "lightly.pt", "moco.pt", "plain.safetensors", "uncounted.pt")
+    }
+    assert len(names) == 1
+    assert weights.read(str(tmp_path / "moco.pt"), "resnet18", 16, IMAGENET).weights not in names
+    with torch.no_grad():
+        net.layer4[1].bn2.running_var += 1
+    assert weights.read(str(_save(net.state_dict(), tmp_path / "x.pt")), "resnet18", 16).weights not in names
+
+
+@pytest.mark.parametrize(
+    "name", ["resnet18", "resnet18:cifar", "mobilenetv3_small_050", "vit_tiny_patch16_224", "conv3"]
+)
+def test_what_timm_saved_comes_back(name, tmp_path):
+    theirs = encoders.build(name, 32, seed=5)
+    path = _save(theirs.backbone.state_dict(), tmp_path / "timm.pt")
+    given = weights.read(str(path), name, 32)
+    images = torch.rand(2, 3, 32, 32)
+    assert torch.equal(given.encoder(images), theirs.eval()(images))
+    assert given.account["dropped"] == []
+
+
+@pytest.mark.parametrize("name", ["resnet18", "vit_tiny_patch16_224", "mobilenetv3_small_050"])
+@pytest.mark.parametrize("classes", [7, 0])
+def test_timms_folders_bring_architecture_and_normalisation(name, classes, tmp_path):
+    arguments = {"img_size": 32} if name.startswith("vit") else {}
+    net = timm.create_model(name, num_classes=classes, **arguments).eval()
+    timm.models.save_for_hf(net, tmp_path / "folder", safe_serialization=True)
+    given = weights.read(f"local-dir:{tmp_path / 'folder'}", "conv3", 32)
+    assert given.name == name
+    images = torch.rand(2, 3, 32, 32)
+    mean, std = (torch.tensor(net.pretrained_cfg[key])[:, None, None] for key in ("mean", "std"))
+    net.reset_classifier(0)
+    with torch.no_grad():
+        torch.testing.assert_close(given.encoder(images), net((images - mean) / std), atol=1e-5, rtol=1e-5)
+    assert given.account["from"] == "folder"
+
+
+def test_a_folder_whose_weights_are_not_whole_or_whose_model_is_another_is_refused(tmp_path):
+    net = timm.create_model("resnet18", num_classes=7)
+    timm.models.save_for_hf(net, tmp_path / "part", safe_serialization=True)
+    state = {name: tensor for name, tensor in net.state_dict().items() if name != "layer2.0.conv1.weight"}
+    save_file(state, tmp_path / "part" / "model.safetensors")
+    with pytest.raises(InvalidValue, match=r"part: expected a model that timm can load, got .*layer2\.0\.conv1"):
+        weights.read(f"local-dir:{tmp_path / 'part'}", "", 32)
+    net = lived(timm.create_model("resnet18", num_classes=7, output_stride=8))
+    timm.models.save_for_hf(net, tmp_path / "other", safe_serialization=True)
+    with pytest.raises(InvalidValue, match="other: expected timm's resnet18 as it is"):
+        weights.read(f"local-dir:{tmp_path / 'other'}", "", 32)
+
+
+def _cifar_stem(net):
+    net.conv1, net.maxpool = nn.Conv2d(3, 64, 3, 1, 1, bias=False), nn.Identity()
+    return net.state_dict()
+
+
+def _changed(net, **tensors):
+    return {**net.state_dict(), **{name.replace("__", "."): tensor for name, tensor in tensors.items()}}
+
+
+class Code:
+    def __reduce__(self):
+        return print, ("run",)
+
+
+ENCODER = ["--encoder", "resnet18"]
+WRONG = {
+    "a file of text": (lambda path: path.write_text("weights"), ENCODER, "expected weights, written by torch.save"),
+    "an empty file": (lambda path: path.write_bytes(b""), ENCODER, "expected weights, written by torch.save"),
+    "code": (
+        lambda path: path.write_bytes(pickle.dumps({"a": Code()})),
+        ENCODER,
+        "a pickle of other things, which is not",
+    ),
+    "code in an archive": (lambda path: torch.save({"a": Code()}, path), ENCODER, "a pickle of code, print, which"),
+    "a whole module": (lambda path: torch.save(nn.Linear(2, 2), path), ENCODER, "torch.nn.modules.linear.Linear"),
+    "a number": (lambda path: torch.save(3, path), ENCODER, "expected a state dict, names with tensors, got int"),
+    "an optimizer": (lambda path: torch.save({"lr": 3.0}, path), ENCODER, "expected a state dict"),
+    "resnet50": (
+        lambda path: torch.save(torchvision.models.resnet50().state_dict(), path),
+        ENCODER,
+        "expected the 100 tensors of resnet18, got",
+    ),
+    "resnet34": (
+        lambda path: torch.save(torchvision.models.resnet34().state_dict(), path),
+        ENCODER,
+        "unknown (layer1.2.conv1.weight, ",
+    ),
+    "resnet18 for the scenario's conv3": (
+        lambda path: torch.save(plain().state_dict(), path),
+        [],
+        "expected the 15 tensors of conv3",
+    ),
+    "another network": (
+        lambda path: torch.save({"stem.weight": torch.zeros(2, 2)}, path),
+        ENCODER,
+        "100 missing (conv1.weight, bn1.weight, ...)",
+    ),
+    "one tensor less": (
+        lambda path: torch.save({k: v for k, v in plain().state_dict().items() if k != "bn1.running_var"}, path),
+        ENCODER,
+        "expected the 100 tensors of resnet18, got 1 missing (bn1.running_var)",
+    ),
+    "a CIFAR stem": (lambda path: torch.save(_cifar_stem(plain()), path), ENCODER, "--encoder resnet18:cifar"),
+    "an ImageNet stem": (
+        lambda path: torch.save(plain().state_dict(), path),
+        ["--encoder", "resnet18:cifar"],
+        "that is the ImageNet stem, --encoder resnet18",
+    ),
+    "NaN": (
+        lambda path: torch.save(_changed(plain(), bn1__weight=torch.full((64,), torch.nan)), path),
+        ENCODER,
+        "expected finite weights and a std above 0, got NaN or infinity in backbone.bn1.weight (1 in all)",
+    ),
+    "nothing": (lambda path: None, ENCODER, "no such file"),
+    "damaged safetensors": (lambda path: path.write_text("weights"), ENCODER, "expected safetensors, got a damaged"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_wrong_file_gives_one_line(rossbench, tmp_path, case):
+    write, options, message = WRONG[case]
+    write(tmp_path / ("given.safetensors" if "safetensors" in case else "given.pt"))
+    source = next(iter(tmp_path.iterdir()), tmp_path / "given.pt").name
+    code, out, err = rossbench("run", "digits", "--encoder-weights", source, *options, *SMALL)
+    assert code == 2
+    assert err.startswith("rossbench: ")
+    assert err.count("\n") == 1
+    assert message in err
+    assert "run" not in out.split()
+    assert len(err) < 400
+    assert not (tmp_path / "rossbench-store").exists()
+
+
+FILE = ["--encoder-weights", "given.pt"]
+USAGE = [
+    ([*FILE, "--epochs", "3"], "--epochs: expected none beside --encoder-weights"),
+    ([*FILE, "--precision", "bfloat16"], "--precision: expected none beside --encoder-weights"),
+    ([*FILE, "--train-eps", "0,1"], "--train-eps: expected none beside --encoder-weights"),
+    (["--encoder-normalization", "imagenet"], "--encoder-normalization: expected --encoder-weights beside it"),
+    ([*FILE, "--encoder-normalization", "cifar"], "expected none, imagenet, cifar10 or mean/std"),
+    ([*FILE, "--encoder-normalization", "1,2,3/1,0,1"], "with std above 0"),
+    (["--encoder-weights", "hf-hub:a/b", "--encoder", "conv3"], "--encoder: expected none beside hf-hub:a/b"),
+    (["--encoder-weights", "local-dir:x"], "x: expected a model that timm can load"),
+    (["--encoder-weights", "hf-hub:"], "expected a model that timm can load"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), USAGE, ids=[" ".join(arguments) for arguments, _ in USAGE])
+def test_options_that_do_not_go_together_give_one_line(rossbench, arguments, message):
+    code, _, err = rossbench("run", "digits", *arguments)
+    assert code == 2
+    assert err.count("\n") == 1
+    assert message in err
+
+
+@pytest.mark.parametrize("name", ["torchvision.pt", "lightly.pt", "parallel.pth", "moco.pt", "plain.safetensors"])
+def test_one_command_evaluates_it(rossbench, tmp_path, name):
+    _save(FILES[name](plain()), tmp_path / name)
+    command = ["run", "digits", "--encoder-weights", name, "--encoder-normalization", "0.5,0.5,0.5/1,1,1", *ENCODER]
+    code, out, err = rossbench(*command, *SMALL)
+    assert (code, err) == (0, "")
+    said = " ".join(out.split())
+    assert f"encoder resnet18 from {name}: all 100 tensors of the encoder matched" in said
+    assert "weights " in said
+    assert "(registered: none)" in said
+    assert "resnet18 of given weights" in said
+    assert "pretrain " not in said
+    store = Store(tmp_path / "rossbench-store")
+    (made,) = (store.root / "pretrain").iterdir()
+    assert read_json(made / "spec.json")["weights"]
+    account = read_json(made / "stage.json")["provenance"]["weights"]
+    assert (account["from"], account["matched"], account["mean"]) == (name, 100, [0.5] * 3)
+    code, again, _ = rossbench(*command, *SMALL)
+    assert code == 0
+    assert "done in" not in again
+
+
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory):
+    """A store with one run of a module and one of its file; (store, module, records of each)."""
+    root = tmp_path_factory.mktemp("own")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        net = plain()
+    net.fc = nn.Identity()
+    _save(net.state_dict(), root / "net.pt")
+    given = weights.read(str(root / "net.pt"), "resnet18", 16, IMAGENET)
+    scenario = dataclasses.replace(tiny(train_epsilons=(0,)), encoder=given.name, weights=given.weights)
+    by_file = runner.run_suite([scenario], store=root / "store", device="cpu", encoders=[given])["digits"]
+    by_module = _evaluate(net, root / "store")
+    return root / "store", net, by_file, by_module, scenario
+
+
+def _evaluate(net, store, **options):
+    mean, std = IMAGENET
+    options = {"scenario": tiny(), "device": "cpu", **options}
+    return package.evaluate_encoder(net, mean=mean, std=std, store=store, **options)
+
+
+def test_a_module_gives_what_its_file_gives(evaluated):
+    root, _, by_file, by_module, _ = evaluated
+    assert by_module.keys() == by_file.keys() == {(0, 0, 0), (0, 0, 0.5)}
+    for place, record in by_module.items():
+        other = by_file[place]
+        assert record.key != other.key
+        arrays = [(root / "evaluate" / key / "predictions.safetensors").read_bytes() for key in (record.key, other.key)]
+        assert arrays[0] == arrays[1]
+        assert record.spec["finetune"]["pretrain"]["encoder"] == "module:ResNet"
+
+
+def test_the_second_call_computes_nothing_and_leaves_the_module_as_it_was(evaluated):
+    root, net, _, by_module, _ = evaluated
+    net = copy.deepcopy(net).train()
+    before, seen = {name: tensor.clone() for name, tensor in net.state_dict().items()}, []
+    assert _evaluate(net, root, observe=seen.append) == by_module
+    assert seen == []
+    assert net.training
+    assert all(parameter.requires_grad for parameter in net.parameters())
+    assert {type(module) for module in net.modules()} >= {nn.BatchNorm2d}
+    assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
+
+
+def test_one_more_epsilon_of_a_module_costs_one_more_cell(evaluated, tmp_path):
+    root, net, *_ = evaluated
+    shutil.copytree(root, tmp_path / "store")
+    seen = []
+    _evaluate(net, tmp_path / "store", scenario=tiny(eval_epsilons=(0, 0.5, 1)), observe=seen.append)
+    assert [progress.spec.stage for progress in seen if progress.tick is None] == ["evaluate", "audit"]
+
+
+def test_the_store_alone_gives_back_what_has_a_name(evaluated):
+    root, net, by_file, _, scenario = evaluated
+    cell = scenario.cells[0, 0, 0]
+    classifier = artifacts.load_classifier(Store(root), cell.finetune)
+    images = torch.rand(2, 3, 16, 16)
+    mean, std = (torch.tensor(values)[:, None, None] for values in IMAGENET)
+    with torch.no_grad():
+        found = classifier.encoder(images)
+        torch.testing.assert_close(found, net.eval()((images - mean) / std), atol=1e-4, rtol=1e-4)
+    assert runner.run(scenario, store=root, device="cpu") == by_file
+
+
+def test_a_module_is_not_in_the_store(evaluated):
+    root, _, _, by_module, _ = evaluated
+    gallery = Gallery(root, device="cpu")
+    (matrix,) = [one for one in tables.load(Store(root)) if by_module[0, 0, 0] in one.records]
+    with pytest.raises(StoreError, match=r"call rossbench\.evaluate_encoder with it again"):
+        gallery.layers(choose([matrix])[0])
+
+
+def test_a_report_draws_no_history_of_what_was_not_trained(evaluated):
+    root = evaluated[0]
+    gallery, matrices = Gallery(root, device="cpu"), tables.load(Store(root))
+    assert len(matrices) == 2
+    with pytest.raises(InvalidValue, match="training: expected models that were pretrained here"):
+        gallery.training(choose(matrices))
+    gallery.tsne = gallery.examples = lambda *arguments, **options: gallery.robustness(choose(matrices))  # take long
+    drawn = exhibits(gallery, matrices)
+    assert not any(one.caption.startswith("Pretraining") for one in drawn)
+    assert all(one.svg for one in drawn)
+    text = page.render((), matrices, drawn, "now")
+    assert "pretraining.epochs" not in text
+    assert matrices[0].weights in text
+
+
+def test_a_run_without_the_encoder_says_what_to_give(tmp_path):
+    scenario = tiny(train_epsilons=(0,), weights="0123456789abcdef")
+    with pytest.raises(InvalidValue, match=r"encoder conv3, weights 01234567: .* got none; give it to run"):
+        runner.run(scenario, store=tmp_path, device="cpu")
+    assert list(tmp_path.iterdir()) == []
+
+
+MODULES = {
+    "no module": (lambda: len, "expected a torch.nn.Module"),
+    "maps": (lambda: nn.Conv2d(3, 4, 3), r"expected one vector of features an image, got shape \(1, 4, 14, 14\)"),
+    "another size": (lambda: nn.Sequential(nn.Flatten(), nn.Linear(5, 2)), "expected a module that maps float"),
+    "NaN": (lambda: nn.Sequential(nn.Flatten(), nn.LazyLinear(2)), ""),
+}
+
+
+@pytest.mark.parametrize("case", MODULES)
+def test_a_module_that_is_no_encoder_is_refused_in_one_line(case, tmp_path):
+    make, message = MODULES[case]
+    module = make()
+    if case == "NaN":
+        module(torch.zeros(1, 3, 16, 16))
+        nn.init.constant_(module[1].weight, torch.nan)
+        message = r"got NaN or infinity in backbone\.1\.weight"
+    with pytest.raises(RossbenchError, match=message) as error:
+        package.evaluate_encoder(module, scenario="digits", store=tmp_path)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("std", [(1, 0, 1), (1, 1)])
+def test_a_std_that_divides_by_nothing_is_refused(std):
+    with pytest.raises(InvalidValue, match=r"std"):
+        weights.of_module(nn.Flatten(), 16, ((0, 0, 0), std))
+
+
+def test_pretraining_settings_change_nothing_of_a_given_encoder():
+    scenario = tiny(train_epsilons=(0,), weights="0123456789abcdef")
+    other = dataclasses.replace(scenario, recipe=registry.get("cifar10-to-cifar10").recipe, train_limit=None)
+    (ours,), (theirs,) = ({cell.finetune.pretrain for cell in one.cells.values()} for one in (scenario, other))
+    assert ours == theirs == PretrainSpec("digits", None, "conv3", seed=0, weights="0123456789abcdef")
+    assert ours.passes == 0
+    assert str(ours) == "encoder conv3, weights 01234567"
+    assert json.loads(json.dumps(dataclasses.asdict(ours)))["weights"] == ours.weights
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"weights": "0123"}, "expected 16 hex digits, got '0123'"),
+        ({"weights": "0123456789abcdef", "train_epsilons": (0, 1)}, "expected 0 alone beside given weights"),
+    ],
+)
+def test_a_scenario_checks_its_weights(changes, message):
+    with pytest.raises(InvalidValue, match=message):
+        tiny(**changes)
+
+
+def test_scenarios_without_weights_keep_their_names():
+    one = registry.get("cifar10-to-cifar10")
+    assert one.protocol == dataclasses.replace(one, weights="").protocol
+
+
+def test_show_tells_the_cost_without_pretraining(rossbench, tmp_path):
+    torch.save(plain().state_dict(), tmp_path / "given.pt")
+    code, out, err = rossbench("show", "digits", "--encoder-weights", "given.pt", *ENCODER)
+    assert (code, err) == (0, "")
+    assert "pretraining.epochs" not in out
+    assert "weights " in out
+    assert max(map(len, out.splitlines())) <= 80
