@@ -300,7 +300,7 @@ def test_run_and_report_of_a_suite(rossbench, pair):
     """What its scenarios share is built once; tables come in the suite's order."""
     code, out, err = rossbench("run", "pair", "--seed", 4)
     assert (code, err) == (0, "")
-    assert out.count("pretrain digits-low ε=1  done in") == 1
+    assert out.count("pretrain digits-low ε=1 seed 4  done in") == 1
     assert out.count("done in") == 5 + 2  # audits
     zebra, ant = "RoSS digits-low → digits-high", "RoSS digits-low → digits-low"
     assert out.index(f"(%), {zebra}") < out.index(f"(%), {ant}")

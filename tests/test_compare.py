@@ -115,6 +115,7 @@ def matrix(name, shift=0.0, rows=None, ran=None, **changes):
     }
     given = {
         "protocol": scenario.protocol,
+        "family": scenario.family,
         "seed": scenario.seed,
         "deviations": {},
         "registered_seed": 0,

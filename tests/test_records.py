@@ -9,7 +9,7 @@ import pytest
 import torch
 from conftest import FIXTURES, tiny
 
-from rossbench import artifacts, records
+from rossbench import artifacts, records, uncertainty
 from rossbench.errors import StoreError
 from rossbench.records import Record, read_record
 from rossbench.specs import EvaluateSpec
@@ -81,7 +81,11 @@ def test_the_commit_is_that_of_the_code_and_of_no_other_checkout(tmp_path):
     assert found.stdout.strip() == "(None, None)"
 
 
-NEW = {1: ("robust_right", "precision", "recall", "f1", "right_by_class"), 2: ("robust_right",)}
+NEW = {
+    1: ("wilson95", "robust_right", "precision", "recall", "f1", "right_by_class"),
+    2: ("wilson95", "robust_right"),
+    3: ("wilson95",),
+}
 """What records of each earlier schema lack."""
 
 
@@ -98,7 +102,10 @@ def test_a_record_of_an_earlier_schema_is_read_with_none_for_what_it_lacks(schem
     assert dataclasses.asdict(record) == {**old, **dict.fromkeys(NEW[schema])}
     assert (record.metric("top1"), record.metric("top5")) == (old["top1_right"] / 40, old["top5_right"] / 40)
     assert record.metric("mcc") == old["mcc"]
-    assert record.metric("robust") is None
+    assert record.metric("robust") == (old["robust_right"] / 40 if schema > 2 else None)
+    low, high = record.interval("top1")  # computed, where it is not in the record
+    assert 0 < low < record.metric("top1") < high < 1
+    assert (record.interval("robust") is None) == (schema < 3)
     assert [record.metric(name) for name in ("precision", "recall", "f1")] == [
         old.get(name) for name in ("precision", "recall", "f1")
     ]
@@ -108,6 +115,13 @@ def test_a_record_of_an_earlier_schema_is_read_with_none_for_what_it_lacks(schem
 def test_what_an_earlier_schema_named_has_the_same_key_now(schema):
     old = json.loads((FIXTURES / f"record-{schema}.json").read_bytes())
     assert old["key"] == build(EvaluateSpec, old["spec"]).key == tiny().cells[1, 1, 0.5].key
+
+
+def test_intervals_of_the_known_rates_are_in_the_record(record):
+    assert set(record.wilson95) == {"top1", "top5", "robust"}
+    for name, (low, high) in record.wilson95.items():
+        assert (low, high) == uncertainty.wilson(getattr(record, f"{name}_right"), record.n) == record.interval(name)
+        assert 0 <= low <= record.metric(name) <= high <= 1
 
 
 METRICS = [("top1", 0.275), ("top5", 0.8), ("robust", 0.25), ("mcc", 0.25), ("f1", 0.5)]
@@ -126,18 +140,18 @@ def test_metrics_are_shares_and_not_percent(record, metric, value):
         (lambda content: content | {"schema": 99}, "got one of schema 99"),
         (lambda content: {}, "got one of schema None"),
         (lambda content: [content], "got one of schema None"),
-        (lambda content: {k: v for k, v in content.items() if k != "n"}, "expected a record of schema 3"),
-        (lambda content: {k: v for k, v in content.items() if k != "f1"}, "expected a record of schema 3"),
-        (lambda content: content | {"extra": 1}, "expected a record of schema 3"),
-        (lambda content: of_schema(content, 2) | {"f1": None, "extra": 1}, "expected a record of schema 3"),
-        (lambda content: of_schema(content, 1, without="n"), "expected a record of schema 3"),
-        (lambda content: of_schema(content, 1) | {"extra": 1}, "expected a record of schema 3"),
+        (lambda content: {k: v for k, v in content.items() if k != "n"}, "expected a record of schema 4"),
+        (lambda content: {k: v for k, v in content.items() if k != "f1"}, "expected a record of schema 4"),
+        (lambda content: content | {"extra": 1}, "expected a record of schema 4"),
+        (lambda content: of_schema(content, 2) | {"f1": None, "extra": 1}, "expected a record of schema 4"),
+        (lambda content: of_schema(content, 1, without="n"), "expected a record of schema 4"),
+        (lambda content: of_schema(content, 1) | {"extra": 1}, "expected a record of schema 4"),
     ],
 )
 def test_what_is_no_record_of_this_schema_is_refused_by_name(record, tmp_path, change, found):
     path = tmp_path / "record.json"
     path.write_bytes(encode(change(dataclasses.asdict(record))))
-    with pytest.raises(StoreError, match="expected a record of schema 3") as raised:
+    with pytest.raises(StoreError, match="expected a record of schema 4") as raised:
         read_record(path)
     assert found in str(raised.value)
     assert str(path) in str(raised.value)
@@ -154,7 +168,7 @@ def test_a_damaged_record_of_schema_1_is_named_as_such(tmp_path):
     content = json.loads((FIXTURES / "record-1.json").read_text())
     del content["n"]
     path.write_text(json.dumps(content))
-    with pytest.raises(StoreError, match="expected a record of schema 3, got one of schema 1"):
+    with pytest.raises(StoreError, match="expected a record of schema 4, got one of schema 1"):
         read_record(path)
 
 
@@ -187,3 +201,4 @@ def test_what_an_attack_turns_right_counts_as_right_and_not_as_robust(finished, 
     record = read_record(Store(tmp_path).record_path(cell.key))
     assert record.robust_right == 20
     assert (record.top1_right, record.top5_right, record.right_by_class) == COUNTED[attacked]
+    assert set(record.wilson95) == ({"robust"} if attacked == "correct" else {"top1", "top5", "robust"})

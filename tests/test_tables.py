@@ -3,6 +3,7 @@ import dataclasses
 import io
 import json
 import shutil
+import statistics
 
 import pytest
 from conftest import FIXTURES, tiny
@@ -245,13 +246,13 @@ def test_where_only_correct_images_were_attacked_robust_accuracy_is_the_same_and
     ]
 
 
-@pytest.mark.parametrize("change", [{"schema": 0}, {"schema": 3}, {"extra": 1}])
+@pytest.mark.parametrize("change", [{"schema": 0}, {"schema": 4}, {"extra": 1}])
 def test_a_note_of_another_schema_is_named(finished, tmp_path, change):
     store = tmp_path / "copy"
     shutil.copytree(finished, store)
     (path,) = (store / "matrices").glob("*.json")
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
-    with pytest.raises(StoreError, match="expected the note of a run, of schema 2") as raised:
+    with pytest.raises(StoreError, match="expected the note of a run, of schema 3") as raised:
         tables.load(Store(store))
     assert str(path) in str(raised.value)
 
@@ -559,6 +560,18 @@ def test_a_run_goes_on_in_a_store_of_schema_1(old_store):
     assert Store(old_store).record_path(tiny().cells[1, 1, 0.5].key).read_bytes() == before
 
 
+@pytest.mark.parametrize(("seed", "family"), [(0, "97a35d56"), (7, None)])
+def test_a_note_of_schema_2_is_of_a_family_where_it_says_of_which(tmp_path, seed, family):
+    """The fixture, of seed 0, was written by the last version whose notes had no family."""
+    note = json.loads((FIXTURES / "note-2.json").read_bytes())
+    path = tmp_path / "matrices" / "x.json"
+    path.parent.mkdir()
+    path.write_text(json.dumps(note | {"seed": seed}))
+    (matrix,) = tables.load(Store(tmp_path))
+    assert (note["protocol"], matrix.family) == ("97a35d56", family)
+    assert tiny(seed=7).family == tiny().protocol == "97a35d56"
+
+
 @given(st.text(max_size=30))
 def test_latex_escapes_whatever_a_name_holds(text):
     escaped = tables._latex(text)
@@ -582,7 +595,7 @@ def test_a_damaged_note_of_schema_1_is_named(tmp_path, change):
     path = tmp_path / "matrices" / "x.json"
     path.parent.mkdir()
     path.write_text(json.dumps({name: value for name, value in note.items() if value is not None}))
-    with pytest.raises(StoreError, match="expected the note of a run, of schema 2"):
+    with pytest.raises(StoreError, match="expected the note of a run, of schema 3"):
         tables.load(Store(tmp_path))
 
 
@@ -609,3 +622,74 @@ def test_of_notes_that_disagree_the_one_that_warns_counts(finished, tmp_path, ma
 def test_every_symbol_of_a_comparison_is_known_to_latex():
     shown = tables.Grid("t", ["model"], ["0"], [(["Kendall τ → ε"], ["—"])])
     assert tables.to_latex(shown).isascii()
+
+
+# --- seeds and intervals -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def seeds(tmp_path_factory):
+    """The tiny digits under three seeds, with the two heads of each encoder."""
+    root = tmp_path_factory.mktemp("seeds")
+    several = [tiny(seed=seed, train_epsilons=(1,), finetune_epsilons=(0, 1)) for seed in (3, 1, 2)]
+    found = runner.run_suite(several, store=root, device="cpu")
+    assert list(found) == ["digits seed 3", "digits seed 1", "digits seed 2"]
+    return root
+
+
+def test_matrices_that_differ_in_the_seed_alone_are_a_family(seeds):
+    matrices = tables.load(Store(seeds))
+    assert len({matrix.protocol for matrix in matrices}) == 3
+    (family,) = tables.families(matrices)
+    assert [matrix.seed for matrix in family] == [1, 2, 3]
+    other = dataclasses.replace(matrices[0], family="another", protocol="x")
+    old = dataclasses.replace(matrices[1], family=None, protocol="y")
+    assert [len(one) for one in tables.families([*matrices, other, old])] == [3, 1, 1]
+
+
+@pytest.mark.parametrize("metric", ["top1", "mcc"])
+def test_a_family_is_shown_by_mean_and_sample_deviation(seeds, metric):
+    (family,) = tables.families(tables.load(Store(seeds)))
+    grid = tables.over_seeds(family, metric)
+    digits = 3 if metric == "mcc" else 2
+    for i, row in enumerate([(1, 0), (1, 1)]):
+        for k, column in enumerate((0, 0.5)):
+            values = [matrix.value(row, column, metric) for matrix in family]
+            expected = f"{statistics.fmean(values):.{digits}f} ± {statistics.stdev(values):.{digits}f}"
+            assert grid.lines[i][1][k] == expected
+    gains = [one.value((1, 1), 0.5, metric) - one.value((1, 0), 0.5, metric) for one in family]
+    labels, cells = grid.lines[2]
+    assert labels == ["1", "improvement"]
+    assert cells[1] == f"{statistics.fmean(gains):+.{digits}f} ± {statistics.stdev(gains):.{digits}f}"
+    assert "seeds 1, 2, 3" in grid.caption
+    assert "mean ± sample deviation over 3 seeds" in grid.caption
+    assert not any(note.startswith("seed ") for note in grid.notes)
+    for form in (tables.to_markdown(grid), tables.to_latex(grid)):
+        assert cells[1] in form or cells[1].replace("±", r"$\pm$") in form
+
+
+def test_seeds_with_other_cells_are_said_to_be_so(seeds):
+    first, second, third = tables.families(tables.load(Store(seeds)))[0]
+    lacking = dataclasses.replace(third, cells={place: cell for place, cell in third.cells.items() if place[2] == 0})
+    grid = tables.over_seeds([first, second, lacking], "top1")
+    assert any(note.startswith("the seeds have different cells") for note in grid.notes)
+    values = [matrix.value((1, 1), 0.5, "top1") for matrix in (first, second)]
+    assert grid.lines[1][1][1] == f"{statistics.fmean(values):.2f} ± {statistics.stdev(values):.2f}"
+    alone = tables.over_seeds([first, dataclasses.replace(second, cells={}), lacking], "top1")
+    assert alone.lines[1][1][1] == f"{values[0]:.2f}"
+
+
+def test_rates_are_shown_with_their_intervals(matrix):
+    grid = tables.over_seeds([matrix], "top1", intervals=True)
+    for i, row in enumerate(matrix.rows):
+        for k, column in enumerate(matrix.columns):
+            low, high = matrix.cells[*row, column].wilson95["top1"]
+            assert grid.lines[i][1][k] == f"{shown(matrix, row, column, 'top1')} [{100 * low:.1f}, {100 * high:.1f}]"
+    assert grid.bold == tables.grid(matrix, "top1").bold
+
+
+def test_intervals_are_of_rates_and_of_one_seed(matrix):
+    with pytest.raises(InvalidValue, match="intervals: expected top1, top5, robust of one seed, got mcc of seed 0"):
+        tables.over_seeds([matrix], "mcc", intervals=True)
+    with pytest.raises(InvalidValue, match="got top1 of seeds 0, 0"):
+        tables.over_seeds([matrix, matrix], "top1", intervals=True)

@@ -235,6 +235,7 @@ def _merged(store: Store, runs: list[dict[str, Any]]) -> Matrix:
         if now.protocol == note["protocol"]:
             grids = {"registered_rows": now.rows, "registered_columns": list(now.eval_epsilons)}
             note = {**note, "deviations": {}, **grids}
+    note = {**note, "family": next((run["family"] for run in runs if run["family"]), None)}
     keys = {(first, second, column): key for run in runs for first, second, column, key in run["cells"]}
     rows, columns = {(first, second) for first, second, _ in keys}, {column for _, _, column in keys}
     cells: dict[Place, Record | None] = {}
@@ -459,6 +460,7 @@ _LATEX = {
     "\\": r"\textbackslash{}",
     "→": r"$\rightarrow$",
     "τ": r"$\tau$",
+    "±": r"$\pm$",
     EPS: r"$\varepsilon$",
     MISSING: "--",
     "~": r"\textasciitilde{}",
