@@ -540,3 +540,55 @@ def test_a_run_under_another_attack_is_a_matrix_of_its_own_with_its_own_caption(
     assert "APGD-CE-L2, 5 steps" in " ".join(out.split())
     assert "finetuned in full" in " ".join(out.split())
     assert rossbench("report")[1].count("RoSS digits → digits") == 2
+
+
+def test_several_seeds_are_run_shown_and_compared(rossbench):
+    options = [*TINY, "--train-eps", "1"]
+    code, out, err = rossbench("run", "digits", *options, "--seeds", "0,2")
+    assert (code, err) == (0, "")
+    assert "pretrain digits ε=1  done in" in out
+    assert "pretrain digits ε=1 seed 2  done in" in out
+    for shown in (out, rossbench("report")[1]):
+        assert len(re.findall(r"\d ± \d", shown)) == 2
+        assert "seeds 0, 2" in shown
+    assert max(map(len, rossbench("report")[1].splitlines())) <= 80
+    code, out, err = rossbench("report", "--intervals")
+    assert (code, out) == (2, "")
+    assert "expected top1, top5, robust of one seed" in err
+    protocols = {line.split(",")[1] for line in rossbench("report", "--format", "csv")[1].splitlines()[1:]}
+    assert len(protocols) == 2
+    for protocol in protocols:
+        assert rossbench("report", "--intervals", "--protocol", protocol)[1].count("[") == 2
+    assert "expected runs under one protocol, got several; choose" in rossbench("compare", "digits@1", "digits@1")[2]
+
+
+def test_two_models_are_compared_on_the_same_images(rossbench, audited):
+    code, out, err = rossbench("compare", "digits@0", "digits@1")
+    assert (code, err) == (0, "")
+    assert "A: digits@0, B: digits@1" in out
+    assert all(f" {line} " in out for line in ("A (%)", "A - B", "right by B alone", "p", "verdict"))
+    assert max(map(len, out.splitlines())) <= 80
+    assert rossbench("compare", "digits@0", "digits@1", "--format", "markdown")[1].count("| verdict |") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "digits", "--seeds", "0,0"], "expected different whole numbers such as 0,1,2, got '0,0'"),
+        (["run", "digits", "--seeds", "-1"], "expected different whole numbers such as 0,1,2"),
+        (["run", "digits", "--seeds", "0,1", "--seed", "2"], "expected --seed or --seeds, got both"),
+        (["compare", "digits@0"], "expected two models, such as digits@0 digits@1, got digits@0"),
+        (["compare", "digits@0", "digits"], "expected two models"),
+        (["compare", "digits@0", "digits@0,1"], "expected two models"),
+        (["compare", "digits@0", "digits@x"], "expected numbers such as 0.5 or 8/255, got 'x'"),
+        (["compare", "digits@0", "digit@1"], "did you mean digits?"),
+        (["compare", "digits@0", "digits@0.5"], "expected some of 0, 1, got 0.5"),
+        (["report", "--intervals", "--metric", "mcc"], "expected top1, top5, robust of one seed, got mcc of seed 0"),
+        (["report", "--intervals", "--html", "x.html"], "--html: expected no --format, --metric or --intervals"),
+    ],
+)
+def test_what_seeds_and_compare_cannot_do_is_one_line(rossbench, audited, arguments, message):
+    code, out, err = rossbench(*arguments)
+    assert (code, out) == (2, "")
+    assert message in err
+    assert err.count("\n") == 1

@@ -114,6 +114,15 @@ def test_every_verdict_is_in_it_and_those_that_are_no_pass_stand_out(text, store
     assert text.count(">audit</th>") == 2 * len(tables.METRICS)
 
 
+def test_several_seeds_have_a_table_of_their_own_before_those_of_each(tmp_path):
+    several = [tiny(seed=seed, train_epsilons=(1,)) for seed in (0, 1)]
+    runner.run_suite(several, store=tmp_path, device="cpu")
+    found = page.render([], tables.load(Store(tmp_path)), [], CREATED)
+    Checker(found)
+    assert found.count("mean ± sample deviation over 2 seeds") == 1
+    assert found.index("mean ± sample") < found.index("seed 0:") < found.index("seed 1:")
+
+
 def test_where_nothing_was_audited_it_says_so(finished):
     found = page.render([], tables.load(Store(finished)), [], CREATED)
     assert "Nothing was audited: rossbench audit does it." in found

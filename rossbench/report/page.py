@@ -52,6 +52,8 @@ def render(names: Sequence[str], matrices: Sequence[Matrix], exhibits: Sequence[
         eps=EPS,
         sections=_sections(names, matrices),
         grid=tables.grid,
+        over_seeds=tables.over_seeds,
+        families=tables.families,
         metrics=list(tables.METRICS),
         figures=places,
         matrices=matrices,
