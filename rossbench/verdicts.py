@@ -190,7 +190,7 @@ def _input(bench: _Bench) -> Judgement:
     if norm is not None:
         shift, scale = _moved(*norm)
         off = max(scale, 1 / max(scale, 1e-9))
-        verdict = max(verdict, _grade(shift, 0.5, 1), _grade(off, 1.6, 2), key=_ORDER.index)
+        verdict = max(verdict, _grade(shift, 0.5, 1), _grade(off, 1.6, 2.5), key=_ORDER.index)
         figure += f", its BatchNorm {scale:.2f} times the spread it knows, {shift:.2f} of it away"
     return verdict, figure
 

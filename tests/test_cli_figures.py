@@ -123,7 +123,10 @@ WRONG = [
         ["features", "digits", "--model", "0,1"],
         "model: expected one of one scenario, got digits → digits, ε = 0, digits",
     ),
-    (["report", "digits", "--html", "p.html", "--metric", "mcc"], "--html: expected no --format and no --metric"),
+    (
+        ["report", "digits", "--html", "p.html", "--metric", "mcc"],
+        "--html: expected no --format, --metric or --intervals",
+    ),
     (["layers", "digits", "--device", "tpu"], "expected auto, cpu, cuda, cuda:N or mps, got 'tpu'"),
     (["compare"], "expected runs with published numbers, cifar10-to-cifar10,"),
     (["report", "digits", "--protocol", "abc"], "unknown protocol of digits 'abc'; known: "),

@@ -298,9 +298,11 @@ def test_a_killed_suite_goes_on_and_gives_the_uninterrupted_records(own_suite, t
         }
 
 
-def test_two_scenarios_of_one_name_are_refused(tmp_path):
-    with pytest.raises(InvalidValue, match=r"expected scenarios of different names, got \['digits', 'digits'\]"):
-        runner.run_suite([tiny(), tiny(seed=1)], store=tmp_path / "store", device="cpu")
+def test_two_scenarios_of_one_name_and_seed_are_refused(tmp_path):
+    with pytest.raises(
+        InvalidValue, match=r"expected scenarios of different names or seeds, got \['digits', 'digits'\]"
+    ):
+        runner.run_suite([tiny(), tiny(train_limit=40)], store=tmp_path / "store", device="cpu")
     assert not (tmp_path / "store").exists()
 
 

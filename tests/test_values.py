@@ -110,7 +110,7 @@ def nested(**changes):
         ),
         (
             nested(pretrain={}),
-            "PretrainSpec: expected the fields encoder, epsilon, limit, recipe, seed, source, got {}",
+            "PretrainSpec: expected the fields encoder, epsilon, limit, recipe, seed, source, weights, got {}",
         ),
         (nested(recipe={"epochs": 3}), "Finetuning: expected the fields attack, batch_size, epochs, "),
         (content(epsilon=-1), "EvaluateSpec.epsilon: expected a finite number of at least 0, got -1"),

@@ -150,7 +150,7 @@ def test_a_weak_attack_is_told_from_a_strong_one(study, few, name):
     weak = [dataclasses.replace(cell, recipe=recipe) if cell.epsilon else cell for cell in cells]
     found = judged(load_classifier(study[0], cells[0].finetune), weak, few)
     verdict = found["more steps and restarts change little"]
-    assert verdict.verdict == ("fail" if name == "gaussian-noise" else "warn")
+    assert verdict.verdict in (["fail"] if name == "gaussian-noise" else ["warn", "fail"])
     assert f"under {ATTACKS[name]}, " in verdict.figure
 
 
