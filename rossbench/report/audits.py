@@ -16,7 +16,8 @@ def to_rich(matrix: Matrix) -> RenderableType:
     """Every verdict, for a terminal; what one means where it is not a pass."""
     shown: list[RenderableType] = []
     for row, audit in matrix.audits.items():
-        shown.append(Text(f"{matrix.name}, model {EPS} {format_model(*row)}: {audit.summary}", "bold"))
+        seed = f", seed {matrix.seed}" if matrix.seed else ""
+        shown.append(Text(f"{matrix.name}{seed}, model {EPS} {format_model(*row)}: {audit.summary}", "bold"))
         table = Table(show_edge=False)
         table.add_column("verdict", no_wrap=True)
         table.add_column("check")
