@@ -1,6 +1,6 @@
 """rossbench: how robust are self-supervised encoders, and how does their robustness transfer?
 
-Importing it imports no torch; ``run``, ``run_suite`` and ``evaluate_encoder`` do, when they are first used.
+Importing it imports no torch; ``run``, ``run_suite``, ``evaluate_encoder`` and ``audit`` do, when they are first used.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from .errors import RossbenchError
 from .recipe import Attack, Augmentation, Evaluation, Finetuning, Pretraining, Recipe
-from .registry import get, members, names, register
+from .registry import get, members, names, register, register_attack
 from .scenario import Scenario, Suite
 
 if TYPE_CHECKING:
-    from .runner import evaluate_encoder, run, run_suite
+    from .runner import audit, evaluate_encoder, run, run_suite
 
 __version__ = _version("rossbench")
 __all__ = [
@@ -27,18 +27,20 @@ __all__ = [
     "RossbenchError",
     "Scenario",
     "Suite",
+    "audit",
     "evaluate_encoder",
     "get",
     "members",
     "names",
     "register",
+    "register_attack",
     "run",
     "run_suite",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("evaluate_encoder", "run", "run_suite"):
+    if name in ("audit", "evaluate_encoder", "run", "run_suite"):
         from . import runner
 
         return getattr(runner, name)

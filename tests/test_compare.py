@@ -8,7 +8,7 @@ from rich.console import Console
 from rossbench import registry
 from rossbench.errors import InvalidValue
 from rossbench.records import Record
-from rossbench.report import compare, tables
+from rossbench.report import compare, forms, tables
 from rossbench.report.compare import published
 
 TABLES = {table.number: table for table in published()}
@@ -273,7 +273,7 @@ def test_what_nobody_published_cannot_be_compared():
 
 def test_a_whole_table_fits_a_terminal_of_80_columns(capsys):
     one = only(compare.compare([matrix("cifar100-to-cifar100", -10)]), "5.2")
-    Console(width=80).print(tables.to_rich(compare.grid(one, 2), 80))
+    Console(width=80).print(forms.to_rich(compare.grid(one, 2), 80))
     out = capsys.readouterr().out
     assert max(map(len, out.splitlines())) <= 80
     assert out.count("ε=1 ") == 2  # one head, one row: nothing was split

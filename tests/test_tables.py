@@ -14,7 +14,7 @@ from rich.console import Console
 from rossbench import registry, runner
 from rossbench.errors import InvalidValue, StoreError, UnknownName
 from rossbench.records import read_record
-from rossbench.report import tables
+from rossbench.report import forms, tables
 from rossbench.scenario import Suite
 from rossbench.store import Store
 
@@ -27,7 +27,7 @@ def matrix(finished):
 
 def terminal(matrix, metric="top1", width=80, **console):
     console = Console(file=io.StringIO(), width=width, **console)
-    console.print(tables.to_rich(tables.grid(matrix, metric), width))
+    console.print(forms.to_rich(tables.grid(matrix, metric), width))
     return console.file.getvalue().replace("┃", "│")
 
 
@@ -36,9 +36,9 @@ def shown(matrix, row, column, metric):
 
 
 def in_form(matrix, form, metric="top1"):
-    if form in tables.TEXTS:
-        return tables.TEXTS[form](tables.grid(matrix, metric))
-    return tables.DATA[form]([matrix], metric)
+    if form in forms.TEXTS:
+        return forms.TEXTS[form](tables.grid(matrix, metric))
+    return forms.DATA[form]([matrix], metric)
 
 
 def with_rates(matrix, rates, columns=(0, 0.2, 0.4, 0.6, 0.8, 1)):
@@ -113,17 +113,17 @@ def test_a_run_that_differs_says_so_above_its_table(matrix):
     assert text.index("REDUCED") < text.index("Top-1")
 
 
-@pytest.mark.parametrize("form", [*tables.TEXTS, *tables.DATA])
+@pytest.mark.parametrize("form", [*forms.TEXTS, *forms.DATA])
 def test_every_format_says_that_a_run_differs(matrix, form):
     assert "REDUCED OR CHANGED PROTOCOL" in in_form(matrix, form)
 
 
 def test_the_formats_are_these():
-    assert (list(tables.TEXTS), list(tables.DATA)) == (["markdown", "latex"], ["csv", "json"])
+    assert (list(forms.TEXTS), list(forms.DATA)) == (["markdown", "latex"], ["csv", "json"])
 
 
 def test_csv_has_one_line_a_cell(matrix):
-    rows = list(csv.DictReader(io.StringIO(tables.to_csv([matrix], "mcc"))))
+    rows = list(csv.DictReader(io.StringIO(forms.to_csv([matrix], "mcc"))))
     places = [tuple(float(r[f"{name}_epsilon"]) for name in ("train", "finetune", "eval")) for r in rows]
     assert places == sorted(matrix.cells)
     for place, row in zip(places, rows, strict=True):
@@ -133,7 +133,7 @@ def test_csv_has_one_line_a_cell(matrix):
 
 
 def test_json_carries_the_records(matrix):
-    (content,) = json.loads(tables.to_json([matrix], "top1"))
+    (content,) = json.loads(forms.to_json([matrix], "top1"))
     assert content["scenario"] == "digits"
     assert content["cells"][0]["record"]["n"] == 40
     epsilons = [(cell["train_epsilon"], cell["finetune_epsilon"], cell["eval_epsilon"]) for cell in content["cells"]]
@@ -172,8 +172,8 @@ def test_rows_with_columns_of_their_own_leave_cells_missing_in_every_format(fini
     runner.run(tiny(train_epsilons=(1,), eval_epsilons=(0.25,)), store=tmp_path, device="cpu")
     (matrix,) = tables.load(Store(tmp_path))
     assert (len(matrix.cells), len(matrix.records)) == (6, 3)
-    assert len(list(csv.DictReader(io.StringIO(tables.to_csv([matrix], "top1"))))) == 6
-    assert len(json.loads(tables.to_json([matrix], "top1"))[0]["cells"]) == 6
+    assert len(list(csv.DictReader(io.StringIO(forms.to_csv([matrix], "top1"))))) == 6
+    assert len(json.loads(forms.to_json([matrix], "top1"))[0]["cells"]) == 6
     assert terminal(matrix).count("—") == 3 + 1  # and once in the note that says so
 
 
@@ -574,8 +574,8 @@ def test_a_note_of_schema_2_is_of_a_family_where_it_says_of_which(tmp_path, seed
 
 @given(st.text(max_size=30))
 def test_latex_escapes_whatever_a_name_holds(text):
-    escaped = tables._latex(text)
-    for command in tables._LATEX.values():
+    escaped = forms._latex(text)
+    for command in forms._LATEX.values():
         escaped = escaped.replace(command, "")
     assert not set(escaped) & set("&%#_{}~^")
 
@@ -621,7 +621,7 @@ def test_of_notes_that_disagree_the_one_that_warns_counts(finished, tmp_path, ma
 
 def test_every_symbol_of_a_comparison_is_known_to_latex():
     shown = tables.Grid("t", ["model"], ["0"], [(["Kendall τ → ε"], ["—"])])
-    assert tables.to_latex(shown).isascii()
+    assert forms.to_latex(shown).isascii()
 
 
 # --- seeds and intervals -------------------------------------------------------------------------------------
@@ -664,7 +664,7 @@ def test_a_family_is_shown_by_mean_and_sample_deviation(seeds, metric):
     assert "seeds 1, 2, 3" in grid.caption
     assert "mean ± sample deviation over 3 seeds" in grid.caption
     assert not any(note.startswith("seed ") for note in grid.notes)
-    for form in (tables.to_markdown(grid), tables.to_latex(grid)):
+    for form in (forms.to_markdown(grid), forms.to_latex(grid)):
         assert cells[1] in form or cells[1].replace("±", r"$\pm$") in form
 
 

@@ -13,7 +13,7 @@ from rich.markup import escape
 
 from ..epsilons import parse_models
 from ..errors import NotComparable
-from ..report import audits, tables
+from ..report import audits, forms, tables
 from ..report import compare as comparing
 from ..store import Store
 from . import options
@@ -27,7 +27,7 @@ EXIT_FAILED_AUDIT = 3
 @click.option(
     "--format",
     "form",
-    type=click.Choice(["table", *tables.TEXTS, *tables.DATA]),
+    type=click.Choice(["table", *forms.TEXTS, *forms.DATA]),
     default="table",
     show_default=True,
 )
@@ -56,8 +56,8 @@ def report(
         raise click.UsageError("--html: expected no --format, --metric or --intervals, since a page has its own")
     if save is not None:
         _write_page(save, names, matrices, store, data_dir, device)
-    elif form in tables.DATA:
-        click.echo(tables.DATA[form](matrices, metric), nl=False)
+    elif form in forms.DATA:
+        click.echo(forms.DATA[form](matrices, metric), nl=False)
     else:
         families = [(family, metric or family[0].metric) for family in tables.families(matrices)]
         _print([tables.over_seeds(family, shown, intervals) for family, shown in families], form)
@@ -78,12 +78,12 @@ def _write_page(
 
 
 def _print(grids: Sequence[tables.Grid], form: str) -> None:
-    if form in tables.TEXTS:
-        click.echo("\n".join(map(tables.TEXTS[form], grids)), nl=False)
+    if form in forms.TEXTS:
+        click.echo("\n".join(map(forms.TEXTS[form], grids)), nl=False)
     else:
         console = Console()
         for grid in grids:
-            console.print(tables.to_rich(grid, console.width))
+            console.print(forms.to_rich(grid, console.width))
 
 
 @click.command()
@@ -111,7 +111,7 @@ def audit(names: tuple[str, ...], protocol: str | None, store: Path, data_dir: P
 @click.argument("names", nargs=-1, metavar="[NAME]...")
 @click.option("--tolerance", type=click.FloatRange(min=0), default=2.0, show_default=True, help="In percentage points.")
 @click.option("--show-reduced", is_flag=True, help="Show runs under another protocol too, labelled as not comparable.")
-@click.option("--format", "form", type=click.Choice(["table", *tables.TEXTS]), default="table", show_default=True)
+@click.option("--format", "form", type=click.Choice(["table", *forms.TEXTS]), default="table", show_default=True)
 @options.protocol
 @options.store
 @options.scenario_file

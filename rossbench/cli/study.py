@@ -19,7 +19,7 @@ from rich.text import Text
 from .. import registry
 from ..datasets import facts
 from ..epsilons import EPS, format_epsilon, format_model
-from ..report import tables
+from ..report import forms, tables
 from ..scenario import Scenario, specs_of
 from ..specs import passes
 from ..store import Store
@@ -172,7 +172,7 @@ def run(name: str, device: str, data_dir: Path | None, store: Path, tensorboard:
             runner.audit(made, store=store, data_dir=data_dir, device=device, protocol=protocol, observe=observe)
     stored = [one for scenario in scenarios for one in tables.load(Store(store), [scenario.name], scenario.protocol)]
     for family in tables.families(stored):
-        console.print(tables.to_rich(tables.over_seeds(family, family[0].metric), console.width))
+        console.print(forms.to_rich(tables.over_seeds(family, family[0].metric), console.width))
     again = f"rossbench report {name}" + ("" if str(store) == options.STORE else f" --out {shlex.quote(str(store))}")
     if name not in {scenario.name for scenario in scenarios} and options.FILE in (
         meta := click.get_current_context().meta
