@@ -22,6 +22,10 @@ def versus(store: Store, first: Model, second: Model) -> Grid:
     """
     names = [f"{one.matrix.name}@{format_model(*one.row)}" for one in (first, second)]
     columns, told, count = shared([first, second]), [], 0
+    recipes = [one.under(columns[-1]).recipe for one in (first, second)]
+    ways = [f"{recipe.attack} of {recipe.attacked} images" for recipe in recipes]
+    if ways[0] != ways[1]:
+        raise InvalidValue(f"compare: expected models under one attack, got {' and '.join(ways)}")
     for epsilon in columns:
         (ours, labels), (theirs, others) = (
             artifacts.load_predictions(store, one.under(epsilon)) for one in (first, second)

@@ -584,6 +584,7 @@ def test_two_models_are_compared_on_the_same_images(rossbench, audited):
         (["compare", "digits@0", "digit@1"], "did you mean digits?"),
         (["compare", "digits@0", "digits@0.5"], "expected some of 0, 1, got 0.5"),
         (["report", "--intervals", "--metric", "mcc"], "expected top1, top5, robust of one seed, got mcc of seed 0"),
+        (["report", "--intervals", "--format", "csv"], "--intervals: expected a table, markdown or latex, got csv"),
         (["report", "--intervals", "--html", "x.html"], "--html: expected no --format, --metric or --intervals"),
     ],
 )

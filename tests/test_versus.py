@@ -1,4 +1,5 @@
 import dataclasses
+import shutil
 
 import pytest
 from conftest import tiny
@@ -7,6 +8,7 @@ from rossbench import runner, versus
 from rossbench.artifacts import load_predictions
 from rossbench.errors import InvalidValue
 from rossbench.gallery import Model
+from rossbench.recipe import Attack
 from rossbench.report import tables
 from rossbench.store import Store
 from rossbench.uncertainty import mcnemar
@@ -55,6 +57,20 @@ def test_models_of_other_images_are_refused(finished, tmp_path):
     for other in models[1:]:
         with pytest.raises(InvalidValue, match="expected models evaluated on the same test images"):
             versus.versus(store, models[0], other)
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"), [({"attacked": "correct"}, "of correct images"), ({"attack": Attack(steps=5)}, "5 steps")]
+)
+def test_models_under_other_attacks_are_refused(finished, tmp_path, changed, told):
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    one = tiny()
+    recipe = dataclasses.replace(one.recipe, evaluation=dataclasses.replace(one.recipe.evaluation, **changed))
+    runner.run(dataclasses.replace(one, recipe=recipe), store=tmp_path, device="cpu")
+    models = [Model(matrix, (1.0, 1.0)) for matrix in tables.load(Store(tmp_path))]
+    with pytest.raises(InvalidValue, match="expected models under one attack") as raised:
+        versus.versus(Store(tmp_path), *models)
+    assert told in str(raised.value)
 
 
 def test_where_only_correct_images_were_attacked_right_is_robust(finished, tmp_path):

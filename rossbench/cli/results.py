@@ -54,6 +54,8 @@ def report(
     matrices = tables.load(Store(store), names, protocol)
     if save is not None and (form, metric, intervals) != ("table", None, False):
         raise click.UsageError("--html: expected no --format, --metric or --intervals, since a page has its own")
+    if intervals and form in forms.DATA:
+        raise click.UsageError(f"--intervals: expected a table, markdown or latex, got {form}, which has the counts")
     if save is not None:
         _write_page(save, names, matrices, store, data_dir, device)
     elif form in forms.DATA:
