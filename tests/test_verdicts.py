@@ -38,7 +38,7 @@ def test_split():
 
 @pytest.fixture(scope="module")
 def few():
-    return datasets.load("digits", "test", 200)
+    return datasets.load("digits", "test", 100)
 
 
 def judged(classifier, cells, test, predictions=None):
@@ -135,7 +135,7 @@ FAULTS = [
 def test_a_planted_fault_is_flagged(study, few, fault, check, row):
     store, plain, normalising = study
     again = fault is NormalisedAgain and row == 0  # of an encoder that does so itself
-    cells = cells_of(normalising if again else plain, row)
+    cells = [cell for cell in cells_of(normalising if again else plain, row) if cell.epsilon in (0, 0.5, 1)]
     found = judged(fault(load_classifier(store, cells[0].finetune)), cells, few)
     assert check in flagged(found)
     if fault in (Saturated, Quantised):  # the attack finds nothing, and says so where it may do anything
