@@ -17,12 +17,12 @@ from . import encoders, metrics, pretrain
 from .contrastive import SimCLR
 from .datasets import facts
 from .encoders import Encoder
-from .errors import StoreError
+from .errors import Diverged, StoreError
 from .finetune import Classifier
 from .recipe import MODULE
 from .records import AUDIT_SCHEMA, Audit, Record, Verdict
 from .specs import AnySpec, AuditSpec, EvaluateSpec, FinetuneSpec, PretrainSpec
-from .store import Store, encode, read_json
+from .store import Store, damaged, encode, read_json
 from .uncertainty import wilson
 
 
@@ -34,12 +34,21 @@ def save_trained(
     seconds: float,
     provenance: dict[str, Any],
 ) -> None:
-    """Weights (of SimCLR with its head, a given encoder, or what the finetuning trained), history, their origin."""
+    """Weights (of SimCLR with its head, a given encoder, or what the finetuning trained), history, their origin.
+
+    Raises Diverged, and saves nothing, if a weight is not finite.
+    """
     # Cloned: safetensors takes no tensors that share memory, as tied weights of a given encoder do.
     weights = {
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, tensor in module.state_dict().items()
     }
+    broken = [name for name, tensor in weights.items() if not tensor.isfinite().all()]
+    if broken:
+        raise Diverged(
+            f"{spec}: expected finite weights, got others in {broken[0]} ({len(broken)} in all) after the last epoch; "
+            "lower the learning rate"
+        )
     files = {
         "weights.safetensors": save_tensors(weights),
         "history.jsonl": "".join(json.dumps(entry) + "\n" for entry in history).encode(),
@@ -144,7 +153,7 @@ def load_history(store: Store, spec: PretrainSpec | FinetuneSpec) -> list[dict[s
     try:
         return [json.loads(line) for line in store.read(spec, "history.jsonl").splitlines()]
     except ValueError as error:
-        raise StoreError(f"{store.path(spec) / 'history.jsonl'}: expected JSON lines, got {error}") from error
+        raise damaged(store.path(spec) / "history.jsonl", f"expected JSON lines, got {error}") from error
 
 
 def _load_weights(store: Store, spec: PretrainSpec | FinetuneSpec, module: nn.Module) -> None:
@@ -152,10 +161,8 @@ def _load_weights(store: Store, spec: PretrainSpec | FinetuneSpec, module: nn.Mo
     wrong = [name for name in {**found, **expected} if name not in found or name not in expected]
     wrong = wrong or [name for name in found if found[name].shape != expected[name].shape]
     if wrong:
-        path = store.path(spec) / "weights.safetensors"
-        raise StoreError(
-            f"{path}: expected the weights of {spec}, got others, such as {wrong[0]} ({len(wrong)} in all)"
-        )
+        what = f"expected the weights of {spec}, got others, such as {wrong[0]} ({len(wrong)} in all)"
+        raise damaged(store.path(spec) / "weights.safetensors", what)
     module.load_state_dict(found)
 
 
@@ -163,4 +170,4 @@ def _tensors(store: Store, spec: AnySpec, name: str) -> dict[str, Tensor]:
     try:
         return load_tensors(store.read(spec, name))
     except SafetensorError as error:
-        raise StoreError(f"{store.path(spec) / name}: expected safetensors, got a damaged file: {error}") from error
+        raise damaged(store.path(spec) / name, f"expected safetensors, got a damaged file: {error}") from error

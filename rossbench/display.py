@@ -12,7 +12,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from .runner import Observer, Progress
+from .progress import Observer, Progress
 
 LIVE_EVERY = 0.25
 PLAIN_EVERY = 10.0
@@ -73,8 +73,12 @@ def _line(progress: Progress) -> Text:
     if progress.others:
         text.append(f" and {progress.others} more")
     if tick is None:
-        return text.append(f"  done in {_duration(progress.seconds)}", style="green")
+        return text.append(
+            "  done by another run" if progress.elsewhere else f"  done in {_duration(progress.seconds)}", style="green"
+        )
     text.append(f"  {tick.position}", style="cyan")
+    if progress.elsewhere:
+        return text
     if tick.loss is not None:
         text.append(f"  loss {float(tick.loss):.3f}")
     return text.append(f"  {progress.rate:,.0f} images/s")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class RossbenchError(Exception):
@@ -30,8 +31,21 @@ class StoreError(RossbenchError):
     """The store cannot be read or written, or holds something unexpected."""
 
 
+class Damaged(StoreError):
+    """A file of the store is not what was written."""
+
+    def __init__(self, message: str, place: Path) -> None:
+        super().__init__(message)
+        self.place = place
+        """What is lost with it: the artifact's folder, or the file."""
+
+
 class Diverged(RossbenchError):
-    """Training gave a loss that is not finite."""
+    """Training gave a loss, a weight or a logit that is not finite."""
+
+
+class OutOfMemory(RossbenchError):
+    """A step of training does not fit the device."""
 
 
 class NotComparable(RossbenchError):

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from . import adversaries, metrics
+from . import adversaries, metrics, resume
+from .errors import Diverged
 from .finetune import Classifier
+from .interrupts import Interrupted, held
+from .memory import Pieces
 from .recipe import BUILTIN_ATTACKS
 from .seeds import derive
 from .specs import EvaluateSpec
@@ -17,6 +21,8 @@ from .training import Hooks, Tick
 
 _CPU_AT_ONCE, _AT_ONCE = 3 * 2**18, 2**24
 """Values of images that are attacked at once, 256 and 5,461 of 32 pixels: what fits caches, and what fills a GPU."""
+SAVE_EVERY = 10.0
+"""Seconds between two saved states."""
 
 
 class Predictions(NamedTuple):
@@ -34,32 +40,81 @@ def evaluate(
     """Predictions under the attacks of evaluations that differ in their epsilon alone, made together.
 
     images: uint8 [n, 3, size, size]; labels: int64 [n]. As the study counts, images that are wrong without an attack
-    are attacked like all others, unless the recipe says otherwise; then their predictions are the natural ones.
+    are attacked like all others, unless the recipe says otherwise; then their predictions are the natural ones. Goes on
+    from a resume state. Raises AttackError, OutOfMemory, and Diverged where logits are not finite.
     """
     classifier.requires_grad_(False)
-    total, done = len(images) * (1 + sum(spec.epsilon > 0 for spec in specs)), 0
-
-    def tick(count: int) -> None:
-        nonlocal done
-        done += count
-        hooks.tick(Tick(done / total, f"image {done}/{total}", count))
-
+    under_attack, count = sum(spec.epsilon > 0 for spec in specs), _Count(hooks)
+    count.total = len(images) * (1 + under_attack)
     parts = []
-    for batch in images.split(_at_once(images)):
-        parts.append(_ranked(classifier, batch.float() / 255))
-        tick(len(batch))
+    for _, ranked in Pieces(_at_once(images)).of(lambda some: _ranked(classifier, some.float() / 255), images):
+        parts.append(ranked)
+        count.add(len(ranked))
     natural = torch.cat(parts)
-    among = (
+    right = (
         natural[:, 0] == labels if specs[0].recipe.attacked == "correct" else torch.ones_like(labels, dtype=torch.bool)
     )
-    found = natural.repeat(len(specs), 1, 1)
-    under_attack = [k for k, spec in enumerate(specs) if spec.epsilon > 0]
-    total = done + int(among.sum()) * len(under_attack)
-    for adversarial in attacked([specs[k] for k in under_attack], classifier, images, labels, among):
-        number = torch.as_tensor(under_attack, device=images.device)[adversarial.number]
-        found[number, adversarial.image] = _ranked(classifier, adversarial.images)
-        tick(len(number))
-    return Predictions(natural.cpu(), list(found.cpu()))
+    count.total = len(images) + int(right.sum()) * under_attack
+    found = _Found(specs, natural, hooks)
+    with resume.Saving(hooks.resume) as saving:
+        try:
+            left = right & ~found.done
+            count.add(count.total - len(images) - int(left.sum()), resumed=True)
+            for adversarial in attacked(specs, classifier, images, labels, left):
+                ranked = _ranked(classifier, adversarial.images)
+                found.add(adversarial, ranked)
+                count.add(len(ranked))
+                if found.is_old():
+                    saving.save(found.state())
+        except Interrupted:
+            saving.save(found.state())
+            raise
+    return Predictions(natural.cpu(), list(found.ranked.cpu()))
+
+
+class _Count:
+    """Images so far, told to whoever watches."""
+
+    def __init__(self, hooks: Hooks) -> None:
+        self.hooks, self.done, self.total = hooks, 0, 0
+
+    def add(self, images: int, resumed: bool = False) -> None:
+        self.done += images
+        if images:
+            here = f"image {self.done}/{self.total}"
+            self.hooks.tick(Tick(self.done / self.total, here, 0 if resumed else images, resumed=resumed))
+
+
+class _Found:
+    """Predictions of several evaluations, as they come in."""
+
+    def __init__(self, specs: Sequence[EvaluateSpec], natural: Tensor, hooks: Hooks) -> None:
+        self.specs, self.saved = specs, time.monotonic()
+        self.ranked = natural.repeat(len(specs), 1, 1)
+        self.done = torch.zeros(self.ranked.shape[:2], dtype=torch.bool, device=natural.device)
+        state = resume.load(hooks.resume) or {}
+        for k, spec in enumerate(specs):
+            if spec.epsilon == 0:
+                self.done[k] = True
+            elif spec.key in state:  # of all, unless others are evaluated now
+                self.ranked[k], self.done[k] = (part.to(natural.device) for part in state[spec.key])
+
+    def add(self, batch: Batch, ranked: Tensor) -> None:
+        with held():
+            self.ranked[batch.number, batch.image] = ranked
+            self.done[batch.number, batch.image] = True
+
+    def is_old(self) -> bool:
+        """Whether its state was made too long ago."""
+        return time.monotonic() - self.saved > SAVE_EVERY
+
+    def state(self) -> dict[str, tuple[Tensor, Tensor]]:
+        self.saved = time.monotonic()
+        return {
+            spec.key: (self.ranked[k].to(torch.int16), self.done[k].clone())
+            for k, spec in enumerate(self.specs)
+            if spec.epsilon > 0
+        }
 
 
 class Batch(NamedTuple):
@@ -76,29 +131,35 @@ class Batch(NamedTuple):
 def attacked(
     specs: Sequence[EvaluateSpec], classifier: Classifier, images: Tensor, labels: Tensor, among: Tensor | None = None
 ) -> Iterator[Batch]:
-    """Images as evaluations that differ in epsilon alone see them, or some ``among`` them (bool [n]), in batches.
+    """Images as evaluations that differ in epsilon alone see them, in batches; those ``among`` them if it is given.
 
-    One evaluation's come in the order of the images. Random starts are the same for every epsilon, however many are
-    attacked at once, and for every call.
+    among: bool [n], or [evaluations, n]. One evaluation's images come in their order. Random starts are the same for
+    every epsilon, however many are attacked at once, and for every call.
     """
+    classifier.requires_grad_(False)
     if not specs:
         return
-    classifier.requires_grad_(False)
-    recipe = specs[0].recipe
-    epsilons = torch.tensor([spec.epsilon for spec in specs], device=images.device)
+    device = images.device
+    recipe = max(specs, key=lambda spec: spec.epsilon).recipe  # at epsilon 0 it has no attack to speak of
+    epsilons = torch.tensor([spec.epsilon for spec in specs], device=device)
     chosen = torch.ones_like(labels, dtype=torch.bool) if among is None else among
-    at_once = (
-        _at_once(images) if recipe.attack.name in BUILTIN_ATTACKS else len(specs) * len(images)
-    )  # a user's sees all
-    for k, block in enumerate(torch.arange(len(images), device=images.device).split(recipe.batch_size)):
+    chosen = chosen.expand(len(specs), len(images))
+    pieces = Pieces(_at_once(images))
+    if recipe.attack.name not in BUILTIN_ATTACKS:  # a user's own sees all
+        pieces = Pieces(len(specs) * len(images), least=len(specs) * len(images))
+    for k, block in enumerate(torch.arange(len(images), device=device).split(recipe.batch_size)):
         natural, seed = images[block].float() / 255, derive(specs[0].seed, "evaluate", k)
-        pairs = torch.cartesian_prod(torch.arange(len(specs), device=images.device), chosen[block].nonzero()[:, 0])
-        for number, place in (some.unbind(1) for some in pairs.split(at_once) if len(some)):
+
+        def moved(pairs: Tensor, block: Tensor = block, natural: Tensor = natural, seed: int = seed) -> Tensor:
+            number, place = pairs.unbind(1)
             radii, some = epsilons[number], natural[place]
-            if radii.any():  # else there is one evaluation, of epsilon 0
-                draws = adversaries.Draws(seed, len(block), place)
-                some = adversaries.perturb(classifier, some, labels[block[place]], recipe.attack, radii, draws)
-            yield Batch(some, number, block[place])
+            if not radii.any():  # there is one evaluation, of epsilon 0
+                return some
+            draws = adversaries.Draws(seed, len(block), place)
+            return adversaries.perturb(classifier, some, labels[block[place]], recipe.attack, radii, draws)
+
+        for pairs, adversarial in pieces.of(moved, chosen[:, block].nonzero()):
+            yield Batch(adversarial, pairs[:, 0], block[pairs[:, 1]])
 
 
 def _at_once(images: Tensor) -> int:
@@ -108,4 +169,7 @@ def _at_once(images: Tensor) -> int:
 
 @torch.no_grad()
 def _ranked(classifier: Classifier, images: Tensor) -> Tensor:
-    return metrics.top5(classifier(images))
+    logits = classifier(images)
+    if not logits.isfinite().all():
+        raise Diverged("evaluation: expected finite logits, got others; the classifier has diverged")
+    return metrics.top5(logits)

@@ -6,54 +6,35 @@ import copy
 import dataclasses
 import itertools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
 from . import artifacts, datasets, encoders, records, registry, verdicts, weights
 from .encoders import Encoder
-from .errors import InvalidValue
+from .errors import Damaged, InvalidValue
 from .evaluate import evaluate
 from .finetune import Classifier, finetune
 from .pretrain import pretrain
+from .progress import Clock, Observer
 from .records import Audit, Record
 from .report import tables
 from .report.tables import Matrix, Row
-from .scenario import Place, Scenario, Suite, specs_of
+from .scenario import Place, Scenario, Suite
 from .specs import AnySpec, AuditSpec, EvaluateSpec, FinetuneSpec, PretrainSpec
 from .store import Store
-from .training import Hooks, Tick
+from .training import Hooks
 from .weights import RGB, Given
 
+POLL = 1.0
+"""Seconds between two looks at what others are building, when nothing else is left."""
 
-@dataclass(frozen=True)
-class Progress:
-    """How far a run is."""
-
-    spec: AnySpec
-    number: int
-    """Of this artifact among those that were missing, from 1."""
-    total: int
-    tick: Tick | None
-    """None: the artifact is finished."""
-    seconds: float
-    """Since this stage began, in this run; of artifacts that were made together, each one's share."""
-    rate: float
-    """Images a second, a mean over these seconds."""
-    fraction: float
-    """Of the whole run's work, in [0, 1]."""
-    seconds_left: float | None
-    """For the whole run; None before there is anything to tell it from."""
-    others: int = 0
-    """So many artifacts after this one are being made together with it."""
-
-
-Observer = Callable[[Progress], None]
+Read = TypeVar("Read")
 Records = dict[Place, Record]
 """(pretraining epsilon, finetuning epsilon, evaluation epsilon) -> Record."""
 
@@ -71,7 +52,8 @@ def run(
     ``scenario``: one of the registry, by name, or a value of your own; a value that shares its name with a
     registered one and differs from it is recorded as deviating. ``data_dir``: default ROSSBENCH_DATA, then
     ``~/.cache/rossbench/data``. ``device``: auto, cpu, cuda, cuda:N or mps. May be interrupted at any time; the
-    next call goes on from the last finished epoch. Raises RossbenchError.
+    next call goes on from the last finished epoch. Several calls at once, from several processes or machines, share
+    the work of a store. Raises RossbenchError.
     """
     one = registry.get(scenario) if isinstance(scenario, str) else scenario
     return run_suite([one], store=store, data_dir=data_dir, device=device, observe=observe)[one.name]
@@ -111,8 +93,8 @@ def audit(
 ) -> dict[tuple[str, str, Row], Audit]:
     """Verdicts on every classifier that a store has evaluations of, or on those of some scenarios and suites.
 
-    What was audited before, with the same evaluations, is not again. Returns the audits by the scenario's name, its
-    protocol and the model's epsilons. Raises RossbenchError.
+    What was audited before, with the same evaluations, is not again; what an audit needs and the store lacks is built.
+    Returns the audits by the scenario's name, its protocol and the model's epsilons. Raises RossbenchError.
     """
     job = _Job([], *_surroundings(store, data_dir, device))
     return job.audit(tables.load(job.store, names, protocol), observe)
@@ -190,9 +172,28 @@ class _Job:
     """The last one used, by its key: the cells of a row share theirs."""
 
     def run(self, observe: Observer) -> dict[str, Records]:
-        missing = self._missing()
-        stale = [spec for spec in missing if spec in self.store]  # made from something that is gone
-        if missing:  # what is not to be had should be said now, not after days of pretraining
+        """A record for every cell."""
+        wanted = [cell for scenario in self.scenarios for cell in scenario.cells.values()]
+        self._check(self._missing(wanted))
+        for scenario in self.scenarios:
+            self.store.write_matrix(scenario.name, scenario.protocol, _note(scenario))
+        return self._made(wanted, self._records, observe)
+
+    def audit(self, matrices: Sequence[Matrix], observe: Observer) -> dict[tuple[str, str, Row], Audit]:
+        wanted = {
+            (matrix.name, matrix.protocol, row): spec
+            for matrix in matrices
+            for row, spec in matrix.audit_specs().items()
+        }
+
+        def read() -> dict[tuple[str, str, Row], Audit]:
+            return {place: records.read_audit(self.store.audit_path(spec)) for place, spec in wanted.items()}
+
+        return self._made(wanted.values(), read, observe)
+
+    def _check(self, missing: Sequence[AnySpec]) -> None:
+        """What is not to be had should be said now, not after days of pretraining."""
+        if missing:
             for name, size in {(s.encoder, datasets.facts(s.source).size) for s in self.scenarios if not s.weights}:
                 encoders.build(name, size, seed=0)
             for spec in missing:
@@ -200,16 +201,8 @@ class _Job:
                     self._given(spec)
                 else:
                     self._data_of(spec)
-        for scenario in self.scenarios:
-            self.store.write_matrix(scenario.name, scenario.protocol, _note(scenario))
-        for spec in stale:
-            self.store.discard(spec)
-        clock = _Clock(missing, observe)
-        for specs in _together(missing):
-            clock.start(specs)
-            if any(spec not in self.store for spec in specs):  # else another run was faster
-                self._build(specs, Hooks(clock.tick, self.store.resume_path(specs[0])))
-            clock.finish()
+
+    def _records(self) -> dict[str, Records]:
         names = [scenario.name for scenario in self.scenarios]
         keys = [one.name if names.count(one.name) == 1 else f"{one.name} seed {one.seed}" for one in self.scenarios]
         return {
@@ -219,28 +212,69 @@ class _Job:
             for key, scenario in zip(keys, self.scenarios, strict=True)
         }
 
-    def audit(self, matrices: Sequence[Matrix], observe: Observer) -> dict[tuple[str, str, Row], Audit]:
-        wanted = {
-            (matrix.name, matrix.protocol, row): spec
-            for matrix in matrices
-            for row, spec in matrix.audit_specs().items()
-        }
-        missing: list[AnySpec] = [spec for spec in dict.fromkeys(wanted.values()) if spec not in self.store]
-        clock = _Clock(missing, observe)
-        for spec in missing:
-            clock.start([spec])
-            self._build([spec], Hooks(clock.tick))
-            clock.finish()
-        return {place: records.read_audit(self.store.audit_path(spec)) for place, spec in wanted.items()}
+    def _made(self, wanted: Iterable[AnySpec], read: Callable[[], Read], observe: Observer) -> Read:
+        """What is read when all that is wanted is there: built, and what is found damaged set aside and built again."""
+        wanted, found = list(wanted), set[Path]()
+        while True:
+            try:
+                while missing := self._missing(wanted):
+                    self._discard_stale(missing)
+                    self._make(missing, observe)
+                return read()
+            except Damaged as damage:
+                self._classifier = None
+                if damage.place in found or not self.store.set_aside(damage):  # else a bad disk would keep us for ever
+                    raise
+                found.add(damage.place)
 
-    def _missing(self) -> list[AnySpec]:
-        """What has to be built, parents first: all that missing cells are made from, from the first gap on."""
-        needed = set()
-        for spec in specs_of(self.scenarios):
-            if isinstance(spec, EvaluateSpec) and spec not in self.store:
-                gap = next(k for k, made in enumerate(spec.chain) if made not in self.store)
-                needed |= {made.key for made in spec.chain[gap:]}
-        return [spec for spec in specs_of(self.scenarios) if spec.key in needed]
+    def _missing(self, wanted: Sequence[AnySpec]) -> list[AnySpec]:
+        """What has to be built, parents first: what is not there, what that is made from, and heads of encoders that
+        are not there, since the next encoder may not be the one they fit."""
+        lacking = [spec for spec in wanted if spec not in self.store]
+        lineage = dict.fromkeys(made for spec in lacking for made in (*spec.parents, spec))
+        return [made for made in lineage if made not in self.store or self._is_stale(made)]
+
+    def _is_stale(self, spec: AnySpec) -> bool:
+        return isinstance(spec, FinetuneSpec) and spec.pretrain not in self.store
+
+    def _discard_stale(self, missing: Sequence[AnySpec]) -> None:
+        for spec in missing:
+            if spec in self.store and self.store.locks.take(spec.key):
+                if self._is_stale(spec):  # still: another run may have built both by now
+                    self.store.discard(spec)
+                self.store.locks.give(spec.key)
+
+    def _make(self, missing: list[AnySpec], observe: Observer) -> None:
+        """Build what nobody else is building, and wait for the rest. Returns early if something is lost meanwhile."""
+        clock, waiting = Clock(missing, observe), list(_together(missing))
+        while waiting:
+            left = [rest for specs in waiting if (rest := self._attend(specs, clock))]
+            if left == waiting:
+                specs = list(itertools.chain.from_iterable(left))
+                lost = (p for spec in specs for p in spec.parents if p not in self.store and p not in specs)
+                if next(lost, None) is not None:
+                    return
+                clock.wait(specs[0], self.store.locks.holder(specs[0].key))
+                time.sleep(POLL)
+            waiting = left
+
+    def _attend(self, specs: Sequence[AnySpec], clock: Clock) -> list[AnySpec]:
+        """Build a piece of work, but for what others have built or are building; returns what is left to them."""
+        ready = [spec for spec in specs if all(parent in self.store for parent in spec.parents)]
+        locked = [spec for spec in ready if self.store.locks.take(spec.key)]
+        try:
+            there = [spec for spec in specs if spec in self.store]
+            if there:
+                clock.made_elsewhere(there)
+            mine = [spec for spec in locked if spec not in there]
+            if mine:
+                clock.start(mine)
+                self._build(mine, Hooks(clock.tick, self.store.resume_path(mine[0])))
+                clock.finish()
+            return [spec for spec in specs if spec not in there and spec not in mine]
+        finally:
+            for spec in locked:
+                self.store.locks.give(spec.key)
 
     def _build(self, specs: list[AnySpec], hooks: Hooks) -> None:
         spec = specs[0]
@@ -371,54 +405,3 @@ def _note(scenario: Scenario) -> dict[str, Any]:
         "registered_columns": registered.eval_epsilons,
         "cells": [[*place, spec.key] for place, spec in scenario.cells.items()],
     }
-
-
-class _Clock:
-    """Turns a stage's ticks into the progress of the run. Passes are the unit of work; see specs.passes."""
-
-    def __init__(self, specs: list[AnySpec], observe: Observer) -> None:
-        self.specs, self.observe = specs, observe
-        self.total = sum(spec.passes for spec in specs)
-        self.began = time.perf_counter()
-        self.finished = 0
-        self.before = 0.0  # passes of the artifacts before this one
-        self.skipped = 0.0  # those of them that an earlier run had done
-
-    def start(self, specs: list[AnySpec]) -> None:
-        self.making = specs
-        self.work = sum(spec.passes for spec in specs)
-        self.stage_began = time.perf_counter()
-        self.images = 0
-        self.fraction = 0.0
-
-    def tick(self, tick: Tick) -> None:
-        if tick.resumed:
-            self.skipped += tick.fraction * self.work
-        self.images += tick.images
-        self.fraction = tick.fraction
-        self._tell(self.making[0], tick, len(self.making) - 1)
-
-    def finish(self) -> None:
-        self.fraction = 1.0
-        for spec in self.making:
-            self._tell(spec, None, share=spec.passes / self.work if self.work else 1)
-            self.finished += 1
-        self.before += self.work
-
-    def _tell(self, spec: AnySpec, tick: Tick | None, others: int = 0, share: float = 1) -> None:
-        now = time.perf_counter()
-        done = self.before + self.fraction * self.work
-        worked = done - self.skipped
-        seconds = max(now - self.stage_began, 1e-9)
-        progress = Progress(
-            spec=spec,
-            number=self.finished + 1,
-            total=len(self.specs),
-            tick=tick,
-            seconds=seconds * share,
-            rate=self.images / seconds,
-            fraction=done / self.total,
-            seconds_left=(self.total - done) * (now - self.began) / worked if worked > 0 else None,
-            others=others,
-        )
-        self.observe(progress)

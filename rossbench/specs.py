@@ -42,6 +42,11 @@ class PretrainSpec(Spec):
     """Of an encoder that was trained elsewhere: a hash of them, see Scenario.weights; then nothing is pretrained."""
 
     @property
+    def parents(self) -> tuple[AnySpec, ...]:
+        """All that it is made from, in the order of their making."""
+        return ()
+
+    @property
     def images(self) -> int:
         """Images an epoch, without those of a dropped last batch."""
         total = datasets.count(self.source, "train", self.limit)
@@ -72,6 +77,10 @@ class FinetuneSpec(Spec):
     limit: int | None
     epsilon: float = within(0.0, 0)
     recipe: Finetuning = Finetuning()
+
+    @property
+    def parents(self) -> tuple[AnySpec, ...]:
+        return (self.pretrain,)
 
     @property
     def chain(self) -> tuple[PretrainSpec, FinetuneSpec]:
@@ -110,6 +119,10 @@ class EvaluateSpec(Spec):
     recipe: Evaluation = Evaluation()
 
     @property
+    def parents(self) -> tuple[AnySpec, ...]:
+        return self.finetune.chain
+
+    @property
     def chain(self) -> tuple[AnySpec, ...]:
         """What the cell is made from, and itself last."""
         return *self.finetune.chain, self
@@ -139,6 +152,10 @@ class AuditSpec(Spec):
     epsilons: tuple[float, ...]
     recipe: Evaluation = Evaluation()
     """Of those under attack."""
+
+    @property
+    def parents(self) -> tuple[AnySpec, ...]:
+        return *self.finetune.chain, *self.cells
 
     @property
     def cells(self) -> tuple[EvaluateSpec, ...]:

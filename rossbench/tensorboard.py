@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from .errors import InvalidValue
-from .runner import Observer, Progress
+from .progress import Observer, Progress
 
 
 @contextlib.contextmanager

@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import io
-import logging
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from . import attacks
+from . import attacks, resume
 from .cudagraph import Replayed
-from .errors import Diverged
+from .errors import Diverged, OutOfMemory
+from .interrupts import Interrupted, held
+from .memory import attempt
 from .recipe import Finetuning, Pretraining
 from .seeds import derive, seeded
 from .specs import FinetuneSpec, PretrainSpec
-from .store import write_atomically
-
-log = logging.getLogger(__name__)
 
 
 class Stateful(Protocol):
@@ -68,6 +66,31 @@ class Step(NamedTuple):
     """Of its attack: see attacks.extremes."""
 
 
+@dataclass
+class _Done:
+    """What is done of the current epoch."""
+
+    sums: Tensor
+    """Float [3], see Step."""
+    extremes: Tensor
+    """The largest of all steps."""
+    batches: int = 0
+    samples: int = 0
+    seconds: float = 0.0
+
+    def add(self, found: Step, seconds: float) -> None:
+        self.sums, self.extremes = self.sums + found.sums, torch.maximum(self.extremes, found.extremes)
+        self.batches, self.samples, self.seconds = (
+            self.batches + 1,
+            self.samples + found.samples,
+            self.seconds + seconds,
+        )
+
+    @classmethod
+    def nothing(cls, device: torch.device) -> _Done:
+        return cls(torch.zeros(3, device=device), torch.zeros(3, device=device))
+
+
 @dataclass(frozen=True)
 class Loop:
     """One stage's training.
@@ -90,59 +113,106 @@ class Loop:
     def run(self, hooks: Hooks) -> list[dict[str, float]]:
         """Train; returns one dictionary an epoch: epoch, loss, top1, top5 (both rates), learning_rate, seconds.
 
-        With a resume state it goes on from its epoch: every epoch has random streams of its own, so the result
-        is that of an uninterrupted run. Raises Diverged when an epoch's loss is not finite, AttackError when one of its
-        attacks went out of bounds.
+        With a resume state it goes on from there: every batch has a random stream of its own, so the result is that of
+        an uninterrupted run. The state is saved after every epoch, and after the step in which Interrupted came. Raises
+        Diverged when an epoch's loss is not finite, AttackError when one of its attacks went out of bounds, OutOfMemory
+        when a step does not fit the device.
         """
-        saved: dict[str, Stateful] = {**self.parts, "optimizer": self.optimizer}
-        history = _load(hooks.resume, saved)
-        epochs, step = self.spec.recipe.epochs, Replayed(self.step)
-        if history:
-            position = f"resumed after epoch {len(history)}/{epochs}"
-            hooks.tick(Tick(len(history) / epochs, position, 0, resumed=True, history=tuple(history)))
-        for epoch in range(len(history), epochs):
-            began = time.perf_counter()
-            _set_rate(self.optimizer, self.rate(epoch))
-            loss, top1, top5, *extremes = self._epoch(epoch, step, hooks)
-            if not math.isfinite(loss):
-                last = f"{history[-1]['loss']:.4g}" if history else "none"
-                raise Diverged(
-                    f"{self.spec}: expected a finite loss, got {loss} in epoch {epoch + 1} (last finite loss: "
-                    f"{last}); lower the learning rate, {self.rate(epoch):.3g}"
-                )
-            attacks.check(extremes, self.spec.recipe.attack.norm)
-            history.append(
-                {
-                    "epoch": epoch + 1,
-                    "loss": loss,
-                    "top1": top1,
-                    "top5": top5,
-                    "learning_rate": self.rate(epoch),
-                    "seconds": round(time.perf_counter() - began, 3),
-                }
-            )
-            _save(hooks.resume, saved, history)
-            position = f"epoch {epoch + 1}/{epochs}"
-            hooks.tick(Tick((epoch + 1) / epochs, position, 0, torch.tensor(loss), history=(history[-1],)))
+        epochs, step, device = self.spec.recipe.epochs, Replayed(self.step), _device(self.optimizer)
+        history, done = self._restored(hooks)
+        with resume.Saving(hooks.resume) as saving:
+            try:
+                for epoch in range(len(history), epochs):
+                    _set_rate(self.optimizer, self.rate(epoch))
+                    self._epoch(epoch, done, step, hooks)
+                    with held():
+                        history.append(self._account(epoch, done, history))
+                        done = _Done.nothing(device)
+                        saving.save(self._state(history, done))
+                    position, loss = f"epoch {epoch + 1}/{epochs}", torch.tensor(history[-1]["loss"])
+                    hooks.tick(Tick((epoch + 1) / epochs, position, 0, loss, history=(history[-1],)))
+            except Interrupted:
+                saving.save(self._state(history, done))
+                raise
         return history
 
-    def _epoch(self, epoch: int, step: Callable[[Tensor], Step], hooks: Hooks) -> list[float]:
-        """[loss, top1, top5], means over the samples, and the extremes of all attacks."""
+    def _epoch(self, epoch: int, done: _Done, step: Callable[[Tensor], Step], hooks: Hooks) -> None:
+        """Those batches of an epoch that are not done."""
         spec, epochs, device = self.spec, self.spec.recipe.epochs, _device(self.optimizer)
         shuffle = torch.Generator().manual_seed(derive(spec.seed, spec.stage, "order", epoch))
         order = torch.randperm(self.images, generator=shuffle).to(device)
         size = min(spec.recipe.batch_size, self.images)
         batches = [batch for batch in order.split(size) if len(batch) == size or not self.drop_last]
-        sums, extremes = torch.zeros(3, device=device), torch.zeros(3, device=device)
-        samples = 0
-        for k, indices in enumerate(batches):
-            with seeded(derive(spec.seed, spec.stage, epoch, k), device):
-                found = step(indices)
-            sums, extremes = sums + found.sums, torch.maximum(extremes, found.extremes)
-            samples += found.samples
+        for k, indices in enumerate(batches[done.batches :], done.batches):
+            began = time.perf_counter()
+            with held():  # else the weights could have moved, and the account not
+                with seeded(derive(spec.seed, spec.stage, epoch, k), device):
+                    found = self._fitting(step, indices)
+                done.add(found, time.perf_counter() - began)
             fraction = (epoch + (k + 1) / len(batches)) / epochs
-            hooks.tick(Tick(fraction, f"epoch {epoch + 1}/{epochs}", len(indices), sums[0] / samples))
-        return torch.cat([sums / samples, extremes]).tolist()
+            hooks.tick(Tick(fraction, f"epoch {epoch + 1}/{epochs}", len(indices), done.sums[0] / done.samples))
+
+    def _account(self, epoch: int, done: _Done, history: list[dict[str, float]]) -> dict[str, float]:
+        """An epoch's entry in the history, once it is judged."""
+        began = time.perf_counter()
+        loss, top1, top5, *extremes = torch.cat([done.sums / done.samples, done.extremes]).tolist()  # waits
+        if not math.isfinite(loss):
+            last = f"{history[-1]['loss']:.4g}" if history else "none"
+            raise Diverged(
+                f"{self.spec}: expected a finite loss, got {loss} in epoch {epoch + 1} (last finite loss: "
+                f"{last}); lower the learning rate, {self.rate(epoch):.3g}"
+            )
+        attacks.check(extremes, self.spec.recipe.attack.norm)
+        return {
+            "epoch": epoch + 1,
+            "loss": loss,
+            "top1": top1,
+            "top5": top5,
+            "learning_rate": self.rate(epoch),
+            "seconds": round(done.seconds + time.perf_counter() - began, 3),
+        }
+
+    def _fitting(self, step: Callable[[Tensor], Step], indices: Tensor) -> Step:
+        """A step; OutOfMemory, with the batch size that fits, if this one does not."""
+        found = attempt(partial(step, indices))
+        if found is not None:
+            return found
+        size = len(indices) // 2
+        while size > 1 and attempt(partial(step, indices[:size])) is None:
+            size //= 2
+        recipe, fits = type(self.spec.recipe).__name__.lower(), f"{size} fit" if size > 1 else "nor do 2 fit"
+        raise OutOfMemory(
+            f"{self.spec}: expected {len(indices)} images a batch to fit the memory of {indices.device}, got out of "
+            f"memory; {fits} ({recipe}.batch_size; another size is another protocol)"
+        )
+
+    @property
+    def _saved(self) -> dict[str, Stateful]:
+        return {**self.parts, "optimizer": self.optimizer}
+
+    def _state(self, history: list[dict[str, float]], done: _Done) -> dict[str, Any]:
+        """All it takes to go on; random numbers are named by where it is."""
+        parts = {name: part.state_dict() for name, part in self._saved.items()}
+        return {"history": history, "done": asdict(done), **parts}
+
+    def _restored(self, hooks: Hooks) -> tuple[list[dict[str, float]], _Done]:
+        """The history, and what is done of the epoch after it, of the resume state if there is one."""
+        device, state = _device(self.optimizer), resume.load(hooks.resume)
+        if state is None:
+            return [], _Done.nothing(device)
+        for name, part in self._saved.items():
+            part.load_state_dict(state[name])
+        for group in self.optimizer.param_groups:  # a rate that is a tensor stays on the CPU, unlike all else
+            group["lr"] = group["lr"].to(device) if isinstance(group["lr"], Tensor) else group["lr"]
+        done, history = _Done.nothing(device), state["history"]
+        if "done" in state:  # states of earlier versions are of whole epochs
+            done = _Done(**state["done"])
+            done.sums, done.extremes = done.sums.to(device), done.extremes.to(device)
+        position = f"resumed after epoch {len(history)}/{self.spec.recipe.epochs}"
+        position += f", batch {done.batches}" if done.batches else ""
+        fraction = len(history) / self.spec.recipe.epochs
+        hooks.tick(Tick(fraction, position, 0, resumed=True, history=tuple(history)))
+        return history, done
 
 
 def adam(module: nn.Module, recipe: Pretraining | Finetuning) -> torch.optim.Adam:
@@ -164,27 +234,3 @@ def _set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
             group["lr"].fill_(rate)  # in place: a graph reads it there
         else:
             group["lr"] = rate
-
-
-def _save(path: Path | None, saved: dict[str, Stateful], history: list[dict[str, float]]) -> None:
-    if path is not None:
-        buffer = io.BytesIO()
-        torch.save({"history": history, **{name: part.state_dict() for name, part in saved.items()}}, buffer)
-        write_atomically(path, buffer.getvalue())
-
-
-def _load(path: Path | None, saved: dict[str, Stateful]) -> list[dict[str, float]]:
-    if path is None or not path.exists():
-        return []
-    try:
-        state = torch.load(path, weights_only=True, map_location="cpu")
-    except Exception as error:  # torch.load has many words for a damaged file; none is worth more than starting anew
-        log.warning("%s cannot be read (%r); the stage starts anew", path, error)
-        return []
-    for name, part in saved.items():
-        part.load_state_dict(state[name])
-        if isinstance(part, torch.optim.Optimizer):
-            for group in part.param_groups:  # a rate that is a tensor stays on the CPU, unlike all else
-                group["lr"] = group["lr"].to(_device(part)) if isinstance(group["lr"], Tensor) else group["lr"]
-    history: list[dict[str, float]] = state["history"]
-    return history

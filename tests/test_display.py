@@ -6,7 +6,7 @@ import torch
 from rich.console import Console
 
 from rossbench import display, registry
-from rossbench.runner import Progress
+from rossbench.progress import Progress
 from rossbench.training import Tick
 
 SPEC = registry.get("digits").cells[1.0, 1.0, 0.0].finetune.pretrain

@@ -16,18 +16,18 @@ ROOT = PACKAGE.parent
 # docs/architecture.md's picture, from below. A module imports from its own layer or those below.
 LAYERS = [
     {"errors"},
-    {"datasets", "epsilons", "values", "uncertainty"},
+    {"datasets", "epsilons", "values", "uncertainty", "interrupts", "locks"},
     {"recipe"},
     {"specs"},
     {"scenario"},
     {"scenarios", "store"},
     {"registry", "records"},
-    {"seeds"},
+    {"seeds", "memory", "resume"},
     {"views", "metrics", "attacks", "encoders", "cudagraph"},
     {"adversaries"},
     {"contrastive", "training", "weights"},
     {"pretrain", "finetune"},
-    {"evaluate", "artifacts", "verdicts"},
+    {"evaluate", "artifacts", "verdicts", "progress"},
     {"runner", "report", "report.tables", "report.figures"},
     {"report.compare", "report.audits", "report.forms"},
     {"report.page", "features", "display", "tensorboard"},
@@ -39,6 +39,7 @@ LAYERS = [
     {"cli"},
 ]
 HOMES = {
+    "filelock": {"locks"},
     "click": {"cli", "cli.options", "cli.study", "cli.results", "cli.figures"},
     "jinja2": {"report.page"},
     "lightly": {"contrastive"},
@@ -56,7 +57,7 @@ HOMES = {
 PACKAGES = {"cli", "report"}
 NO_TORCH = {
     *("errors", "datasets", "epsilons", "uncertainty", "values", "recipe", "specs", "scenario", "scenarios"),
-    *("store", "registry", "records", "report", "cli"),
+    *("store", "registry", "records", "report", "cli", "interrupts", "locks"),
 }
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from conftest import tiny
 
-from rossbench import artifacts, metrics, registry, runner
+from rossbench import artifacts, metrics, progress, registry, runner
 from rossbench.errors import InvalidValue, StoreError, UnknownName
 from rossbench.scenario import Scenario, Suite
 from rossbench.specs import EvaluateSpec
@@ -155,7 +155,9 @@ def test_cells_that_are_made_together_are_what_each_would_be_alone(tmp_path, att
 def test_evaluations_that_differ_in_epsilon_alone_are_one_piece_of_work(tmp_path, monkeypatch, attacked, works):
     """Told by its first, then finished one by one, each with its share of the time, by its passes."""
     seen = []
-    monkeypatch.setattr(runner, "time", SimpleNamespace(perf_counter=lambda: sum(bool(one.tick) for one in seen)))
+    clock = SimpleNamespace(perf_counter=lambda: sum(bool(one.tick) for one in seen))
+    for module in (runner, progress):
+        monkeypatch.setattr(module, "time", clock)
 
     scenario = tiny(recipe=attacking(attacked), train_epsilons=(1,), eval_epsilons=(0, 0.5, 1))
     found = run(scenario, tmp_path, observe=seen.append)
@@ -183,8 +185,8 @@ def test_what_another_run_finished_of_a_row_is_kept_while_the_rest_is_made(finis
     """Its cell without an attack appears while this run makes both together."""
     theirs = tiny().cells[1.0, 1.0, 0.0]
 
-    def other_run(progress):
-        if progress.spec == theirs and progress.tick and theirs not in Store(tmp_path):
+    def other_run(news):
+        if news.spec == theirs and news.tick and theirs not in Store(tmp_path):
             shutil.copytree(Store(finished).path(theirs), Store(tmp_path).path(theirs))
 
     found = run(tiny(), tmp_path, observe=other_run)

@@ -25,7 +25,7 @@ def test_what_is_written_is_read(store):
     store.write(CELL, {"record.json": b"{}", "more": b"\x00\xff"})
     assert CELL in store
     assert store.read(CELL, "more") == b"\x00\xff"
-    assert sorted(p.name for p in store.path(CELL).iterdir()) == ["more", "record.json", "spec.json"]
+    assert sorted(p.name for p in store.path(CELL).iterdir()) == ["SHA256SUMS", "more", "record.json", "spec.json"]
     assert list(store.path(CELL).parent.iterdir()) == [store.path(CELL)]
 
 

@@ -2,43 +2,52 @@
 
 from __future__ import annotations
 
+import shlex
+import signal
 import sys
 import traceback
+from collections.abc import Sequence
 
 import click
 
 from ..errors import RossbenchError
+from ..interrupts import Interrupted, listening
 from . import figures, results, study
 from .options import debug_option
 
 EXIT_UNEXPECTED = 1
 EXIT_USAGE = 2
-EXIT_INTERRUPTED = 130
+EXIT_SIGNAL = 128
+"""And the signal's number, as shells say it."""
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point. Errors are one line on stderr and exit code 2; --debug shows where they come from."""
     given = sys.argv[1:] if arguments is None else arguments
     try:
-        sys.exit(cli.main(given, prog_name="rossbench", standalone_mode=False) or 0)  # a code, where a command exits
+        with listening():
+            sys.exit(cli.main(given, prog_name="rossbench", standalone_mode=False) or 0)  # a code, where one exits
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message())
-    except (Exception, KeyboardInterrupt) as error:
+    except (Exception, KeyboardInterrupt, Interrupted) as error:
         if "--debug" in given:
             traceback.print_exc()
-        message, code = _explain(error)
+        message, code = _explain(error, given)
         click.echo("rossbench: " + " ".join(message.split()), err=True)
         sys.exit(code)
 
 
-def _explain(error: BaseException) -> tuple[str, int]:
-    """What to say of an error, and the exit code."""
+def _explain(error: BaseException, given: Sequence[str]) -> tuple[str, int]:
+    """What to say of an error of a command, and the exit code."""
     if isinstance(error, click.ClickException):
         return error.format_message(), EXIT_USAGE
     if isinstance(error, RossbenchError):
         return str(error), EXIT_USAGE
+    if isinstance(error, Interrupted):
+        again = shlex.join(["rossbench", *given])
+        return f"interrupted ({error}); all that is done is kept, to go on: {again}", EXIT_SIGNAL + error.number
     if isinstance(error, (click.Abort, KeyboardInterrupt)):
-        return "interrupted; the same command goes on from the last finished epoch", EXIT_INTERRUPTED
+        return "interrupted; the same command goes on from the last finished epoch", EXIT_SIGNAL + signal.SIGINT
     return f"unexpected {type(error).__name__}: {error} (--debug shows where)", EXIT_UNEXPECTED
 
 

@@ -150,7 +150,7 @@ def run(name: str, device: str, data_dir: Path | None, store: Path, tensorboard:
     scenarios = options.changed_scenarios(name, changed)
     console = Console()
     with console.status("loading torch") if console.is_terminal else contextlib.nullcontext():
-        from .. import display, runner
+        from .. import display, progress, runner
     scenarios, given = _given(scenarios, changed)
     for one in given:
         console.print(escape(str(one)), soft_wrap=True)
@@ -162,9 +162,9 @@ def run(name: str, device: str, data_dir: Path | None, store: Path, tensorboard:
             observers.append(stack.enter_context(board.logging_to(tensorboard)))
         observers.append(stack.enter_context(display.showing(console)))
 
-        def observe(progress: runner.Progress) -> None:
+        def observe(news: progress.Progress) -> None:
             for observer in observers:
-                observer(progress)
+                observer(news)
 
         runner.run_suite(scenarios, store=store, data_dir=data_dir, device=device, observe=observe, encoders=given)
         for scenario in scenarios:

@@ -1,0 +1,62 @@
+"""The state of an unfinished stage, to and from a file."""
+
+from __future__ import annotations
+
+import io
+import logging
+import zipfile
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+
+from .store import write_atomically
+
+log = logging.getLogger(__name__)
+
+
+class Saving:
+    """Saves states into one file, each in place of the one before, on a thread of its own: to sync a disk takes longer
+    than to make a state. None for a file: saves nothing. StoreError, with the next state, if one cannot be written.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        self._thread = ThreadPoolExecutor(1)
+        self._writing: Future[None] | None = None
+
+    def __enter__(self) -> Saving:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._thread.shutdown()
+        if self._writing is not None and error is None:
+            self._writing.result()
+
+    def save(self, state: Mapping[str, Any]) -> None:
+        """The state as it is now: tensors, numbers, strings, lists and dictionaries of them."""
+        if self.path is not None:
+            buffer = io.BytesIO()
+            torch.save(dict(state), buffer)
+            if self._writing is not None:
+                self._writing.result()
+            self._writing = self._thread.submit(write_atomically, self.path, buffer.getvalue())
+
+
+def load(path: Path | None) -> dict[str, Any] | None:
+    """The state in a file, on the CPU; None if there is none, or a damaged one, which is said."""
+    if path is None or not path.exists():
+        return None
+    try:
+        content = path.read_bytes()
+        broken = zipfile.ZipFile(io.BytesIO(content)).testzip()  # torch.load would not look at its checksums
+        if broken is not None:
+            raise zipfile.BadZipFile(f"checksum of {broken}")
+        state: dict[str, Any] = torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")
+        return state
+    except Exception as error:  # torch.load has many words for a damaged file; none is worth more than starting anew
+        log.warning("%s cannot be read (%r); the stage starts anew", path, error)
+        return None
