@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import logging
-import zipfile
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 
 import torch
 
-from .store import write_atomically
+from .store import read_state, write_atomically
 
 log = logging.getLogger(__name__)
 
@@ -51,12 +50,8 @@ def load(path: Path | None) -> dict[str, Any] | None:
     if path is None or not path.exists():
         return None
     try:
-        content = path.read_bytes()
-        broken = zipfile.ZipFile(io.BytesIO(content)).testzip()  # torch.load would not look at its checksums
-        if broken is not None:
-            raise zipfile.BadZipFile(f"checksum of {broken}")
-        state: dict[str, Any] = torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")
+        state: dict[str, Any] = torch.load(io.BytesIO(read_state(path)), weights_only=True, map_location="cpu")
         return state
-    except Exception as error:  # torch.load has many words for a damaged file; none is worth more than starting anew
+    except Exception as error:  # torch.load too has many words for a damaged file; none is worth more than a new start
         log.warning("%s cannot be read (%r); the stage starts anew", path, error)
         return None

@@ -16,15 +16,17 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import json
 import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from .errors import Damaged, StoreError
 from .interrupts import held
@@ -32,6 +34,7 @@ from .locks import Locks
 from .specs import AnySpec, AuditSpec
 
 log = logging.getLogger(__name__)
+Read = TypeVar("Read")
 SUMS = "SHA256SUMS"
 """As sha256sum writes and checks it. Artifacts that were made before it was added have none."""
 
@@ -109,12 +112,20 @@ class Store:
     def matrices(self) -> Iterator[tuple[Path, Any]]:
         """The notes of all runs into this store, ordered by file name, so by scenario and protocol.
 
-        Damaged if one is not what was written: its name ends in a hash of it.
+        One that is not what was written, which its name is a hash of, is set aside.
         """
         for path in sorted((self.root / "matrices").glob("*.json")):
-            if not path.stem.endswith(_run_of(read_file(path))):
-                raise Damaged(f"{path}: expected what its name is a hash of, got something else", path)
-            yield path, read_json(path)
+            note = self.intact(read_note, path)
+            if note is not None:
+                yield path, note
+
+    def intact(self, read: Callable[[Path], Read], path: Path) -> Read | None:
+        """What is read from a file; None if it is damaged, which is then set aside."""
+        try:
+            return read(path)
+        except Damaged as damage:
+            self.set_aside(damage)
+            return None
 
     def audit_path(self, spec: AuditSpec) -> Path:
         return self.path(spec) / "audit.json"
@@ -148,6 +159,25 @@ def read_json(path: Path) -> Any:
         return json.loads(read_file(path))
     except ValueError as error:
         raise damaged(path, f"expected JSON, got {error}") from error
+
+
+def read_note(path: Path) -> Any:
+    """The content of a run's note; Damaged if it is not what its name ends in a hash of."""
+    if not path.stem.endswith(_run_of(read_file(path))):
+        raise Damaged(f"{path}: expected what its name ends in a hash of, got something else", path)
+    return read_json(path)
+
+
+def read_state(path: Path) -> bytes:
+    """A resume state's bytes, a zip archive; Damaged if one of its checksums, which torch ignores, is not right."""
+    content = read_file(path)
+    try:
+        broken = zipfile.ZipFile(io.BytesIO(content)).testzip()
+    except Exception as error:  # zipfile has many words for a damaged file
+        raise Damaged(f"{path}: expected an archive, got {error!r}", path) from error
+    if broken is not None:
+        raise Damaged(f"{path}: expected the checksum of {broken}, got another", path)
+    return content
 
 
 def damaged(path: Path, what: str) -> Damaged:

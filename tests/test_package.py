@@ -21,7 +21,7 @@ LAYERS = [
     {"specs"},
     {"scenario"},
     {"scenarios", "store"},
-    {"registry", "records"},
+    {"registry", "records", "upkeep"},
     {"seeds", "memory", "resume"},
     {"views", "metrics", "attacks", "encoders", "cudagraph"},
     {"adversaries"},
@@ -35,17 +35,17 @@ LAYERS = [
     {"versus"},
     {"exhibits"},
     {"cli.options"},
-    {"cli.study", "cli.results", "cli.figures"},
+    {"cli.study", "cli.results", "cli.figures", "cli.upkeep"},
     {"cli"},
 ]
 HOMES = {
     "filelock": {"locks"},
-    "click": {"cli", "cli.options", "cli.study", "cli.results", "cli.figures"},
+    "click": {"cli", "cli.options", "cli.study", "cli.results", "cli.figures", "cli.upkeep"},
     "jinja2": {"report.page"},
     "lightly": {"contrastive"},
     "matplotlib": {"report.figures", "gallery", "exhibits"},  # the latter two name its Figure
     "openTSNE": {"features"},
-    "rich": {"cli.study", "cli.results", "cli.figures", "display", "report.audits", "report.forms"},
+    "rich": {"cli.study", "cli.results", "cli.figures", "cli.upkeep", "display", "report.audits", "report.forms"},
     "safetensors": {"artifacts", "weights"},
     "scipy": {"uncertainty"},
     "sklearn": {"datasets"},
@@ -57,7 +57,7 @@ HOMES = {
 PACKAGES = {"cli", "report"}
 NO_TORCH = {
     *("errors", "datasets", "epsilons", "uncertainty", "values", "recipe", "specs", "scenario", "scenarios"),
-    *("store", "registry", "records", "report", "cli", "interrupts", "locks"),
+    *("store", "registry", "records", "report", "cli", "interrupts", "locks", "upkeep"),
 }
 
 

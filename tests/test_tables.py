@@ -246,12 +246,21 @@ def test_where_only_correct_images_were_attacked_robust_accuracy_is_the_same_and
     ]
 
 
+def noted(root, note):
+    """The file of a run's note, under the name that its content gives it."""
+    Store(root).write_matrix("digits", "97a35d56", note)
+    (path,) = (root / "matrices").glob("*.json")
+    return path
+
+
 @pytest.mark.parametrize("change", [{"schema": 0}, {"schema": 4}, {"extra": 1}])
 def test_a_note_of_another_schema_is_named(finished, tmp_path, change):
     store = tmp_path / "copy"
     shutil.copytree(finished, store)
     (path,) = (store / "matrices").glob("*.json")
-    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    note = json.loads(path.read_text()) | change
+    path.unlink()
+    path = noted(store, note)
     with pytest.raises(StoreError, match="expected the note of a run, of schema 3") as raised:
         tables.load(Store(store))
     assert str(path) in str(raised.value)
@@ -514,13 +523,10 @@ def test_several_protocols_are_refused_with_what_to_choose_from(matrix):
 @pytest.fixture
 def old_store(tmp_path):
     """As the last version with schema 1 left it when it was stopped: the note of four cells, one of them there."""
-    record = json.loads((FIXTURES / "record-1.json").read_bytes())
-    for source, target in (
-        ("note-1.json", tmp_path / "matrices" / f"digits-97a35d56-{'0' * 8}.json"),
-        ("record-1.json", Store(tmp_path).record_path(record["key"])),
-    ):
-        target.parent.mkdir(parents=True)
-        shutil.copy(FIXTURES / source, target)
+    path = Store(tmp_path).record_path(json.loads((FIXTURES / "record-1.json").read_bytes())["key"])
+    path.parent.mkdir(parents=True)
+    shutil.copy(FIXTURES / "record-1.json", path)
+    noted(tmp_path, json.loads((FIXTURES / "note-1.json").read_bytes()))
     return tmp_path
 
 
@@ -564,9 +570,7 @@ def test_a_run_goes_on_in_a_store_of_schema_1(old_store):
 def test_a_note_of_schema_2_is_of_a_family_where_it_says_of_which(tmp_path, seed, family):
     """The fixture, of seed 0, was written by the last version whose notes had no family."""
     note = json.loads((FIXTURES / "note-2.json").read_bytes())
-    path = tmp_path / "matrices" / "x.json"
-    path.parent.mkdir()
-    path.write_text(json.dumps(note | {"seed": seed}))
+    noted(tmp_path, note | {"seed": seed})
     (matrix,) = tables.load(Store(tmp_path))
     assert (note["protocol"], matrix.family) == ("97a35d56", family)
     assert tiny(seed=7).family == tiny().protocol == "97a35d56"
@@ -592,9 +596,7 @@ def test_with_several_adversarial_heads_each_improvement_names_its_own(matrix):
 @pytest.mark.parametrize("change", [{"registered_train_epsilons": None}, {"extra": 1}])
 def test_a_damaged_note_of_schema_1_is_named(tmp_path, change):
     note = json.loads((FIXTURES / "note-1.json").read_text()) | change
-    path = tmp_path / "matrices" / "x.json"
-    path.parent.mkdir()
-    path.write_text(json.dumps({name: value for name, value in note.items() if value is not None}))
+    noted(tmp_path, {name: value for name, value in note.items() if value is not None})
     with pytest.raises(StoreError, match="expected the note of a run, of schema 3"):
         tables.load(Store(tmp_path))
 

@@ -1,12 +1,15 @@
 import dataclasses
 import itertools
 import math
+import os
+import signal
 
 import pytest
 import torch
 
 from rossbench import registry
-from rossbench.errors import AttackError, Diverged
+from rossbench.errors import AttackError, Diverged, OutOfMemory
+from rossbench.interrupts import Interrupted, listening
 from rossbench.recipe import Finetuning
 from rossbench.training import Hooks, Loop, Step, adam
 
@@ -148,6 +151,61 @@ def test_a_resumed_run_is_the_uninterrupted_one(tmp_path, killed_at):
     assert without_times(history) == without_times(expected)
     assert torch.equal(resumed.weight, whole.weight)
     assert len(seen) == 12 - killed_at // 4 * 3  # only the epochs that were not finished
+
+
+@pytest.mark.parametrize("stopped_at", range(1, 17))
+def test_an_interrupted_training_repeats_no_step(tmp_path, stopped_at):
+    """A signal is felt in a tick, between two steps; an epoch has three batches, and a tick more at its end."""
+    whole, seen, ticks = model(), [], []
+    expected = loop(whole, []).run(Hooks())
+
+    def tick(one):
+        ticks.append(one)
+        if len(ticks) == stopped_at:
+            raise Interrupted(signal.SIGTERM)
+
+    with pytest.raises(Interrupted):
+        loop(model(), seen).run(Hooks(tick, tmp_path / "resume.pt"))
+    resumed, after = model(), []
+    history = loop(resumed, seen).run(Hooks(after.append, tmp_path / "resume.pt"))
+    assert without_times(history) == without_times(expected)
+    assert torch.equal(resumed.weight, whole.weight)
+    assert len(seen) == 12
+    epochs, batches = divmod(stopped_at, 4)
+    if batches:
+        assert after[0].position == f"resumed after epoch {epochs}/4, batch {batches}"
+    assert after[0].resumed
+
+
+def test_a_signal_in_a_step_is_felt_after_it(tmp_path):
+    seen = []
+
+    def extremes(calls):
+        if calls == 5:
+            os.kill(os.getpid(), signal.SIGINT)
+        return torch.tensor([0.0, 0.0, 1.0])
+
+    with pytest.raises(Interrupted), listening():
+        loop(model(), seen, extremes=extremes).run(Hooks(resume=tmp_path / "resume.pt"))
+    assert len(seen) == 5
+    loop(model(), seen).run(Hooks(resume=tmp_path / "resume.pt"))
+    assert len(seen) == 12
+
+
+@pytest.mark.parametrize(("fits", "told"), [(3, "2 fit"), (2, "2 fit"), (1, "nor do 2 fit")])
+def test_a_step_that_does_not_fit_says_which_would(fits, told):
+    real = loop(model(), [])
+
+    def step(indices):
+        if len(indices) > fits:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real.step(indices)
+
+    with pytest.raises(
+        OutOfMemory, match="expected 4 images a batch to fit the memory of cpu, got out of memory"
+    ) as raised:
+        dataclasses.replace(real, step=step).run(Hooks())
+    assert f"{told} (finetuning.batch_size; another size is another protocol)" in str(raised.value)
 
 
 def test_a_loss_that_is_not_finite_stops_with_the_epoch_and_the_last_finite_one(tmp_path):

@@ -12,7 +12,7 @@ import click
 
 from ..errors import RossbenchError
 from ..interrupts import Interrupted, listening
-from . import figures, results, study
+from . import figures, results, study, upkeep
 from .options import debug_option
 
 EXIT_UNEXPECTED = 1
@@ -58,5 +58,6 @@ def cli() -> None:
     """How robust are self-supervised encoders, and how does their robustness transfer?"""
 
 
-for _command in (study.list_, study.show, study.run, results.report, results.audit, results.compare, *figures.COMMANDS):
+_RESULTS = (results.report, results.audit, results.compare, upkeep.store_)
+for _command in (study.list_, study.show, study.run, *_RESULTS, *figures.COMMANDS):
     cli.add_command(_command)

@@ -235,11 +235,12 @@ def _merged(store: Store, runs: list[dict[str, Any]]) -> Matrix:
     for row, column in itertools.product(sorted(rows), sorted(columns)):
         place = (*row, column)
         path = store.record_path(keys[place]) if place in keys else None
-        cells[place] = read_record(path) if path is not None and path.exists() else None
+        cells[place] = store.intact(read_record, path) if path is not None and path.exists() else None
     matrix = Matrix(**{name: value for name, value in note.items() if name != "schema"} | {"cells": cells})
     if (store.root / "audit").is_dir():
         specs = {row: spec for row, spec in matrix.audit_specs().items() if spec in store}
-        matrix.audits.update({row: read_audit(store.audit_path(spec)) for row, spec in specs.items()})
+        audits = {row: store.intact(read_audit, store.audit_path(spec)) for row, spec in specs.items()}
+        matrix.audits.update({row: audit for row, audit in audits.items() if audit is not None})
     return matrix
 
 
