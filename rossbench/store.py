@@ -191,7 +191,7 @@ def _sums(folder: Path) -> dict[str, str] | None:
         text = (folder / SUMS).read_bytes().decode(errors="replace")
     except FileNotFoundError:
         return None
-    return {name: digest for digest, _, name in (line.partition("  ") for line in text.splitlines())}
+    return {name: digest for digest, _, name in (line.partition("  ") for line in text.split("\n"))}
 
 
 def _digest(content: bytes) -> str:
