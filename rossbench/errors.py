@@ -38,6 +38,11 @@ class NotComparable(RossbenchError):
     """Runs whose protocol differs from that of the published numbers."""
 
 
+def one_line(text: str) -> str:
+    """The words of a text, between single spaces."""
+    return " ".join(text.split())
+
+
 def unknown(kind: str, name: str, known: Iterable[str]) -> UnknownName:
     """An UnknownName that suggests the nearest known names, or lists them all when none is near."""
     known = sorted(known)

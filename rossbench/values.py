@@ -7,6 +7,7 @@ floats and lists into tuples where its annotations say so, so that equal values 
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, field, fields, is_dataclass
 from functools import lru_cache
@@ -65,9 +66,9 @@ def _checked(name: str, value: Any, hint: Any, metadata: Any) -> Any:
     if hint is int and not (whole and low <= value <= high):
         raise InvalidValue(f"{name}: expected a whole number{bounds}, got {value!r}")
     if hint is float:
-        if not (whole or isinstance(value, float)) or not math.isfinite(value) or not low <= value <= high:
+        if not (whole or isinstance(value, float)) or not abs(value) <= sys.float_info.max or not low <= value <= high:
             raise InvalidValue(f"{name}: expected a finite number{bounds}, got {value!r}")
-        return float(value)
+        return float(value) + 0.0  # -0.0 is 0.0, in keys too
     if isinstance(hint, type) and not isinstance(value, hint):
         raise InvalidValue(f"{name}: expected {hint.__name__}, got {value!r}")
     if value not in metadata.get("values", (value,)):

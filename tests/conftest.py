@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import NoneType
+from typing import Any, get_args, get_origin, get_type_hints
 
 import pytest
 import torch
+from hypothesis import settings
+from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from rossbench import cli, recipe, registry, runner
+from rossbench.errors import RossbenchError
+from rossbench.recipe import ATTACKS, Attack, Augmentation
 from rossbench.records import Record
 from rossbench.scenario import Place, Scenario
+from rossbench.specs import AuditSpec, EvaluateSpec, FinetuneSpec, PretrainSpec
 
 FIXTURES = Path(__file__).parent / "fixtures"
+settings.register_profile("rossbench", deadline=None)
+settings.load_profile("rossbench")
 
 
 def tiny(name: str = "digits", **changes: object) -> Scenario:
@@ -107,3 +117,67 @@ def no_waiting() -> TorchDispatchMode:
 @pytest.fixture
 def generator() -> torch.Generator:
     return torch.Generator().manual_seed(0)
+
+
+def refusal(call: Callable[..., object], *arguments: object) -> str | None:
+    """What is said, in one line, when a call is refused; None if it is not. Any error but our own is passed on."""
+    try:
+        call(*arguments)
+    except RossbenchError as error:
+        said = str(error)
+    else:
+        return None
+    assert len(said.splitlines()) == 1, said
+    return said
+
+
+# --- strategies ----------------------------------------------------------------------------------------------
+
+TEXTS = st.text(max_size=9) | st.text("\n\r\t\u2028 |\\&%$#_{}~^<>\"'=+-@[]/*`:,;a1", max_size=9)
+"""Any, and often such as mean something where it is written to."""
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.just(10**400) | st.floats() | TEXTS,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXTS, inner, max_size=4),
+    max_leaves=6,
+)
+"""Whatever json.loads may give: also numbers that are none, and whole ones that no float is."""
+
+
+def values(cls: type, **known: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    """Valid values of a class of the package, every field of them drawn, those that are added later too."""
+    if cls in _OWN and not known:
+        return _OWN[cls]
+    hints = get_type_hints(cls)
+    drawn = {spec.name: _items(hints[spec.name], spec.metadata) for spec in dataclasses.fields(cls)}
+    return st.builds(cls, **drawn | known)
+
+
+def _items(hint: Any, metadata: Any) -> st.SearchStrategy[Any]:
+    low, high = metadata.get("range", (0, math.inf))
+    kinds = get_args(hint)
+    if NoneType in kinds:
+        return st.none() | _items(kinds[0], metadata)
+    if get_origin(hint) is tuple:
+        items = _items(kinds[0], metadata)
+        return st.lists(items, max_size=4) if kinds[-1] is Ellipsis else st.tuples(*[items] * len(kinds)).map(sorted)
+    if "values" in metadata:
+        return st.sampled_from(metadata["values"])
+    if hint in (int, float):
+        whole = st.integers(math.ceil(low), int(min(high, 2**62)))
+        return whole if hint is int else st.floats(low, min(high, 1e300)) | whole
+    return TEXTS if hint is str else st.booleans() if hint is bool else values(hint)
+
+
+_OWN: dict[type, st.SearchStrategy[Any]] = {}
+_OWN[Attack] = values(
+    Attack, name=st.sampled_from(sorted({*ATTACKS, "own"} - {"autoattack-standard"})) | TEXTS
+) | values(Attack, name=st.just("autoattack-standard"), steps=st.just(100))
+_OWN[Augmentation] = values(Augmentation, jitter=st.tuples(*[st.floats(0, 1)] * 3, st.floats(0, 0.5)))
+_SETS = st.sampled_from(["cifar10", "cifar100", "digits"])
+_LIMITS = st.none() | st.integers(100, 596)
+"""Right for the training and the test split of each."""
+_OWN[PretrainSpec] = values(PretrainSpec, source=_SETS, limit=_LIMITS)
+_OWN[FinetuneSpec] = values(FinetuneSpec, target=_SETS, limit=_LIMITS)
+_OWN[EvaluateSpec] = values(EvaluateSpec, limit=_LIMITS)
+_OWN[AuditSpec] = values(AuditSpec, limit=_LIMITS)
+SPECS = st.one_of(*map(values, (PretrainSpec, FinetuneSpec, EvaluateSpec, AuditSpec)))
