@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import os
 from collections.abc import Callable, Iterator
@@ -19,9 +20,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from rossbench import cli, recipe, registry, runner
 from rossbench.errors import RossbenchError
 from rossbench.recipe import ATTACKS, Attack, Augmentation
-from rossbench.records import Record
+from rossbench.records import VERDICTS, Audit, Record, Verdict
 from rossbench.scenario import Place, Scenario
 from rossbench.specs import AuditSpec, EvaluateSpec, FinetuneSpec, PretrainSpec
+from rossbench.store import encode
 
 FIXTURES = Path(__file__).parent / "fixtures"
 settings.register_profile("rossbench", deadline=None)
@@ -135,11 +137,18 @@ def refusal(call: Callable[..., object], *arguments: object) -> str | None:
 
 TEXTS = st.text(max_size=9) | st.text("\n\r\t\u2028 |\\&%$#_{}~^<>\"'=+-@[]/*`:,;a1", max_size=9)
 """Any, and often such as mean something where it is written to."""
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.just(10**400) | st.floats() | TEXTS,
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXTS, inner, max_size=4),
-    max_leaves=6,
-)
+_LEAVES = st.none() | st.booleans() | st.integers() | TEXTS
+
+
+def _json(leaves: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    def nest(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+        return st.lists(inner, max_size=4) | st.dictionaries(TEXTS, inner, max_size=4)
+
+    return st.recursive(leaves, nest, max_leaves=6)
+
+
+FINITE = _json(_LEAVES | st.floats(allow_nan=False, allow_infinity=False))
+JSON = _json(_LEAVES | st.floats() | st.just(10**400))
 """Whatever json.loads may give: also numbers that are none, and whole ones that no float is."""
 
 
@@ -180,4 +189,39 @@ _OWN[PretrainSpec] = values(PretrainSpec, source=_SETS, limit=_LIMITS)
 _OWN[FinetuneSpec] = values(FinetuneSpec, target=_SETS, limit=_LIMITS)
 _OWN[EvaluateSpec] = values(EvaluateSpec, limit=_LIMITS)
 _OWN[AuditSpec] = values(AuditSpec, limit=_LIMITS)
+_COUNTS = st.integers(0, 100)
+_RECORDS = st.builds(
+    Record,
+    key=TEXTS,
+    spec=values(EvaluateSpec).map(dataclasses.asdict),
+    scenario=TEXTS,
+    deviations=st.dictionaries(TEXTS, st.lists(FINITE, min_size=2, max_size=2), max_size=2),
+    seed=st.integers(0, 2**62),
+    n=st.integers(100, 10_000),
+    classes=st.integers(2, 1000),
+    robust_right=st.none() | _COUNTS,
+    top1_right=st.none() | _COUNTS,
+    top5_right=st.none() | _COUNTS,
+    mcc=st.none() | st.floats(-1, 1),
+    precision=st.none() | st.floats(0, 1),
+    recall=st.none() | st.floats(0, 1),
+    f1=st.none() | st.floats(0, 1),
+    right_by_class=st.none() | st.lists(_COUNTS, max_size=4),
+    wilson95=st.none() | st.dictionaries(TEXTS, st.lists(st.floats(0, 1), min_size=2, max_size=2), max_size=3),
+    seconds=st.fixed_dictionaries({"evaluate": st.floats(0, 1e6)}),
+    created=TEXTS,
+    provenance=st.dictionaries(TEXTS, st.dictionaries(TEXTS, FINITE, max_size=3), max_size=3),
+)
+RECORDS = _RECORDS.map(lambda record: Record(**json.loads(encode(dataclasses.asdict(record)))))
+"""As they are read: with lists where a spec has tuples."""
+_VERDICT = st.builds(Verdict, TEXTS, st.sampled_from(VERDICTS), TEXTS, TEXTS)
+AUDITS = st.builds(
+    Audit,
+    spec=values(AuditSpec).map(lambda spec: json.loads(encode(dataclasses.asdict(spec)))),
+    verdicts=st.lists(_VERDICT, min_size=1, max_size=4).map(tuple),
+    images=st.integers(0, 10_000),
+    seconds=st.floats(0, 1e6),
+    created=TEXTS,
+    provenance=st.dictionaries(TEXTS, FINITE, max_size=3),
+)
 SPECS = st.one_of(*map(values, (PretrainSpec, FinetuneSpec, EvaluateSpec, AuditSpec)))
