@@ -147,11 +147,11 @@ def read_record(path: Path) -> Record:
         raise StoreError(f"{path}: expected a record of schema {SCHEMA}, got one of schema {version!r:.50}")
     record = Record(**content | dict.fromkeys(absent))
     with of_file(path):
-        expect(vars(record), _RECORD)
+        expect(vars(record), _RECORD, n=(1, 2**53))
         build(EvaluateSpec, record.spec)
         rights = (record.robust_right, record.top1_right, record.top5_right)
-        if not 0 < record.n < 2**53 or any(right is not None and not 0 <= right <= record.n for right in rights):
-            raise InvalidValue(f"expected counts with 0 <= right <= n and n above 0, got {rights} of {record.n}")
+        if any(right is not None and not 0 <= right <= record.n for right in rights):
+            raise InvalidValue(f"expected counts of 0 to n, got {rights} of {record.n}")
     return record
 
 

@@ -84,10 +84,10 @@ def _checked(name: str, value: Any, hint: Any, metadata: Any) -> Any:
     return value
 
 
-def expect(content: Mapping[str, Any], hints: Mapping[str, Any]) -> None:
-    """InvalidValue unless the items of a file's content are of these types, lists and objects in them included."""
+def expect(content: Mapping[str, Any], hints: Mapping[str, Any], **ranges: tuple[float, float]) -> None:
+    """InvalidValue unless items of a file's content are of these types and in these ranges, and all that is in them."""
     for name, hint in hints.items():
-        _checked(name, content[name], hint, {})
+        _checked(name, content[name], hint, {"range": ranges[name]} if name in ranges else {})
 
 
 V = TypeVar("V")

@@ -152,6 +152,17 @@ JSON = _json(_LEAVES | st.floats() | st.just(10**400))
 """Whatever json.loads may give: also numbers that are none, and whole ones that no float is."""
 
 
+def changed(data: st.DataObject, content: object) -> Any:
+    """The content with something else in the place of one part of it, wherever."""
+    whole = part = {"": json.loads(json.dumps(content))}
+    name: Any = ""
+    while part[name] and isinstance(part[name], (dict, list)) and (name == "" or data.draw(st.booleans())):
+        part = part[name]
+        name = data.draw(st.sampled_from(sorted(part) if isinstance(part, dict) else range(len(part))))
+    part[name] = data.draw(JSON)
+    return whole[""]
+
+
 def values(cls: type, **known: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
     """Valid values of a class of the package, every field of them drawn, those that are added later too."""
     if cls in _OWN and not known:

@@ -134,6 +134,13 @@ def test_an_epsilon_is_read_as_it_is_shown(epsilon):
     assert format_epsilon(found) == format_epsilon(epsilon)
 
 
+@given(st.floats(allow_nan=False, allow_infinity=False))
+@example(1e308)
+def test_any_finite_number_is_shown(number):
+    level, _, levels = format_epsilon(number).partition("/")
+    assert float(level) / float(levels or 1) == pytest.approx(number, rel=SHARE, abs=1e-320)
+
+
 @given(st.lists(st.tuples(NUMBERS, NUMBERS), min_size=1, max_size=5))
 def test_models_are_read_as_they_are_shown(models):
     found = parse_models(",".join(format_model(*model) for model in models))
