@@ -62,7 +62,7 @@ def format_epsilon(epsilon: float) -> str:
     """``0.2``, ``1``, or ``8/255`` where the decimal is long and the fraction is not."""
     short = f"{epsilon:.4g}"
     levels = round(epsilon * 255) if abs(epsilon) <= 1000 else 0
-    if float(short) != epsilon and math.isclose(levels / 255, epsilon):
+    if not math.isclose(float(short), epsilon) and math.isclose(levels / 255, epsilon):
         return f"{levels}/255"
     return short
 

@@ -81,7 +81,7 @@ def show(name: str, **changed: Any) -> None:
             shown.append(settings)
             table = Table("field", "value", show_edge=False)
             for field, value in settings.items():
-                table.add_row(field, escape(value))
+                table.add_row(field, value)
             console.print(f"\nRecipe {escape(scenario.recipe.name)}")
             console.print(table)
 
