@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
+import re
 from fractions import Fraction
 from itertools import pairwise
 
-from .errors import InvalidValue
+from .errors import InvalidValue, one_line
 
 EPS = "ε"
 
@@ -28,26 +30,39 @@ def parse_epsilons(text: str) -> tuple[float, ...]:
             found += [start + i * step for i in range(steps + 1)]
         else:
             raise InvalidValue(f"epsilons {text!r}: expected numbers or start:stop:step, got {part!r}")
-    if any(a >= b for a, b in pairwise(found)):
-        raise InvalidValue(f"epsilons {text!r}: expected ascending numbers, got {', '.join(map(str, found))}")
-    return tuple(float(number) for number in found)
+    epsilons = tuple(map(float, found))
+    if any(a >= b for a, b in pairwise(epsilons)):
+        raise InvalidValue(
+            f"epsilons {text!r}: expected ascending numbers, got {', '.join(map(format_epsilon, epsilons))}"
+        )
+    return epsilons
+
+
+def fraction(text: str) -> Fraction:
+    """A number such as 0.5, 1e-3 or 8/255; ValueError or ZeroDivisionError for what is none.
+
+    Fractions are exact, so digits and exponents without end would take time without end: no float has so many.
+    """
+    if not re.fullmatch(r"[^e]{1,40}(e.{1,4})?", text.strip().lower()):
+        raise ValueError(text)
+    return Fraction(text)
 
 
 def _fraction(text: str, whole: str) -> Fraction:
     try:
-        number = Fraction(text.strip())
+        number = fraction(text)
     except (ValueError, ZeroDivisionError):
         raise InvalidValue(f"epsilons {whole!r}: expected numbers such as 0.5 or 8/255, got {text!r}") from None
     if number < 0 or number > 1000:
-        raise InvalidValue(f"epsilons {whole!r}: expected numbers in [0, 1000], got {text.strip()}")
+        raise InvalidValue(f"epsilons {whole!r}: expected numbers in [0, 1000], got {one_line(text)}")
     return number
 
 
 def format_epsilon(epsilon: float) -> str:
     """``0.2``, ``1``, or ``8/255`` where the decimal is long and the fraction is not."""
     short = f"{epsilon:.4g}"
-    levels = round(epsilon * 255)
-    if float(short) != epsilon and abs(levels / 255 - epsilon) < 1e-9:
+    levels = round(epsilon * 255) if abs(epsilon) <= 1000 else 0
+    if not math.isclose(float(short), epsilon) and math.isclose(levels / 255, epsilon):
         return f"{levels}/255"
     return short
 

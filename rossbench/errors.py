@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 
@@ -50,6 +51,20 @@ class OutOfMemory(RossbenchError):
 
 class NotComparable(RossbenchError):
     """Runs whose protocol differs from that of the published numbers."""
+
+
+@contextlib.contextmanager
+def of_file(path: object) -> Iterator[None]:
+    """What is refused inside is a StoreError that names the file."""
+    try:
+        yield
+    except RossbenchError as error:
+        raise StoreError(f"{path}: {error}") from error
+
+
+def one_line(text: str) -> str:
+    """The words of a text, between single spaces."""
+    return " ".join(text.split())
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> UnknownName:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from fractions import Fraction
 from typing import Any, TypeVar
 
-from .epsilons import EPS
-from .errors import InvalidValue, unknown
+from .epsilons import EPS, fraction
+from .errors import InvalidValue, one_line, unknown
 from .values import POSITIVE, Value, added, one_of, within
 
 NORMS = ("L2", "Linf")
@@ -63,7 +62,7 @@ class Attack(Value):
         start = "" if self.random_start or self.name != "pgd" else ", no random start"
         again = f", {self.restarts} restarts" if self.restarts > 1 else ""
         norm = "" if self.name == "negative" else f"-{self.norm}"
-        return f"{_TITLES.get(self.name, self.name)}{norm}{detail}{start}{again}"
+        return one_line(f"{_TITLES.get(self.name, self.name)}{norm}{detail}{start}{again}")
 
 
 _TITLES = {
@@ -192,7 +191,7 @@ def attack_of(text: str, base: Attack) -> Attack:
             raise unknown("attack setting", field, kinds)
         try:
             changes[field] = _read(value, kinds[field])
-        except (ValueError, ZeroDivisionError):
+        except (ValueError, ArithmeticError):
             raise InvalidValue(
                 f"attack {field}: expected a value such as {getattr(base, field)}, got {value!r}"
             ) from None
@@ -210,7 +209,7 @@ def attack_of(text: str, base: Attack) -> Attack:
 def _read(text: str, kind: type) -> Any:
     if kind is bool:
         return bool(("false", "true").index(text.lower()))
-    return float(Fraction(text)) if kind is float else kind(text)
+    return float(fraction(text)) if kind is float else kind(text)
 
 
 Part = TypeVar("Part", Pretraining, Finetuning, Evaluation)

@@ -8,11 +8,13 @@ import platform
 import subprocess
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
-from .errors import StoreError
+from .errors import InvalidValue, StoreError, of_file
+from .specs import AuditSpec, EvaluateSpec
 from .store import read_json
 from .uncertainty import wilson
+from .values import build, expect
 
 SCHEMA = 4
 AUDIT_SCHEMA = 1
@@ -20,6 +22,7 @@ NOTE_SCHEMA = 3
 """Of the notes of runs; see report.tables."""
 _ADDED = {2: ("precision", "recall", "f1", "right_by_class"), 3: ("robust_right",), 4: ("wilson95",)}
 """Fields by the schema that brought them; None in what is read from a record of an earlier one."""
+VERDICTS = ("pass", "warn", "fail")
 _LIBRARIES = ("rossbench", "torch", "torchvision", "lightly", "torchattacks", "timm", "torchmetrics", "numpy")
 
 
@@ -114,14 +117,24 @@ class Audit:
         return self.verdict if self.verdict == "pass" else f"{self.verdict} {count}"
 
 
+_RECORD = get_type_hints(Record) | {"wilson95": dict[str, tuple[float, float]] | None}
+_AUDIT = get_type_hints(Audit) | {"verdicts": list[dict[str, str]]}
+
+
 def read_audit(path: Path) -> Audit:
     """StoreError if the file is no audit, or one of a schema version that is not known."""
     content = read_json(path)
     expected = {field.name for field in fields(Audit)} | {"schema"}
     if not isinstance(content, dict) or content.get("schema") != AUDIT_SCHEMA or set(content) != expected:
         raise StoreError(f"{path}: expected an audit of schema {AUDIT_SCHEMA}")
-    verdicts = tuple(Verdict(**one) for one in content.pop("verdicts"))
-    return Audit(**{name: value for name, value in content.items() if name != "schema"}, verdicts=verdicts)
+    with of_file(path):
+        expect(content, _AUDIT)
+        build(AuditSpec, content["spec"])
+        content["verdicts"] = tuple(build(Verdict, one) for one in content["verdicts"])
+        found = [one.verdict for one in content["verdicts"]]
+        if not found or not set(found) <= set(VERDICTS):
+            raise InvalidValue(f"verdicts: expected at least one, each {', '.join(VERDICTS)}, got {found!r:.200}")
+    return Audit(**{name: value for name, value in content.items() if name != "schema"})
 
 
 def read_record(path: Path) -> Record:
@@ -129,10 +142,17 @@ def read_record(path: Path) -> Record:
     content = read_json(path)
     version = content.get("schema") if isinstance(content, dict) else None
     names = {field.name for field in fields(Record)}
-    absent = {name for since in _ADDED if since > (version or 0) for name in _ADDED[since]}
+    absent = {name for since in _ADDED if isinstance(version, int) and since > version for name in _ADDED[since]}
     if version not in range(1, SCHEMA + 1) or set(content) != names - absent:
-        raise StoreError(f"{path}: expected a record of schema {SCHEMA}, got one of schema {version}")
-    return Record(**content | dict.fromkeys(absent))
+        raise StoreError(f"{path}: expected a record of schema {SCHEMA}, got one of schema {version!r:.50}")
+    record = Record(**content | dict.fromkeys(absent))
+    with of_file(path):
+        expect(vars(record), _RECORD, n=(1, 2**53))
+        build(EvaluateSpec, record.spec)
+        rights = (record.robust_right, record.top1_right, record.top5_right)
+        if any(right is not None and not 0 <= right <= record.n for right in rights):
+            raise InvalidValue(f"expected counts of 0 to n, got {rights} of {record.n}")
+    return record
 
 
 def provenance(device: str, dtype: str, threads: int, deterministic: bool) -> dict[str, Any]:

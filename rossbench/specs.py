@@ -11,6 +11,7 @@ from typing import ClassVar
 
 from . import datasets
 from .epsilons import EPS, format_epsilon, format_model
+from .errors import one_line
 from .recipe import Evaluation, Finetuning, Pretraining, unattacked
 from .values import Value, added, settled, within
 
@@ -63,7 +64,7 @@ class PretrainSpec(Spec):
 
     def __str__(self) -> str:
         if self.weights:
-            return f"encoder {self.encoder}, weights {self.weights[:8]}"
+            return one_line(f"encoder {self.encoder}, weights {self.weights[:8]}")
         return f"pretrain {self.source} {EPS}={format_epsilon(self.epsilon)}"
 
 

@@ -7,12 +7,13 @@ floats and lists into tuples where its annotations say so, so that equal values 
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, field, fields, is_dataclass
 from functools import lru_cache
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
-from .errors import InvalidValue, unknown
+from .errors import InvalidValue, one_line, unknown
 
 
 def within(default: Any, low: float, high: float = math.inf, added: bool = False) -> Any:
@@ -55,24 +56,38 @@ def _checked(name: str, value: Any, hint: Any, metadata: Any) -> Any:
     kinds = get_args(hint)
     if type(None) in kinds:
         return None if value is None else _checked(name, value, kinds[0], metadata)
-    if get_origin(hint) is tuple:
+    if hint is Any:
+        return value
+    if get_origin(hint) is dict:
+        if not isinstance(value, dict):
+            raise InvalidValue(f"{name}: expected an object, got {value!r:.200}")
+        return {key: _checked(f"{name}.{one_line(key)}", item, kinds[1], metadata) for key, item in value.items()}
+    if get_origin(hint) in (tuple, list):
         if not isinstance(value, (tuple, list)):
-            raise InvalidValue(f"{name}: expected a list, got {value!r}")
-        if kinds[-1] is not Ellipsis and len(value) != len(kinds):
-            raise InvalidValue(f"{name}: expected {len(kinds)} numbers, got {value!r}")
-        return tuple(_checked(name, item, kinds[0], metadata) for item in value)
+            raise InvalidValue(f"{name}: expected a list, got {value!r:.200}")
+        every = kinds if get_origin(hint) is tuple and kinds[-1] is not Ellipsis else kinds[:1] * len(value)
+        if len(value) != len(every):
+            what = "numbers" if set(kinds) == {float} else "items"
+            raise InvalidValue(f"{name}: expected {len(kinds)} {what}, got {value!r:.200}")
+        return tuple(_checked(name, item, kind, metadata) for item, kind in zip(value, every, strict=True))
     whole = isinstance(value, int) and not isinstance(value, bool)
     if hint is int and not (whole and low <= value <= high):
         raise InvalidValue(f"{name}: expected a whole number{bounds}, got {value!r}")
     if hint is float:
-        if not (whole or isinstance(value, float)) or not math.isfinite(value) or not low <= value <= high:
+        if not (whole or isinstance(value, float)) or not abs(value) <= sys.float_info.max or not low <= value <= high:
             raise InvalidValue(f"{name}: expected a finite number{bounds}, got {value!r}")
-        return float(value)
+        return float(value) + 0.0  # -0.0 is 0.0, in keys too
     if isinstance(hint, type) and not isinstance(value, hint):
         raise InvalidValue(f"{name}: expected {hint.__name__}, got {value!r}")
     if value not in metadata.get("values", (value,)):
         raise unknown(name, value, metadata["values"])
     return value
+
+
+def expect(content: Mapping[str, Any], hints: Mapping[str, Any], **ranges: tuple[float, float]) -> None:
+    """InvalidValue unless items of a file's content are of these types and in these ranges, and all that is in them."""
+    for name, hint in hints.items():
+        _checked(name, content[name], hint, {"range": ranges[name]} if name in ranges else {})
 
 
 V = TypeVar("V")

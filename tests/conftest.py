@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import math
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import NoneType
+from typing import Any, get_args, get_origin, get_type_hints
 
 import pytest
 import torch
+from hypothesis import settings
+from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from rossbench import cli, recipe, registry, runner
-from rossbench.records import Record
+from rossbench.errors import RossbenchError
+from rossbench.recipe import ATTACKS, Attack, Augmentation
+from rossbench.records import VERDICTS, Audit, Record, Verdict
 from rossbench.scenario import Place, Scenario
+from rossbench.specs import AuditSpec, EvaluateSpec, FinetuneSpec, PretrainSpec
+from rossbench.store import encode
 
 FIXTURES = Path(__file__).parent / "fixtures"
+settings.register_profile("rossbench", deadline=None)
+settings.load_profile("rossbench")
 
 
 def tiny(name: str = "digits", **changes: object) -> Scenario:
@@ -107,3 +119,120 @@ def no_waiting() -> TorchDispatchMode:
 @pytest.fixture
 def generator() -> torch.Generator:
     return torch.Generator().manual_seed(0)
+
+
+def refusal(call: Callable[..., object], *arguments: object) -> str | None:
+    """What is said, in one line, when a call is refused; None if it is not. Any error but our own is passed on."""
+    try:
+        call(*arguments)
+    except RossbenchError as error:
+        said = str(error)
+    else:
+        return None
+    assert len(said.splitlines()) == 1, said
+    return said
+
+
+# --- strategies ----------------------------------------------------------------------------------------------
+
+TEXTS = st.text(max_size=9) | st.text("\n\r\t\u2028 |\\&%$#_{}~^<>\"'=+-@[]/*`:,;a1", max_size=9)
+"""Any, and often such as mean something where it is written to."""
+_LEAVES = st.none() | st.booleans() | st.integers() | TEXTS
+
+
+def _json(leaves: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    def nest(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+        return st.lists(inner, max_size=4) | st.dictionaries(TEXTS, inner, max_size=4)
+
+    return st.recursive(leaves, nest, max_leaves=6)
+
+
+FINITE = _json(_LEAVES | st.floats(allow_nan=False, allow_infinity=False))
+JSON = _json(_LEAVES | st.floats() | st.just(10**400))
+"""Whatever json.loads may give: also numbers that are none, and whole ones that no float is."""
+
+
+def changed(data: st.DataObject, content: object) -> Any:
+    """The content with something else in the place of one part of it, wherever."""
+    whole = part = {"": json.loads(json.dumps(content))}
+    name: Any = ""
+    while part[name] and isinstance(part[name], (dict, list)) and (name == "" or data.draw(st.booleans())):
+        part = part[name]
+        name = data.draw(st.sampled_from(sorted(part) if isinstance(part, dict) else range(len(part))))
+    part[name] = data.draw(JSON)
+    return whole[""]
+
+
+def values(cls: type, **known: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    """Valid values of a class of the package, every field of them drawn, those that are added later too."""
+    if cls in _OWN and not known:
+        return _OWN[cls]
+    hints = get_type_hints(cls)
+    drawn = {spec.name: _items(hints[spec.name], spec.metadata) for spec in dataclasses.fields(cls)}
+    return st.builds(cls, **drawn | known)
+
+
+def _items(hint: Any, metadata: Any) -> st.SearchStrategy[Any]:
+    low, high = metadata.get("range", (0, math.inf))
+    kinds = get_args(hint)
+    if NoneType in kinds:
+        return st.none() | _items(kinds[0], metadata)
+    if get_origin(hint) is tuple:
+        items = _items(kinds[0], metadata)
+        return st.lists(items, max_size=4) if kinds[-1] is Ellipsis else st.tuples(*[items] * len(kinds)).map(sorted)
+    if "values" in metadata:
+        return st.sampled_from(metadata["values"])
+    if hint in (int, float):
+        whole = st.integers(math.ceil(low), int(min(high, 2**62)))
+        return whole if hint is int else st.floats(low, min(high, 1e300)) | whole
+    return TEXTS if hint is str else st.booleans() if hint is bool else values(hint)
+
+
+_OWN: dict[type, st.SearchStrategy[Any]] = {}
+_OWN[Attack] = values(
+    Attack, name=st.sampled_from(sorted({*ATTACKS, "own"} - {"autoattack-standard"})) | TEXTS
+) | values(Attack, name=st.just("autoattack-standard"), steps=st.just(100))
+_OWN[Augmentation] = values(Augmentation, jitter=st.tuples(*[st.floats(0, 1)] * 3, st.floats(0, 0.5)))
+_SETS = st.sampled_from(["cifar10", "cifar100", "digits"])
+_LIMITS = st.none() | st.integers(100, 596)
+"""Right for the training and the test split of each."""
+_OWN[PretrainSpec] = values(PretrainSpec, source=_SETS, limit=_LIMITS)
+_OWN[FinetuneSpec] = values(FinetuneSpec, target=_SETS, limit=_LIMITS)
+_OWN[EvaluateSpec] = values(EvaluateSpec, limit=_LIMITS)
+_OWN[AuditSpec] = values(AuditSpec, limit=_LIMITS)
+_COUNTS = st.integers(0, 100)
+_RECORDS = st.builds(
+    Record,
+    key=TEXTS,
+    spec=values(EvaluateSpec).map(dataclasses.asdict),
+    scenario=TEXTS,
+    deviations=st.dictionaries(TEXTS, st.lists(FINITE, min_size=2, max_size=2), max_size=2),
+    seed=st.integers(0, 2**62),
+    n=st.integers(100, 10_000),
+    classes=st.integers(2, 1000),
+    robust_right=st.none() | _COUNTS,
+    top1_right=st.none() | _COUNTS,
+    top5_right=st.none() | _COUNTS,
+    mcc=st.none() | st.floats(-1, 1),
+    precision=st.none() | st.floats(0, 1),
+    recall=st.none() | st.floats(0, 1),
+    f1=st.none() | st.floats(0, 1),
+    right_by_class=st.none() | st.lists(_COUNTS, max_size=4),
+    wilson95=st.none() | st.dictionaries(TEXTS, st.lists(st.floats(0, 1), min_size=2, max_size=2), max_size=3),
+    seconds=st.fixed_dictionaries({"evaluate": st.floats(0, 1e6)}),
+    created=TEXTS,
+    provenance=st.dictionaries(TEXTS, st.dictionaries(TEXTS, FINITE, max_size=3), max_size=3),
+)
+RECORDS = _RECORDS.map(lambda record: Record(**json.loads(encode(dataclasses.asdict(record)))))
+"""As they are read: with lists where a spec has tuples."""
+_VERDICT = st.builds(Verdict, TEXTS, st.sampled_from(VERDICTS), TEXTS, TEXTS)
+AUDITS = st.builds(
+    Audit,
+    spec=values(AuditSpec).map(lambda spec: json.loads(encode(dataclasses.asdict(spec)))),
+    verdicts=st.lists(_VERDICT, min_size=1, max_size=4).map(tuple),
+    images=st.integers(0, 10_000),
+    seconds=st.floats(0, 1e6),
+    created=TEXTS,
+    provenance=st.dictionaries(TEXTS, FINITE, max_size=3),
+)
+SPECS = st.one_of(*map(values, (PretrainSpec, FinetuneSpec, EvaluateSpec, AuditSpec)))

@@ -593,3 +593,19 @@ def test_what_seeds_and_compare_cannot_do_is_one_line(rossbench, audited, argume
     assert (code, out) == (2, "")
     assert message in err
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("command", "said"), [(["list"], ["[red]e", "[/]r"]), (["show", "mine"], ["[red]e", "[/]r", "[b]d"])]
+)
+def test_markup_in_a_scenario_of_ones_own_is_shown_as_it_is(rossbench, tmp_path, command, said):
+    text = (
+        "from rossbench.recipe import Recipe\n"
+        "from rossbench.registry import Scenario, register\n"
+        "said = dict(encoder='[red]e', recipe=Recipe('[/]r'), description='[b]d')\n"
+        "register(Scenario('mine', 'digits', 'digits', **said))\n"
+    )
+    (tmp_path / "my.py").write_text(text)
+    code, out, _ = rossbench(*command, "--scenario-file", "my.py")
+    assert code == 0
+    assert [text for text in said if text not in out] == []

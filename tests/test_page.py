@@ -8,10 +8,13 @@ import shutil
 import subprocess
 
 import pytest
-from conftest import tiny
+from conftest import TEXTS, tiny
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from rossbench import exhibits, registry, runner
 from rossbench.gallery import Gallery, choose
+from rossbench.records import Verdict
 from rossbench.registry import Suite
 from rossbench.report import figures, page, tables
 from rossbench.report.page import Exhibit
@@ -202,6 +205,75 @@ def test_names_are_escaped(store, drawn, monkeypatch):
     assert "script" not in Checker(text).tags
     assert "&lt;script&gt;alert(1)&lt;/script&gt; &amp; more" in text
     assert "<b>" not in text.replace("<b>Figure", "")
+
+
+class Skeleton(html.parser.HTMLParser):
+    """Tags with the names of their attributes, and what is in ids and in texts."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.comments, self.values, self.texts = [], 0, [], []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, *(name for name, _ in attrs if name != "class")))
+        self.values += [value for _, value in attrs]
+
+    def handle_endtag(self, tag):
+        self.tags.append(f"/{tag}")
+
+    def handle_comment(self, data):
+        self.comments += 1
+
+    def handle_data(self, data):
+        self.texts.append(data)
+
+
+def of_text(matrix, said):
+    """The matrix with a text wherever one may be: names, notes, audits, records and where they come from."""
+    verdict = Verdict(said, "warn", said, said)
+    audits = {row: dataclasses.replace(audit, verdicts=(verdict,)) for row, audit in matrix.audits.items()}
+    stages = {stage: {**made, "platform": said, said: said} for stage, made in matrix.records[0].provenance.items()}
+    changed = {"created": said, "key": said, "provenance": stages, "scenario": said}
+    cells = {place: dataclasses.replace(record, **changed) for place, record in matrix.cells.items()}
+    names = dict.fromkeys(("name", "source", "target", "protocol", "family"), said)
+    return dataclasses.replace(matrix, **names, deviations={said: [said, [said]]}, audits=audits, cells=cells)
+
+
+def skeleton(matrix, svg, said):
+    names = [said] if said else []
+    figures = [Exhibit(f"{said}-{said}", said, svg), Exhibit("#training", said, "")]
+    return Skeleton(page.render(names, [of_text(matrix, said)], figures, said))
+
+
+@given(said=TEXTS)
+@example(said="--><script>alert(1)</script>")
+@example(said='" onload="alert(1)')
+@settings(max_examples=15)
+def test_whatever_is_said_a_page_has_no_tag_and_no_attribute_of_it(store, drawn, said):
+    """Nothing of what comes from names, notes and records is more than text."""
+    (matrix,) = tables.load(Store(store), ["digits-low-to-high"])
+    svg = '<svg width="10pt" viewBox="0 0 1 1"><g id="a"/></svg>'
+    plain, found = (skeleton(matrix, svg, text) for text in ("x" if said else "", said))
+    assert found.tags == plain.tags
+    assert found.comments == plain.comments
+    assert any(said in text for text in found.texts)
+    assert {f"{said}-{said}", said} <= set(found.values)  # an id, and what a figure is called
+
+
+@given(said=st.text("<>&\"'-!?$\\/[]ax ", min_size=1, max_size=12).filter(str.strip))
+@example(said="--!><script>alert(1)</script>")
+@example(said='" id="a" href="#a"')
+@settings(max_examples=3)
+def test_whatever_is_said_a_figure_has_no_tag_of_it(said):
+    """An SVG has its texts as paths, and in comments."""
+    svg = figures.to_bytes(figures.robustness({said: {0.0: 1.0, 1.0: 0.5}}, said), "svg").decode()
+    found = Skeleton(page._figure(Exhibit("#training", said, svg), 1))
+    known = {"figure", "svg", "defs", "style", "g", "path", "use", "clippath", "rect", "figcaption", "b"}
+    assert {tag[0] for tag in found.tags if isinstance(tag, tuple)} <= known
+    assert found.values[1:3] == ["img", said]
+    assert all(text.isspace() or said in text or text.startswith(("*{", "Figure")) for text in found.texts)
 
 
 def test_a_figure_that_cannot_be_drawn_says_why_and_the_others_stay(store):

@@ -1,6 +1,9 @@
 import math
 
 import pytest
+from conftest import TEXTS, refusal, values
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from rossbench.errors import InvalidValue, UnknownName
 from rossbench.recipe import ATTACKS, Attack, Augmentation, Evaluation, Finetuning, Pretraining, Recipe, attack_of
@@ -165,3 +168,27 @@ def test_an_attack_is_shown_by_what_it_uses(attack, shown):
 )
 def test_what_an_attack_costs_at_most(attack, passes):
     assert attack.passes == passes
+
+
+SETTINGS = st.builds(
+    "{}={}".format,
+    st.sampled_from(sorted(Attack.__dataclass_fields__)),
+    st.text("0123456789./e-", max_size=9) | st.sampled_from(["L2", "Linf", "true", "epsilon", "pixel"]) | TEXTS,
+)
+
+
+@given(st.lists(SETTINGS | st.sampled_from(sorted(ATTACKS)) | TEXTS, max_size=3).map(",".join), values(Attack))
+@example("step_size=1e400", PGD)
+@example("step_size=1e999999999", PGD)
+@example("steps=" + "9" * 5000, PGD)
+def test_any_text_is_an_attack_or_refused_in_one_line(text, base):
+    if refusal(attack_of, text, base) is None:
+        found = attack_of(text, base)
+        assert isinstance(found, Attack)
+        assert len(str(found).splitlines()) == 1
+
+
+@given(values(Attack))
+def test_any_attack_is_shown_in_one_line_and_has_a_cost(attack):
+    assert len(str(attack).splitlines()) == 1
+    assert attack.passes >= 0

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -7,12 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import FIXTURES, tiny
+from conftest import AUDITS, FIXTURES, JSON, RECORDS, TEXTS, changed, refusal, tiny
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from rossbench import artifacts, records, uncertainty
 from rossbench.errors import StoreError
-from rossbench.records import Record, read_record
-from rossbench.specs import EvaluateSpec
+from rossbench.records import Audit, Record, Verdict, read_audit, read_record
+from rossbench.specs import AuditSpec, EvaluateSpec
 from rossbench.store import Store, encode
 from rossbench.values import build
 
@@ -202,3 +205,116 @@ def test_what_an_attack_turns_right_counts_as_right_and_not_as_robust(finished, 
     assert record.robust_right == 20
     assert (record.top1_right, record.top5_right, record.right_by_class) == COUNTED[attacked]
     assert set(record.wilson95) == ({"robust"} if attacked == "correct" else {"top1", "top5", "robust"})
+
+
+# --- properties ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    return tmp_path_factory.mktemp("file") / "of some name.json"
+
+
+def refused(read, path, content):
+    """Whether what the file then holds is not read, which has to be said by its name."""
+    path.write_bytes(content)
+    said = refusal(read, path)
+    assert said is None or str(path) in said
+    return said is not None
+
+
+def as_file(content):
+    return json.dumps(content).encode()  # NaN too, which encode refuses to write
+
+
+@given(record=RECORDS)
+def test_any_record_is_read_as_it_was_written(path, record):
+    path.write_bytes(encode(dataclasses.asdict(record)))
+    assert read_record(path) == record
+
+
+@given(audit=AUDITS)
+def test_any_audit_is_read_as_it_was_written(path, audit):
+    path.write_bytes(encode({**dataclasses.asdict(audit), "schema": records.AUDIT_SCHEMA}))
+    found = read_audit(path)
+    assert found == audit
+    assert found.summary.startswith(found.verdict)
+
+
+@pytest.mark.parametrize("read", [read_record, read_audit])
+@given(content=st.binary(max_size=30) | TEXTS.map(str.encode) | JSON.map(as_file))
+@example(content=b'{"schema": "4"}')
+@example(content=b'{"schema": [4]}')
+@example(content=b'{"schema": "\\n"}')
+def test_whatever_bytes_are_no_record_and_no_audit(path, read, content):
+    assert refused(read, path, content)
+
+
+@given(data=st.data(), record=RECORDS)
+def test_a_record_with_anything_in_it_is_used_or_refused_by_name(path, data, record):
+    content = changed(data, dataclasses.asdict(record))
+    if refused(read_record, path, as_file(content)):
+        return
+    found = read_record(path)
+    for name in ("top1", "top5", "robust"):
+        assert found.metric(name) is None or 0 <= found.metric(name) <= 1
+        assert found.interval(name) is None or len(found.interval(name)) == 2
+    assert isinstance(build(EvaluateSpec, found.spec), EvaluateSpec)
+
+
+@given(data=st.data(), audit=AUDITS)
+def test_an_audit_with_anything_in_it_is_used_or_refused_by_name(path, data, audit):
+    content = changed(data, {**dataclasses.asdict(audit), "schema": records.AUDIT_SCHEMA})
+    if refused(read_audit, path, as_file(content)):
+        return
+    found = read_audit(path)
+    assert found.summary.startswith(found.verdict)
+    assert all(isinstance(one, Verdict) for one in found.verdicts)
+
+
+WRONG_IN_RECORDS = [
+    ({"wilson95": "[0, 1]"}, "wilson95: expected an object, got '[0, 1]'"),
+    ({"wilson95": {"top1": [0.5]}}, "wilson95.top1: expected 2 numbers, got [0.5]"),
+    ({"spec": []}, "spec: expected an object, got []"),
+    ({"spec": {}}, "EvaluateSpec: expected the fields epsilon, finetune, limit, recipe, got {}"),
+    ({"n": 0}, "n: expected a whole number in [1, 9.0072e+15], got 0"),
+    ({"top1_right": 41}, "expected counts of 0 to n, got ("),
+    ({"mcc": math.nan}, "mcc: expected a finite number, got nan"),
+    ({"right_by_class": [1, "2"]}, "right_by_class: expected a whole number, got '2'"),
+    ({"seconds": {"evaluate": None}}, "seconds.evaluate: expected a finite number, got None"),
+    ({"provenance": {"evaluate": 3}}, "provenance.evaluate: expected an object, got 3"),
+    ({"schema": 4.0}, "schema: expected a whole number, got 4.0"),
+]
+
+
+@pytest.mark.parametrize(("change", "said"), WRONG_IN_RECORDS, ids=[str(change) for change, _ in WRONG_IN_RECORDS])
+def test_a_record_with_something_wrong_in_it_says_what(record, path, change, said):
+    path.write_bytes(as_file(dataclasses.asdict(record) | change))
+    with pytest.raises(StoreError) as raised:
+        read_record(path)
+    assert str(raised.value).startswith(f"{path}: {said}")
+
+
+GOOD = dict.fromkeys(("check", "verdict", "figure", "meaning"), "pass")
+WRONG_IN_AUDITS = [
+    ({"verdicts": 3}, "verdicts: expected a list, got 3"),
+    ({"verdicts": []}, "verdicts: expected at least one, each pass, warn, fail, got []"),
+    ({"verdicts": [GOOD, GOOD | {"verdict": "good"}]}, "verdicts: expected at least one, each pass, warn, fail"),
+    ({"verdicts": [{}]}, "Verdict: expected the fields check, figure, meaning, verdict, got {}"),
+    ({"verdicts": [GOOD | {"figure": 3}]}, "verdicts.figure: expected str, got 3"),
+    ({"spec": {}}, "AuditSpec: expected the fields epsilons, finetune, limit, recipe, got {}"),
+    ({"images": None}, "images: expected a whole number, got None"),
+]
+
+
+@pytest.mark.parametrize(("change", "said"), WRONG_IN_AUDITS, ids=[str(change) for change, _ in WRONG_IN_AUDITS])
+def test_an_audit_with_something_wrong_in_it_says_what(path, change, said):
+    cell = tiny().cells[1, 1, 0.5]
+    spec = AuditSpec(cell.finetune, cell.limit, (0, 0.5), cell.recipe)
+    audit = Audit(dataclasses.asdict(spec), (Verdict(**GOOD),), 40, 1.0, "", {})
+    content = {**dataclasses.asdict(audit), "schema": records.AUDIT_SCHEMA}
+    assert not refused(read_audit, path, as_file(content))
+    path.write_bytes(as_file(content | change))
+    with pytest.raises(StoreError) as raised:
+        read_audit(path)
+    assert str(raised.value).startswith(f"{path}: {said}")

@@ -1,11 +1,16 @@
 import dataclasses
+import json
 import math
 
 import pytest
+from conftest import JSON, refusal, values
+from hypothesis import given
+from hypothesis import strategies as st
 
 from rossbench.errors import InvalidValue, UnknownName
-from rossbench.recipe import Attack, Evaluation, Finetuning, Pretraining, Recipe
+from rossbench.recipe import ATTACKS, Attack, Evaluation, Finetuning, Pretraining, Recipe
 from rossbench.scenario import Scenario, Suite, specs_of
+from rossbench.values import build
 
 
 def scenario(**changes: object) -> Scenario:
@@ -160,3 +165,68 @@ def test_matrices_merge_over_grids_only():
 def test_a_suite_is_a_value():
     assert Suite("x", ["b", "a"]) == Suite("x", ("b", "a"))
     assert Suite("x", ["b", "a"]).members == ("b", "a")
+
+
+# --- properties ----------------------------------------------------------------------------------------------
+
+GRIDS = st.lists(st.floats(0, 1) | st.integers(0, 1), min_size=1, max_size=4, unique=True).map(sorted)
+PGD = values(Attack, name=st.just("pgd"), restarts=st.just(1))
+RECIPES = values(
+    Recipe,
+    pretraining=values(Pretraining, attack=PGD),
+    finetuning=values(Finetuning, attack=PGD),
+    evaluation=values(Evaluation, attack=PGD | st.sampled_from(list(ATTACKS.values()))),
+)
+SCENARIOS = values(
+    Scenario,
+    name=st.sampled_from(["x", "y"]),
+    source=st.sampled_from(["cifar10", "cifar100"]),
+    target=st.sampled_from(["cifar10", "cifar100"]),
+    recipe=RECIPES,
+    train_epsilons=GRIDS,
+    finetune_epsilons=st.none() | GRIDS,
+    eval_epsilons=GRIDS,
+    train_limit=st.none() | st.integers(100, 50_000),
+    test_limit=st.none() | st.integers(100, 10_000),
+    weights=st.just(""),
+)
+GIVEN = st.builds(
+    lambda scenario, weights: dataclasses.replace(scenario, train_epsilons=(0,), weights=f"{weights:016x}"),
+    SCENARIOS,
+    st.integers(0, 2**64 - 1),
+)
+
+
+@given(SCENARIOS | GIVEN)
+def test_any_scenario_has_a_cell_for_each_row_and_column_with_its_parents_first(scenario):
+    assert len(scenario.rows) == len(scenario.train_epsilons) * len(scenario.finetune_epsilons or (0,))
+    assert list(scenario.cells) == [(*row, column) for row in scenario.rows for column in scenario.eval_epsilons]
+    for place, cell in scenario.cells.items():
+        pretrain, finetune, evaluate = cell.chain
+        assert evaluate is cell
+        assert (evaluate.finetune, finetune.pretrain) == (finetune, pretrain)
+        assert (pretrain.epsilon, finetune.epsilon, evaluate.epsilon) == place
+        assert {spec.seed for spec in cell.chain} == {scenario.seed}
+
+
+@given(st.lists(SCENARIOS | GIVEN, max_size=3))
+def test_specs_of_any_scenarios_come_once_and_after_what_they_are_made_from(scenarios):
+    specs = list(specs_of(scenarios))
+    keys = [spec.key for spec in specs]
+    assert len(keys) == len(set(keys))
+    assert set(specs) == {spec for scenario in scenarios for cell in scenario.cells.values() for spec in cell.chain}
+    for k, spec in enumerate(specs):
+        parents = [] if spec.stage == "pretrain" else [made.key for made in spec.chain[:-1]]
+        assert set(parents) <= set(keys[:k])
+
+
+@given(SCENARIOS | GIVEN)
+def test_any_scenario_survives_json(scenario):
+    found = build(Scenario, json.loads(json.dumps(dataclasses.asdict(scenario))))
+    assert found == scenario
+    assert (found.protocol, found.family) == (scenario.protocol, scenario.family)
+
+
+@given(SCENARIOS, st.sampled_from(sorted(Scenario.__dataclass_fields__)), JSON)
+def test_whatever_is_in_the_place_of_a_field_is_right_or_refused_in_one_line(scenario, name, item):
+    refusal(build, Scenario, {**dataclasses.asdict(scenario), name: item})

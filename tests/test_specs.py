@@ -1,11 +1,17 @@
 import dataclasses
+import json
+import re
 
 import pytest
+from conftest import SPECS, values
+from hypothesis import assume, given
+from hypothesis import strategies as st
 
+from rossbench.errors import InvalidValue
 from rossbench.recipe import Attack, Evaluation, Finetuning, Pretraining, Recipe
 from rossbench.scenario import Scenario, specs_of
 from rossbench.specs import EvaluateSpec, passes
-from rossbench.values import flatten
+from rossbench.values import build, flatten
 
 
 def scenario(**changes: object) -> Scenario:
@@ -148,3 +154,56 @@ def test_a_spec_is_named_by_its_task_and_epsilons(place, pretrain, finetune, eva
     first, second, column = place
     one = scenario(train_epsilons=(first,), finetune_epsilons=(second,), eval_epsilons=(column,))
     assert list(map(str, one.cells[place].chain)) == [pretrain, finetune, evaluate]
+
+
+# --- properties ----------------------------------------------------------------------------------------------
+
+
+def respelled(content: object, number: object) -> object:
+    """What a spec was taken apart into, fields in the other order, numbers as ``number`` says."""
+    if isinstance(content, dict):
+        return {name: respelled(item, number) for name, item in reversed(content.items())}
+    if isinstance(content, (list, tuple)):
+        return [respelled(item, number) for item in content]
+    return number(content) if isinstance(content, float) else content
+
+
+SPELLINGS = {
+    "as whole numbers": lambda number: int(number) if number.is_integer() else number,
+    "with a sign": lambda number: number or -0.0,
+}
+
+
+@given(SPECS, st.sampled_from(sorted(SPELLINGS)))
+def test_any_spec_survives_json_however_it_is_spelled(spec, spelling):
+    content = json.loads(json.dumps(dataclasses.asdict(spec)))
+    for written in (content, respelled(content, SPELLINGS[spelling])):
+        found = build(type(spec), written)
+        assert found == spec
+        assert found.key == spec.key
+    assert re.fullmatch("[0-9a-f]{16}", spec.key)
+
+
+def replaced(content: dict, path: str, item: object) -> dict:
+    head, _, rest = path.partition(".")
+    return {**content, head: replaced(content[head], rest, item) if rest else item}
+
+
+@given(st.data())
+def test_specs_that_differ_in_any_one_field_have_different_keys(data):
+    spec = data.draw(SPECS)
+    other = data.draw(values(type(spec)))
+    contents = dataclasses.asdict(spec), dataclasses.asdict(other)
+    path = data.draw(st.sampled_from(sorted(flatten(contents[0]))))
+    try:
+        changed = build(type(spec), replaced(contents[0], path, flatten(contents[1])[path]))
+    except InvalidValue:  # steps of autoattack-standard
+        assume(False)
+    assert (changed.key == spec.key) == (changed == spec)
+
+
+@given(SPECS)
+def test_any_spec_has_a_cost_and_a_name_of_one_line(spec):
+    assert isinstance(spec.passes, int)
+    assert spec.passes >= 0
+    assert len(str(spec).splitlines()) == 1

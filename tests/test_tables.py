@@ -1,13 +1,16 @@
 import csv
 import dataclasses
 import io
+import itertools
 import json
+import math
+import re
 import shutil
 import statistics
 
 import pytest
-from conftest import FIXTURES, tiny
-from hypothesis import given
+from conftest import FIXTURES, JSON, TEXTS, changed, refusal, tiny
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
@@ -695,3 +698,175 @@ def test_intervals_are_of_rates_and_of_one_seed(matrix):
         tables.over_seeds([matrix], "mcc", intervals=True)
     with pytest.raises(InvalidValue, match="got top1 of seeds 0, 0"):
         tables.over_seeds([matrix, matrix], "top1", intervals=True)
+
+
+# --- properties ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def noted(finished, tmp_path_factory):
+    """A copy of the finished run, and its note."""
+    root = tmp_path_factory.mktemp("noted") / "store"
+    shutil.copytree(finished, root)
+    (path,) = (root / "matrices").glob("*.json")
+    return root, path, json.loads(path.read_text())
+
+
+def whole_or_refused(root, path, note):
+    """A store with this note in it is refused in one line that names it, or shown in every form."""
+    path.write_text(json.dumps(note))
+    said = refusal(tables.load, Store(root))
+    assert said is None or str(path) in said
+    for matrix in tables.load(Store(root)) if said is None else []:
+        grid = tables.grid(matrix, "top1")
+        assert [forms.TEXTS[form](grid) for form in forms.TEXTS]
+        assert [forms.DATA[form]([matrix], "top1") for form in forms.DATA]
+    return said
+
+
+@given(note=JSON)
+def test_whatever_json_is_no_note(noted, note):
+    root, path, _ = noted
+    assert whole_or_refused(root, path, note)
+
+
+@pytest.mark.parametrize("schema", [1, 2, 3])
+@given(data=st.data())
+@settings(max_examples=50)
+def test_a_note_with_anything_in_it_is_shown_or_refused_by_name(noted, schema, data):
+    root, path, note = noted
+    if schema < 3:
+        note = json.loads((FIXTURES / f"note-{schema}.json").read_text())
+    whole_or_refused(root, path, changed(data, note))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"name": ["x"]}, "name: expected str, got ['x']"),
+        ({"seed": "0"}, "seed: expected a whole number in [0, 4.61169e+18], got '0'"),
+        ({"deviations": []}, "deviations: expected an object, got []"),
+        ({"deviations": {"seed": [1]}}, "deviations.seed: expected 2 items, got [1]"),
+        ({"registered_rows": [[0]]}, "registered_rows: expected 2 numbers, got [0]"),
+        ({"registered_columns": [math.inf]}, "registered_columns: expected a finite number, got inf"),
+        ({"cells": 3}, "cells: expected a list, got 3"),
+        ({"cells": [[0, 0, 0]]}, "cells: expected 4 items, got [0, 0, 0]"),
+        ({"cells": [[0, 0, 0, 7]]}, "cells: expected str, got 7"),
+        ({"cells": [[0, 0, 0, "../../x"]]}, "cells: expected keys of 16 hex digits, got '../../x'"),
+    ],
+    ids=str,
+)
+def test_a_note_with_something_wrong_in_it_says_what(noted, change, said):
+    root, path, note = noted
+    assert whole_or_refused(root, path, note | change).startswith(f"{path}: {said}")
+
+
+GRIDS = st.integers(1, 3).flatmap(
+    lambda before: st.integers(1, 12).flatmap(
+        lambda columns: st.builds(
+            tables.Grid,
+            title=TEXTS,
+            labels=st.lists(TEXTS, min_size=before, max_size=before),
+            columns=st.lists(TEXTS, min_size=columns, max_size=columns),
+            lines=st.lists(
+                st.tuples(
+                    st.lists(TEXTS, min_size=before, max_size=before),
+                    st.lists(TEXTS, min_size=columns, max_size=columns),
+                ),
+                max_size=3,
+            ),
+            bold=st.sets(st.tuples(st.integers(0, 2), st.integers(0, 11)), max_size=3),
+            notes=st.lists(TEXTS, max_size=2),
+            caption=TEXTS,
+        )
+    )
+)
+"""Tables of any texts at all."""
+UNESCAPED = re.compile(r"(?<!\\)(?:\\\\)*\|")
+
+
+@given(GRIDS)
+def test_whatever_is_in_it_a_markdown_table_keeps_its_columns(grid):
+    """And its title is one line, and its notes are quoted."""
+    head, _, *notes = forms.to_markdown(grid).split("\n")[: 2 + 2 * len(grid.notes)]
+    assert head.startswith("### ")
+    assert all(line.startswith("> ") or not line for line in notes)
+    lines = forms.to_markdown(grid).split("\n")[2 + 2 * len(grid.notes) : -3]
+    assert len(lines) == 2 + len(grid.lines)
+    assert {len(line.splitlines()) for line in lines} == {1}
+    for line in lines:
+        assert len(UNESCAPED.findall(line)) == len(grid.labels) + len(grid.columns) + 1
+
+
+SPECIAL = set("#$%&_{}~^\\\n\r")
+
+
+@given(GRIDS)
+def test_whatever_is_in_it_a_latex_table_is_made_of_its_own_commands_alone(grid):
+    before, columns = len(grid.labels), len(grid.columns)
+    lines = forms.to_latex(grid).split("\n")
+    assert [*lines[:2], *lines[3:6]] == [
+        r"\begin{table}",
+        r"\centering",
+        rf"\begin{{tabular}}{{{'r' * (before + columns)}}}",
+        r"\toprule",
+        rf"{'& ' * before}\multicolumn{{{columns}}}{{c}}{{Evaluation $\varepsilon$}} \\",
+    ]
+    assert [lines[7], *lines[-4:]] == [r"\midrule", r"\bottomrule", r"\end{tabular}", r"\end{table}", ""]
+    rows = [lines[6], *lines[8:-4]]
+    assert len(rows) == 1 + len(grid.lines)
+    assert all(row.endswith(r" \\") and row[0] not in "[*" for row in rows)
+    cells = [row.removesuffix(r" \\").removeprefix("{}").split(" & ") for row in rows]
+    assert {len(row) for row in cells} == {before + columns}
+    for text in [lines[2].removeprefix(r"\caption{").removesuffix("}"), *itertools.chain(*cells)]:
+        for command in forms._LATEX.values():
+            text = text.replace(command, "")
+        assert not set(text) & SPECIAL
+
+
+@given(GRIDS, st.integers(20, 200))
+@settings(max_examples=50)
+def test_whatever_is_in_it_a_terminal_shows_it(grid, width):
+    console = Console(file=io.StringIO(), width=width)
+    console.print(forms.to_rich(grid, width))
+
+
+def test_markup_in_a_table_is_text():
+    marked = ["[red]a", "[/]", "[bold]b[/bold]"]
+    grid = tables.Grid(marked[0], [marked[1]], [marked[2]], [([marked[0]], [marked[1]])], notes=[marked[2]])
+    console = Console(file=io.StringIO(), width=80)
+    console.print(forms.to_rich(dataclasses.replace(grid, caption=marked[1])))
+    shown = console.file.getvalue()
+    assert [shown.count(text) for text in marked] == [2, 3, 2]
+
+
+def named(matrix, name, deviations, key):
+    record = dataclasses.replace(matrix.records[0], key=key)
+    found = dataclasses.replace(matrix, name=name, protocol=key, source=name, target=name, deviations=deviations)
+    return dataclasses.replace(found, cells={(0.0, 0.0, 0.5): record, (0.0, 0.0, 1.0): None})
+
+
+@given(name=TEXTS, other=TEXTS, mcc=st.floats(-1, 1))
+def test_whatever_names_are_csv_is_read_as_it_was_written_and_runs_no_formula(finished, name, other, mcc):
+    (matrix,) = tables.load(Store(finished))
+    matrix = named(matrix, name, {other: [name, None]}, other)
+    matrix.cells[0, 0, 0.5] = dataclasses.replace(matrix.cells[0, 0, 0.5], mcc=mcc)
+    text = forms.to_csv([matrix], "mcc")
+    rows = list(csv.reader(io.StringIO(text, newline="")))
+    assert [len(row) for row in rows] == [12] * 3
+    first = dict(zip(rows[0], rows[1], strict=True))
+    told = {"scenario": name, "protocol": other, "key": other, "notes": "; ".join(matrix.notes())}
+    for column, meant in told.items():
+        words = " ".join(meant.split())
+        assert first[column] == ("'" + words if words[:1] in tuple("=+-@") else words)
+        assert first[column][:1] not in tuple("=+-@\t\r")
+    assert float(first["value"]) == mcc
+    assert [row[rows[0].index("value")] for row in rows[2:]] == [""]
+
+
+@given(name=TEXTS, other=TEXTS)
+def test_whatever_names_are_json_holds_them(finished, name, other):
+    (matrix,) = tables.load(Store(finished))
+    (content,) = json.loads(forms.to_json([named(matrix, name, {other: [name, other]}, other)], None))
+    assert (content["scenario"], content["protocol"]) == (name, other)
+    assert content["cells"][0]["record"]["key"] == other

@@ -3,7 +3,8 @@ import json
 import math
 
 import pytest
-from conftest import tiny
+from conftest import JSON, refusal, tiny
+from conftest import SPECS as ALL_SPECS
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -115,6 +116,7 @@ def nested(**changes):
         (nested(recipe={"epochs": 3}), "Finetuning: expected the fields attack, batch_size, epochs, "),
         (content(epsilon=-1), "EvaluateSpec.epsilon: expected a finite number of at least 0, got -1"),
         (content(epsilon=math.nan), "EvaluateSpec.epsilon: expected a finite number of at least 0, got nan"),
+        (content(epsilon=10**309), "EvaluateSpec.epsilon: expected a finite number of at least 0, got 1000"),
         (content(epsilon="1"), "EvaluateSpec.epsilon: expected a finite number of at least 0, got '1'"),
         (content(epsilon=None), "EvaluateSpec.epsilon: expected a finite number of at least 0, got None"),
         (content(limit=1.5), "EvaluateSpec.limit: expected a whole number, got 1.5"),
@@ -193,3 +195,15 @@ def test_settled_names_what_was_added_and_differs(name, item):
 def test_a_value_and_its_dictionary_are_flattened_alike():
     assert flatten(Recipe()) == flatten(dataclasses.asdict(Recipe()))
     assert flatten(Recipe())["pretraining.attack.steps"] == 3
+
+
+@given(st.data())
+def test_whatever_json_is_in_the_place_of_a_part_is_right_or_refused_in_one_line(data):
+    spec = data.draw(ALL_SPECS)
+    whole = part = dataclasses.asdict(spec)
+    name = data.draw(st.sampled_from(sorted(part)))
+    while isinstance(part[name], dict) and data.draw(st.booleans()):
+        part = part[name]
+        name = data.draw(st.sampled_from(sorted(part)))
+    part[name] = data.draw(JSON)
+    refusal(build, type(spec), whole)

@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..epsilons import EPS
+from ..errors import one_line
 from .tables import MISSING, Grid, Matrix
 
 
@@ -43,9 +44,9 @@ def _columns(grid: Grid) -> list[tuple[str, list[str]]]:
 def _table(grid: Grid, shown: range) -> Table:
     table = Table(show_edge=False)
     for title in grid.labels:
-        table.add_column(title, style="cyan", no_wrap=True)
+        table.add_column(Text(title), style="cyan", no_wrap=True)
     for k in shown:
-        table.add_column(f"{EPS}={grid.columns[k]}", justify="right", no_wrap=True)
+        table.add_column(Text(f"{EPS}={grid.columns[k]}"), justify="right", no_wrap=True)
     for i, (labels, cells) in enumerate(grid.lines):
         table.add_row(*map(Text, labels), *(Text(cells[k], "bold" if (i, k) in grid.bold else "") for k in shown))
     return table
@@ -53,10 +54,14 @@ def _table(grid: Grid, shown: range) -> Table:
 
 def to_markdown(grid: Grid) -> str:
     head = [*grid.labels, *(f"{EPS}={column}" for column in grid.columns)]
-    lines = [f"### {grid.title}", "", *(f"> {note}\n" for note in grid.notes)]
-    lines += ["| " + " | ".join(head) + " |", "|---:" * len(head) + "|"]
-    lines += ["| " + " | ".join([*labels, *cells]) + " |" for labels, cells in grid.lines]
-    return "\n".join([*lines, "", grid.caption, ""])
+    lines = [f"### {one_line(grid.title)}", "", *(f"> {one_line(note)}\n" for note in grid.notes)]
+    lines += [_markdown(head), "|---:" * len(head) + "|"]
+    lines += [_markdown([*labels, *cells]) for labels, cells in grid.lines]
+    return "\n".join([*lines, "", one_line(grid.caption), ""])
+
+
+def _markdown(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(one_line(cell).replace("\\", r"\\").replace("|", r"\|") for cell in cells) + " |"
 
 
 def to_latex(grid: Grid) -> str:
@@ -71,9 +76,9 @@ def to_latex(grid: Grid) -> str:
             rf"\begin{{tabular}}{{{'r' * (before + len(grid.columns))}}}",
             r"\toprule",
             rf"{'& ' * before}\multicolumn{{{len(grid.columns)}}}{{c}}{{Evaluation $\varepsilon$}} \\",
-            " & ".join(map(_latex, [*grid.labels, *grid.columns])) + r" \\",
+            _latex_row([*grid.labels, *grid.columns]),
             r"\midrule",
-            *(" & ".join(map(_latex, [*labels, *cells])) + r" \\" for labels, cells in grid.lines),
+            *(_latex_row([*labels, *cells]) for labels, cells in grid.lines),
             r"\bottomrule",
             r"\end{tabular}",
             r"\end{table}",
@@ -96,7 +101,12 @@ _LATEX = {
 
 
 def _latex(text: str) -> str:
-    return "".join(_LATEX.get(character, character) for character in text)
+    return "".join(_LATEX.get(character, character) for character in one_line(text))
+
+
+def _latex_row(cells: Sequence[str]) -> str:
+    row = " & ".join(map(_latex, cells)) + r" \\"
+    return "{}" + row if row.startswith(("[", "*")) else row  # which the \\ before it would take for its own
 
 
 # --- data --------------------------------------------------------------------------------------------------
@@ -115,8 +125,16 @@ def to_csv(matrices: Sequence[Matrix], metric: str | None) -> str:
             found = ["", "", ""] if record is None else [value, record.n, record.key]
             audit = matrix.audits[place[:2]].summary if place[:2] in matrix.audits else ""
             told = [*found, audit, "; ".join(matrix.notes())]
-            writer.writerow([matrix.name, matrix.protocol, matrix.seed, *place, shown, *told])
+            writer.writerow(map(_csv, [matrix.name, matrix.protocol, matrix.seed, *place, shown, *told]))
     return buffer.getvalue()
+
+
+def _csv(cell: object) -> object:
+    """A text in one line that no spreadsheet takes for a formula; a number as it is."""
+    if not isinstance(cell, str):
+        return cell
+    told = one_line(cell)
+    return "'" + told if told.startswith(("=", "+", "-", "@")) else told
 
 
 def to_json(matrices: Sequence[Matrix], metric: str | None) -> str:

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import re
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
-from typing import Any
+from typing import Any, get_type_hints
 
 from .. import registry
 from ..epsilons import EPS, format_epsilon, format_model
-from ..errors import InvalidValue, StoreError, UnknownName, unknown
+from ..errors import InvalidValue, StoreError, UnknownName, of_file, one_line, unknown
 from ..recipe import Attack
 from ..records import NOTE_SCHEMA, Audit, Record, read_audit, read_record
 from ..scenario import Place
 from ..specs import AuditSpec, EvaluateSpec
 from ..store import Store
 from ..uncertainty import mean_deviation
-from ..values import build
+from ..values import build, expect
 
 METRICS = {
     "top1": "Top-1 accuracy (%)",
@@ -133,10 +134,11 @@ class Matrix:
 
     def differences(self) -> str:
         """The deviations from the registered scenario, as one line."""
-        return ", ".join(
+        told = (
             f"{name.removeprefix('recipe.')} {_plain(here)} (registered: {_plain(registered)})"
             for name, (here, registered) in self.deviations.items()
         )
+        return one_line(", ".join(told))
 
     def caption(self) -> str:
         """How the numbers were made, from the records themselves."""
@@ -158,7 +160,9 @@ class Matrix:
 def _plain(value: Any) -> str:
     if value is None:
         return "all"
-    return ", ".join(f"{item:g}" for item in value) if isinstance(value, list) else str(value) or "none"
+    if isinstance(value, list):
+        return ", ".join(f"{item:g}" if isinstance(item, float) else str(item) for item in value)
+    return str(value) or "none"
 
 
 def load(store: Store, names: Sequence[str] = (), protocol: str | None = None) -> list[Matrix]:
@@ -169,9 +173,14 @@ def load(store: Store, names: Sequence[str] = (), protocol: str | None = None) -
     """
     runs: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for path, content in store.matrices():
-        note = _upgraded(content)
-        if not isinstance(note, dict) or note.get("schema") != NOTE_SCHEMA or set(note) != _FIELDS:
-            raise StoreError(f"{path}: expected the note of a run, of schema {NOTE_SCHEMA}")
+        with of_file(path):
+            note = _upgraded(content)
+            if not isinstance(note, dict) or note.get("schema") != NOTE_SCHEMA or set(note) != _FIELDS:
+                raise InvalidValue(f"expected the note of a run, of schema {NOTE_SCHEMA}")
+            expect(note, _TYPES, seed=(0, 2**62))
+            for *_, key in note["cells"]:
+                if not re.fullmatch("[0-9a-f]{16}", key):
+                    raise InvalidValue(f"cells: expected keys of 16 hex digits, got {key!r:.50}")
         runs.setdefault((note["name"], note["protocol"]), []).append(note)
     if not runs:
         raise StoreError(f"nothing to report in {store.root}: expected a store that rossbench run has written")
@@ -201,6 +210,12 @@ def _stored(name: str, stored: set[str], store: Store) -> list[str]:
 
 
 _FIELDS = {spec.name for spec in fields(Matrix)} - {"audits"} | {"schema"}
+_TYPES = {name: hint for name, hint in get_type_hints(Matrix).items() if name in _FIELDS} | {
+    "deviations": dict[str, tuple[Any, Any]],
+    "registered_rows": list[Row],
+    "cells": list[tuple[float, float, float, str]],
+}
+_OLD_TYPES = {"registered_train_epsilons": list[float], "cells": list[tuple[float, float, str]]}
 _NEW, _OLD = {"registered_rows", "registered_columns"}, {"registered_train_epsilons", "registered_eval_epsilons"}
 
 
@@ -209,6 +224,7 @@ def _upgraded(note: Any) -> Any:
     if not isinstance(note, dict):
         return note
     if note.get("schema") == 1 and set(note) == _FIELDS - _NEW - {"family"} | _OLD:
+        expect(note, _OLD_TYPES)
         note = {
             **{name: value for name, value in note.items() if name not in _OLD},
             "schema": 2,
