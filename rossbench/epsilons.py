@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Collection, Sequence
 from fractions import Fraction
 from itertools import pairwise
 
 from .errors import InvalidValue
 
 EPS = "ε"
+_NUMBER = re.compile(r"[+-]?(\d+/\d+|(\d+\.?\d*|\.\d+)(e[+-]?\d{1,3})?)", re.IGNORECASE)
+
+
+def fraction(text: str) -> Fraction:
+    """A number as people write it, exactly. ValueError or ZeroDivisionError for others, so for 1e999999999 too."""
+    if len(text) > 50 or not _NUMBER.fullmatch(text):
+        raise ValueError(text)
+    return Fraction(text)
 
 
 def parse_epsilons(text: str) -> tuple[float, ...]:
@@ -35,7 +45,7 @@ def parse_epsilons(text: str) -> tuple[float, ...]:
 
 def _fraction(text: str, whole: str) -> Fraction:
     try:
-        number = Fraction(text.strip())
+        number = fraction(text.strip())
     except (ValueError, ZeroDivisionError):
         raise InvalidValue(f"epsilons {whole!r}: expected numbers such as 0.5 or 8/255, got {text!r}") from None
     if number < 0 or number > 1000:
@@ -67,3 +77,11 @@ def parse_models(text: str) -> tuple[tuple[float, float], ...]:
             raise InvalidValue(f"models {text!r}: expected such as 1, or 1:0 (pretraining:finetuning), got {part!r}")
         models.append((numbers[0], numbers[-1]))
     return tuple(models)
+
+
+def check_models(wanted: Sequence[tuple[float, float]], known: Collection[tuple[float, float]]) -> None:
+    """InvalidValue for a model that is not among the known ones."""
+    for model in wanted:
+        if model not in known:
+            there = ", ".join(format_model(*one) for one in sorted(known))
+            raise InvalidValue(f"models: expected some of {there}, got {format_model(*model)}")

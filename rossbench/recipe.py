@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from fractions import Fraction
 from typing import Any, TypeVar
 
-from .epsilons import EPS
+from .epsilons import EPS, fraction
 from .errors import InvalidValue, unknown
 from .values import POSITIVE, Value, added, one_of, within
 
@@ -192,7 +191,7 @@ def attack_of(text: str, base: Attack) -> Attack:
             raise unknown("attack setting", field, kinds)
         try:
             changes[field] = _read(value, kinds[field])
-        except (ValueError, ZeroDivisionError):
+        except (ValueError, ArithmeticError):
             raise InvalidValue(
                 f"attack {field}: expected a value such as {getattr(base, field)}, got {value!r}"
             ) from None
@@ -210,7 +209,7 @@ def attack_of(text: str, base: Attack) -> Attack:
 def _read(text: str, kind: type) -> Any:
     if kind is bool:
         return bool(("false", "true").index(text.lower()))
-    return float(Fraction(text)) if kind is float else kind(text)
+    return float(fraction(text)) if kind is float else kind(text)
 
 
 Part = TypeVar("Part", Pretraining, Finetuning, Evaluation)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
@@ -15,12 +15,14 @@ from . import datasets
 from .errors import InvalidValue, unknown
 from .recipe import ATTACKS, MIN_CLASSES, Recipe, unattacked
 from .specs import AnySpec, EvaluateSpec, FinetuneSpec, PretrainSpec
-from .values import Value, added, flatten, settled, within
+from .values import Value, added, fits, flatten, settled, within
 
 _GRID = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 Place = tuple[float, float, float]
 """A cell's epsilons: of pretraining, finetuning and evaluation."""
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+_KEY = re.compile("[0-9a-f]{16}")
+_ENCODER = re.compile(r"[a-z0-9][\w.-]{0,99}(:cifar)?|module:.+", re.IGNORECASE | re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,10 @@ class Scenario(Value):
     def __post_init__(self) -> None:
         super().__post_init__()
         _check_name("Scenario", self.name)
-        if self.weights and not re.fullmatch("[0-9a-f]{16}", self.weights):
+        if not _ENCODER.fullmatch(self.encoder):
+            expected = "conv3, a timm model, or a timm ResNet with :cifar appended"
+            raise InvalidValue(f"Scenario.encoder: expected {expected}, got {self.encoder!r:.100}")
+        if self.weights and not _KEY.fullmatch(self.weights):
             raise InvalidValue(f"Scenario.weights: expected 16 hex digits, got {self.weights!r}")
         if self.weights and self.train_epsilons != (0,):
             raise InvalidValue(
@@ -70,6 +75,8 @@ class Scenario(Value):
                 f"Scenario.target: expected images of {self.source}'s size, {source.size} pixels, "
                 f"got {self.target}'s, {target.size}"
             )
+        if target.classes < 2:
+            raise InvalidValue(f"Scenario.target: expected at least 2 classes, got {self.target}'s {target.classes}")
         self._check_attacks()
         counts = [datasets.count(dataset, "train", self.train_limit) for dataset in (self.source, self.target)]
         if counts == [source.train, target.train]:
@@ -145,6 +152,31 @@ class Scenario(Value):
 
 
 _NOT_PROTOCOL = ("name", "description", "recipe.name", "train_epsilons", "finetune_epsilons", "eval_epsilons")
+
+
+_PLAIN = None | bool | float | str | list[float]
+_NOTE: dict[str, Any] = {
+    "deviations": dict[str, tuple[_PLAIN, _PLAIN]],
+    "seed": int,
+    "registered_seed": int,
+    "registered_rows": list[tuple[float, float]],
+    "registered_columns": list[float],
+    "cells": list[tuple[float, float, float, str]],
+}
+
+
+def wrong_in_note(note: Mapping[str, Any]) -> str:
+    """What in the note of a run is not as a scenario would have it, such as a name that leads out of the store."""
+    hashes = re.compile("[0-9a-f]{8}")
+    patterns = {"name": _NAME, "source": _NAME, "target": _NAME, "protocol": hashes, "family": hashes}
+    wrong = [name for name, hint in _NOTE.items() if not fits(note[name], hint)]
+    wrong += [name for name, one in patterns.items() if not one.fullmatch(str(note[name]))]
+    if note["family"] is None:  # as in old notes
+        wrong.remove("family")
+    if not wrong:
+        wrong += ["seed"] * (not 0 <= note["seed"] <= 2**62)
+        wrong += ["cells"] * any(min(place) < 0 or not _KEY.fullmatch(key) for *place, key in note["cells"])
+    return f"{wrong[0]} {note[wrong[0]]!r:.200}" if wrong else ""
 
 
 def specs_of(scenarios: Iterable[Scenario]) -> Iterator[AnySpec]:

@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, field, fields, is_dataclass
 from functools import lru_cache
+from types import UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from .errors import InvalidValue, unknown
@@ -61,7 +62,7 @@ def _checked(name: str, value: Any, hint: Any, metadata: Any) -> Any:
         if kinds[-1] is not Ellipsis and len(value) != len(kinds):
             raise InvalidValue(f"{name}: expected {len(kinds)} numbers, got {value!r}")
         return tuple(_checked(name, item, kinds[0], metadata) for item in value)
-    whole = isinstance(value, int) and not isinstance(value, bool)
+    whole = isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63  # as torch counts
     if hint is int and not (whole and low <= value <= high):
         raise InvalidValue(f"{name}: expected a whole number{bounds}, got {value!r}")
     if hint is float:
@@ -73,6 +74,24 @@ def _checked(name: str, value: Any, hint: Any, metadata: Any) -> Any:
     if value not in metadata.get("values", (value,)):
         raise unknown(name, value, metadata["values"])
     return value
+
+
+def fits(content: Any, hint: Any) -> bool:
+    """Whether what was read from JSON is of an annotation, whose tuples are lists there and whose numbers are finite."""
+    kinds, origin = get_args(hint), get_origin(hint)
+    if origin is UnionType:
+        return any(fits(content, kind) for kind in kinds)
+    if origin is tuple:
+        return isinstance(content, list) and len(content) == len(kinds) and all(map(fits, content, kinds))
+    if origin is list:
+        return isinstance(content, list) and all(fits(item, kinds[0]) for item in content)
+    if origin is dict:
+        return isinstance(content, dict) and all(fits(item, kinds[1]) for item in content.values())
+    if hint is float:
+        return fits(content, int) or (isinstance(content, float) and math.isfinite(content))
+    if hint is int:
+        return isinstance(content, int) and not isinstance(content, bool) and abs(content) < 2**63
+    return hint is Any or isinstance(content, hint)
 
 
 V = TypeVar("V")

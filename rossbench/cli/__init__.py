@@ -14,6 +14,7 @@ from .options import debug_option
 EXIT_UNEXPECTED = 1
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
+LONGEST = 2000
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -27,8 +28,14 @@ def main(arguments: list[str] | None = None) -> None:
         if "--debug" in given:
             traceback.print_exc()
         message, code = _explain(error)
-        click.echo("rossbench: " + " ".join(message.split()), err=True)
+        click.echo(f"rossbench: {_one_line(message)}", err=True)
         sys.exit(code)
+
+
+def _one_line(message: str) -> str:
+    """Without what moves a cursor, and no longer than anyone reads; what was given may hold anything."""
+    line = " ".join("".join(c if c.isprintable() or c.isspace() else "?" for c in message).split())
+    return line if len(line) <= LONGEST else f"{line[:LONGEST]} ..."
 
 
 def _explain(error: BaseException) -> tuple[str, int]:

@@ -137,12 +137,8 @@ def _settings(scenario: Scenario) -> dict[str, str]:
 @options.overrides
 @options.device
 @options.data_dir
-@options.store
-@click.option(
-    "--tensorboard",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Folder for loss and accuracy of every epoch, live; needs rossbench[tensorboard].",
-)
+@options.store_to_write
+@options.tensorboard
 @options.scenario_file
 @options.debug_option
 def run(name: str, device: str, data_dir: Path | None, store: Path, tensorboard: Path | None, **changed: Any) -> None:

@@ -15,7 +15,7 @@ from ..epsilons import EPS, format_epsilon, format_model
 from ..errors import InvalidValue, StoreError, UnknownName, unknown
 from ..recipe import Attack
 from ..records import NOTE_SCHEMA, Audit, Record, read_audit, read_record
-from ..scenario import Place
+from ..scenario import Place, wrong_in_note
 from ..specs import AuditSpec, EvaluateSpec
 from ..store import Store
 from ..uncertainty import mean_deviation
@@ -172,6 +172,8 @@ def load(store: Store, names: Sequence[str] = (), protocol: str | None = None) -
         note = _upgraded(content)
         if not isinstance(note, dict) or note.get("schema") != NOTE_SCHEMA or set(note) != _FIELDS:
             raise StoreError(f"{path}: expected the note of a run, of schema {NOTE_SCHEMA}")
+        if wrong := wrong_in_note(note):
+            raise StoreError(f"{path}: expected the note of a run, got {wrong}")
         runs.setdefault((note["name"], note["protocol"]), []).append(note)
     if not runs:
         raise StoreError(f"nothing to report in {store.root}: expected a store that rossbench run has written")
