@@ -170,7 +170,9 @@ def wrong_in_note(note: Mapping[str, Any]) -> str:
     hashes = re.compile("[0-9a-f]{8}")
     patterns = {"name": _NAME, "source": _NAME, "target": _NAME, "protocol": hashes, "family": hashes}
     wrong = [name for name, hint in _NOTE.items() if not fits(note[name], hint)]
-    wrong += [name for name, one in patterns.items() if not one.fullmatch(str(note[name]))]
+    wrong += [
+        name for name, one in patterns.items() if not isinstance(note[name], str) or not one.fullmatch(note[name])
+    ]
     if note["family"] is None:  # as in old notes
         wrong.remove("family")
     if not wrong:

@@ -77,7 +77,7 @@ def _checked(name: str, value: Any, hint: Any, metadata: Any) -> Any:
 
 
 def fits(content: Any, hint: Any) -> bool:
-    """Whether what was read from JSON is of an annotation, whose tuples are lists there and whose numbers are finite."""
+    """Whether what was read from JSON is of an annotation, whose tuples are lists there and numbers finite."""
     kinds, origin = get_args(hint), get_origin(hint)
     if origin is UnionType:
         return any(fits(content, kind) for kind in kinds)

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import tiny
 from safetensors.torch import save_file
 
-from rossbench import registry
-from rossbench.values import Value
+from rossbench import datasets, recipe
+from rossbench.cli.figures import figure
+from rossbench.scenario import Scenario, Suite
 
 LONG = "x" * 5000
 ODD = ["", " ", "\x00", "a\x00b", "a\nb", "[red]", "[/]", "../../x", "é", "\udcff", LONG]
@@ -268,10 +268,16 @@ WRONG_NAMES = [
     "None",
     "'[red]'",
 ]
+
+
+def every(fields, values):
+    return {field: values for field in fields}  # noqa: C420
+
+
 FIELDS = {
     "Scenario": {
         "name": [*WRONG_NAMES, "'digits'"],
-        **dict.fromkeys(("source", "target"), [*WRONG_WORDS, "'cifar10'", "'../digits'"]),
+        **every(("source", "target"), [*WRONG_WORDS, "'cifar10'", "'../digits'"]),
         "recipe": ["None", "'ross2022'", "{}", "Recipe"],
         "encoder": [
             "None",
@@ -285,12 +291,10 @@ FIELDS = {
             "'é\\n'",
             "['conv3']",
         ],
-        **dict.fromkeys(("train_epsilons", "eval_epsilons"), [*WRONG_GRIDS, "None"]),
+        **every(("train_epsilons", "eval_epsilons"), [*WRONG_GRIDS, "None"]),
         "finetune_epsilons": WRONG_GRIDS,
         "seed": [NAN, "-1", "1.5", "'0'", "True", "2**63", "10**400", "None"],
-        **dict.fromkeys(
-            ("train_limit", "test_limit"), ["0", "-1", "1.5", "'60'", "True", NAN, "9", "10**6", "10**400"]
-        ),
+        **every(("train_limit", "test_limit"), ["0", "-1", "1.5", "'60'", "True", NAN, "9", "10**6", "10**400"]),
         "description": ["None", "3", "b'x'"],
         "weights": ["None", "'x'", "'../../x'", "'0' * 15", "'0' * 17", "'G' * 16", "3", "'0' * 16"],
     },
@@ -301,23 +305,23 @@ FIELDS = {
     },
     "Recipe": {
         "name": ["None", "3"],
-        **dict.fromkeys(("pretraining", "finetuning", "evaluation"), ["None", "{}", "3"]),
+        **every(("pretraining", "finetuning", "evaluation"), ["None", "{}", "3"]),
     },
     "Pretraining": {
         "epochs": WRONG_WHOLE,
         "batch_size": [*WRONG_WHOLE, "1"],
-        **dict.fromkeys(("learning_rate", "temperature"), [*WRONG_NUMBERS, "0", "None"]),
+        **every(("learning_rate", "temperature"), [*WRONG_NUMBERS, "0", "None"]),
         "weight_decay": WRONG_NUMBERS,
         "constant_epochs": [NAN, "-1", "1.5", "'1'", "10**30"],
         "projection_dim": WRONG_WHOLE,
-        **dict.fromkeys(("projection_batch_norm", "normalize", "channels_last"), WRONG_FLAGS),
+        **every(("projection_batch_norm", "normalize", "channels_last"), WRONG_FLAGS),
         "augmentation": ["None", "{}"],
         "attack": ["None", "'pgd'", "Attack('fgsm')", "Attack(restarts=2)"],
         "attack_mode": WRONG_WORDS,
         "precision": [*WRONG_WORDS, "'float16'"],
     },
     "Finetuning": {
-        **dict.fromkeys(("epochs", "batch_size"), WRONG_WHOLE),
+        **every(("epochs", "batch_size"), WRONG_WHOLE),
         "learning_rate": [*WRONG_NUMBERS, "0"],
         "weight_decay": WRONG_NUMBERS,
         "attack": ["None", "'pgd'", "Attack('fgsm')", "Attack(restarts=2)"],
@@ -347,7 +351,7 @@ FIELDS = {
         ],
         "crop_ratio": ["None", "(2, 1)", "(0, 1)", f"(1, {INF})"],
         "jitter": ["None", "(1, 1, 1)", "(1, 1, 1, 1)", "(2, 1, 1, 0)", f"({NAN}, 1, 1, 0)"],
-        **dict.fromkeys(
+        **every(
             ("flip_probability", "jitter_probability", "grayscale_probability", "blur_probability", "blur_kernel"),
             [*WRONG_NUMBERS, "1.1"],
         ),
@@ -476,7 +480,6 @@ TEXTS = {
 RECORDS = {
     "schema-99": lambda record: {**record, "schema": 99},
     "no-schema": lambda record: {k: v for k, v in record.items() if k != "schema"},
-    "schema-text": lambda record: {**record, "schema": "4"},
     "field": lambda record: {**record, "more": 1},
     "list": lambda record: [record],
 }
@@ -545,7 +548,8 @@ def _stores(folder, good):
     for name in STORES:
         (folder / name / "matrices").mkdir(parents=True)
         (folder / name / "matrices" / note.name).write_bytes(note.read_bytes())
-        shutil.copytree(good / "evaluate", folder / name / "evaluate")
+        if name.startswith("record-"):
+            shutil.copytree(good / "evaluate", folder / name / "evaluate")
     for kind, known in (("note", NOTES), ("record", RECORDS)):
         for name, change in known.items():
             path = (
@@ -569,10 +573,14 @@ def _stores(folder, good):
     (folder / "matrices-file" / "matrices").write_text("")
 
 
+class World(type(Path())):
+    """A folder, and the content of its files before anything was done."""
+
+
 @pytest.fixture(scope="module")
 def world(tmp_path_factory, finished):
     """A folder with a good store and all that is bad."""
-    root = tmp_path_factory.mktemp("world")
+    root = World(tmp_path_factory.mktemp("world"))
     shutil.copytree(finished, root / "rossbench-store")
     (root / "folder").mkdir()
     (root / "file.txt").write_text("text")
@@ -582,44 +590,53 @@ def world(tmp_path_factory, finished):
     (root / "s" / "good.py").write_text("")
     _weights(root / "w")
     _stores(root / "b", root / "rossbench-store")
+    root.before = _content(root)
     return root
 
 
-def _files(root):
-    """All that there is, with what would change if it were written to."""
-    return {
-        path: (status.st_size, status.st_mtime_ns)
-        for folder, folders, files in os.walk(root)
-        for path in (os.path.join(folder, name) for name in (*folders, *files))
-        if "__pycache__" not in path
-        for status in [os.lstat(path)]
-    }
+def _paths(root):
+    return {os.path.join(folder, name) for folder, *kinds in os.walk(root) for names in kinds for name in names}
+
+
+def _content(root):
+    files = [Path(path) for path in _paths(root)]
+    return {path: path.read_bytes() for path in files if path.is_file()}
+
+
+SAID = {}
+"""What the cases gave, by their command line."""
 
 
 @pytest.fixture
 def judged(world, rossbench, monkeypatch):
-    """Runs a bad command line in the world and returns the line that it gives."""
+    """Runs a bad command line in the world, and holds what it does and says to what it should."""
 
     def judge(line):
         monkeypatch.chdir(world)
-        monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-        before = _files(world)
-        import signal
-        signal.signal(signal.SIGALRM, lambda *a: (_ for _ in ()).throw(RuntimeError("TIMEOUT")))
-        signal.alarm(20)
+        monkeypatch.setattr(sys, "dont_write_bytecode", True)  # of scenario files that import others
+        monkeypatch.setattr(datasets, "DATASETS", dict(datasets.DATASETS))
+        before = _paths(world)
         code, out, err = rossbench(*line)
-        signal.alarm(0)
-        assert (code, err.count("\n"), err[:11]) == (2, 1, "rossbench: "), err
-        assert not [word for word in ("Traceback", "unexpected ") if word in out + err], err
-        assert err.strip("\n").isprintable() or "\udcff" in err
-        assert _files(world) == before
-        return err
+        assert (code, err[:11]) == (2, "rossbench: "), err
+        _check_line(err)
+        assert "Traceback" not in out
+        assert _paths(world) == before
+        SAID[tuple(line)] = err
 
     return judge
 
 
+def _check_line(err):
+    assert err.startswith("rossbench: ")
+    assert err.endswith("\n")
+    assert err[:-1].isprintable()  # so it is one line
+    assert len(err) < 2100
+    assert "Traceback" not in err
+    assert not err.startswith("rossbench: unexpected ")
+
+
 def _name(line):
-    return " ".join(ascii(part)[1:-1] if len(part) < 60 else f"{part[:20]}x{len(part)}" for part in line)
+    return " ".join(ascii(part)[1:-1] if len(part) < 60 else f"{part[:20]}-{len(part)}" for part in line)
 
 
 @pytest.mark.parametrize("line", LINES, ids=map(_name, LINES))
@@ -635,3 +652,61 @@ def test_a_bad_scenario_file_is_one_line_and_leaves_nothing(judged, line):
 @pytest.mark.parametrize("line", ON_STORES, ids=map(_name, ON_STORES))
 def test_a_bad_store_is_one_line_and_leaves_nothing(judged, line):
     judged(line)
+
+
+def test_no_file_of_the_world_has_changed(world):
+    """After all of the above; nor was code from a pickle run."""
+    assert _content(world) == world.before
+    assert not (world / "w" / "RUN").exists()
+
+
+def test_the_cases_are_many_and_of_every_command():
+    distinct = {tuple(line) for line in (*LINES, *FILES, *ON_STORES)}
+    assert len(distinct) >= 2000
+    commands = {"list", "show", "run", "report", "audit", "compare", "figure", "layers", "features"}
+    assert commands <= {line[0] for line in distinct if line}
+    assert set(figure.commands) <= {line[1] for line in distinct if line[0] == "figure" and len(line) > 2}
+    assert sum(map(len, NEEDS_TORCH.values())) < 60
+    for cls in (Scenario, Suite, recipe.Recipe, recipe.Pretraining, recipe.Augmentation, recipe.Finetuning):
+        assert {one.name for one in dataclasses.fields(cls)} == set(FIELDS[cls.__name__])
+    for cls in (recipe.Evaluation, recipe.Attack):
+        assert {one.name for one in dataclasses.fields(cls)} == set(FIELDS[cls.__name__])
+
+
+NO_TORCH = """
+import contextlib, io, json, sys
+for name in ("torch", "torchvision", "timm", "lightly", "torchattacks", "torchmetrics"):
+    sys.modules[name] = None  # to import it is an ImportError
+from rossbench import cli, datasets, recipe, registry
+known = [(one, dict(one)) for one in (
+    registry._scenarios, registry._suites, registry._attacks, recipe.ATTACKS, datasets.DATASETS
+)]
+said = []
+for line in json.load(sys.stdin):
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            cli.main(line)
+        except SystemExit as stop:
+            code = stop.code
+    said.append([code, err.getvalue()])
+    for one, before in known:
+        one.clear()
+        one.update(before)
+json.dump(said, sys.stdout)
+"""
+
+
+def test_they_are_judged_before_torch_is_there(world):
+    """All but those of NEEDS_TORCH, in a process that cannot import torch: the same line for each."""
+    lines = [line for lines in CASES.values() for line in lines] + FILES + ON_STORES
+    command = [sys.executable, "-B", "-c", NO_TORCH]
+    done = subprocess.run(command, input=json.dumps(lines), capture_output=True, text=True, cwd=world)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    before = _paths(world)
+    for line, (code, err) in zip(lines, json.loads(done.stdout), strict=True):
+        assert code == 2, (line, err)
+        _check_line(err)
+        assert err == SAID.get(tuple(line), err)
+    assert before == {str(path) for path in world.before} | {path for path in before if not Path(path).is_file()}

@@ -88,7 +88,7 @@ def _seeds(ctx: click.Context, param: click.Parameter, value: str | None) -> tup
 
 
 def _device(ctx: click.Context, param: click.Parameter, value: str) -> str:
-    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", value):
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d{1,3})?", value):
         raise click.BadParameter(f"expected auto, cpu, cuda, cuda:N or mps, got {value!r}", ctx, param)
     return value
 
