@@ -9,13 +9,17 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from urllib.error import URLError
 
 import pytest
 import torch
 from safetensors.torch import save_file
+from torchvision import datasets as tv
 
+import rossbench as package
 from rossbench import datasets, recipe
 from rossbench.cli.figures import figure
+from rossbench.errors import DataError
 from rossbench.scenario import Scenario, Suite
 
 LONG = "x" * 5000
@@ -358,7 +362,10 @@ FIELDS = {
         "blur_sigma": ["None", "(0, 1)", "(2, 1)", f"({NAN}, 1)"],
     },
 }
-START = "from rossbench import *\nfrom rossbench.registry import Suite, register, register_attack\n"
+START = (
+    "from rossbench import Attack, Augmentation, Evaluation, Finetuning, Pretraining, Recipe, Scenario, Suite\n"
+    "from rossbench.registry import register, register_attack\n"
+)
 SCENARIO = "register(Scenario(**{{'name': 'mine', 'source': 'digits', 'target': 'digits', 'encoder': 'conv3', {}}}))\n"
 IN_SCENARIO = {
     "Scenario": "{}",
@@ -574,7 +581,7 @@ def _stores(folder, good):
 
 
 class World(type(Path())):
-    """A folder, and the content of its files before anything was done."""
+    """A folder, and what was in it before anything was done."""
 
 
 @pytest.fixture(scope="module")
@@ -590,7 +597,7 @@ def world(tmp_path_factory, finished):
     (root / "s" / "good.py").write_text("")
     _weights(root / "w")
     _stores(root / "b", root / "rossbench-store")
-    root.before = _content(root)
+    root.before, root.paths = _content(root), _paths(root)
     return root
 
 
@@ -615,12 +622,11 @@ def judged(world, rossbench, monkeypatch):
         monkeypatch.chdir(world)
         monkeypatch.setattr(sys, "dont_write_bytecode", True)  # of scenario files that import others
         monkeypatch.setattr(datasets, "DATASETS", dict(datasets.DATASETS))
-        before = _paths(world)
         code, out, err = rossbench(*line)
         assert (code, err[:11]) == (2, "rossbench: "), err
         _check_line(err)
         assert "Traceback" not in out
-        assert _paths(world) == before
+        assert _paths(world) == world.paths
         SAID[tuple(line)] = err
 
     return judge
@@ -701,12 +707,91 @@ def test_they_are_judged_before_torch_is_there(world):
     """All but those of NEEDS_TORCH, in a process that cannot import torch: the same line for each."""
     lines = [line for lines in CASES.values() for line in lines] + FILES + ON_STORES
     command = [sys.executable, "-B", "-c", NO_TORCH]
-    done = subprocess.run(command, input=json.dumps(lines), capture_output=True, text=True, cwd=world)
+    here = {**os.environ, "PYTHONPATH": str(Path(package.__file__).parents[1])}
+    done = subprocess.run(command, input=json.dumps(lines), capture_output=True, text=True, cwd=world, env=here)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
-    before = _paths(world)
     for line, (code, err) in zip(lines, json.loads(done.stdout), strict=True):
         assert code == 2, (line, err)
         _check_line(err)
         assert err == SAID.get(tuple(line), err)
-    assert before == {str(path) for path in world.before} | {path for path in before if not Path(path).is_file()}
+    assert _paths(world) == world.paths
+
+
+# --- data from outside -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    def refused(*arguments, **options):
+        raise URLError("no network")
+
+    monkeypatch.setattr("torchvision.datasets.utils._urlretrieve", refused)
+
+
+@pytest.mark.parametrize("name", ["cifar10-to-cifar10", "cifar100-to-cifar100"])
+def test_a_data_set_that_is_a_pickle_of_code_is_not_unpickled(rossbench, tmp_path, no_network, name):
+    """torchvision holds each file against a known digest before it opens any; none here has it."""
+    (tmp_path / "w").mkdir()
+    for kind in (tv.CIFAR10, tv.CIFAR100):
+        (tmp_path / kind.base_folder).mkdir()
+        for file in (*(one for one, _ in kind.train_list + kind.test_list), kind.meta["filename"]):
+            (tmp_path / kind.base_folder / file).write_bytes(pickle.dumps(Code()))
+    code, _, err = rossbench("run", name, "--data-dir", tmp_path, "--device", "cpu")
+    assert code == 2
+    _check_line(err)
+    assert "expected its files in" in err
+    assert not (tmp_path / "w" / "RUN").exists()
+    assert not (tmp_path / "rossbench-store").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"\x00" * 3, pickle.dumps(Code()), b"\x00\x00\x08\x03" + b"\x00" * 20])
+def test_damaged_files_of_mnist_are_one_line(tmp_path, no_network, content):
+    """torchvision has no digests of these but of their archives."""
+    (tmp_path / "MNIST" / "raw").mkdir(parents=True)
+    for file, _ in tv.MNIST.resources:
+        (tmp_path / "MNIST" / "raw" / file.removesuffix(".gz")).write_bytes(content)
+    with pytest.raises(DataError, match=r"mnist.*: expected "):
+        datasets.load("mnist", "test", data_dir=tmp_path)
+
+
+def test_a_cache_of_mnist_that_is_a_pickle_of_code_is_not_unpickled(tmp_path, monkeypatch, no_network):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "w").mkdir()
+    (tmp_path / "MNIST" / "processed").mkdir(parents=True)
+    for file in ("training.pt", "test.pt"):
+        (tmp_path / "MNIST" / "processed" / file).write_bytes(pickle.dumps(Code()))
+    with pytest.raises(DataError, match="mnist: expected its files"):
+        datasets.load("mnist", "test", data_dir=tmp_path)
+    assert not (tmp_path / "w" / "RUN").exists()
+
+
+def test_a_file_that_cannot_be_written_leaves_the_old_one(rossbench, world, tmp_path, monkeypatch):
+    """Nor half of the new one."""
+
+    def full(path, content):
+        path.open("wb").write(content[:10])
+        raise OSError(28, "No space left on device")
+
+    (tmp_path / "f.png").write_text("old")
+    monkeypatch.setattr(Path, "write_bytes", full)
+    code, out, err = rossbench("figure", "matrix", "digits", "--store", world / "rossbench-store", "--save", "f.png")
+    assert (code, out) == (2, "")
+    assert "f.png: expected a place to write to, got No space left on device" in err
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("f.png", "old")]
+
+
+def test_a_run_that_does_not_begin_leaves_no_folder_for_tensorboard(rossbench, tmp_path):
+    code, _, err = rossbench("run", "digits", "--encoder", "resnet81", "--tensorboard", "a/b", "--device", "cpu")
+    assert code == 2
+    _check_line(err)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_is_written_through_a_link_and_to_a_device(rossbench, world, tmp_path):
+    (tmp_path / "link.png").symlink_to("real.png")
+    for target in ("link.png", "/dev/null"):
+        command = ["report", "--html"] if target == "/dev/null" else ["figure", "matrix", "digits", "--save"]
+        assert rossbench(*command, target, "--store", world / "rossbench-store", "--device", "cpu")[0] == 0
+    assert (tmp_path / "link.png").is_symlink()
+    assert (tmp_path / "real.png").read_bytes().startswith(b"\x89PNG")

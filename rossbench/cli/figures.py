@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from .. import datasets
-from ..epsilons import check_models, format_epsilon
+from ..epsilons import EPS, check_models, format_epsilon, format_model
 from ..errors import InvalidValue
 from ..report import tables
 from ..store import Store
@@ -36,7 +36,7 @@ _limit = click.option("--limit", type=click.IntRange(min=1), help="Use that many
 _inputs = options.together(
     click.option("--layer", help="As rossbench layers lists.  [default: encoder; together: linear]"),
     click.option("--perplexity", type=options.Number(min=1), help="Of t-SNE.  [default: 35; together: 50]"),
-    click.option("--iterations", type=click.IntRange(min=250), help="Of t-SNE.  [default: 1500; together: 2500]"),
+    click.option("--iterations", type=click.IntRange(250, 10**6), help="Of t-SNE.  [default: 1500; together: 2500]"),
     _attack,
     _limit,
 )
@@ -80,34 +80,36 @@ def _add(kind: str, default: str, text: str, *choices: options.Decorator) -> Non
 
 
 def _open(
-    names: tuple[str, ...], rows: tuple[tables.Row, ...], given: dict[str, Any]
+    names: tuple[str, ...], rows: tuple[tables.Row, ...], given: dict[str, Any], one: bool = False
 ) -> tuple[Gallery, list[tables.Matrix]]:
     """The gallery of the store, and the matrices of these names in it; takes the options of ``_source``.
 
-    What the records alone can tell is checked before torch is loaded.
+    What the records alone can tell is checked before torch is loaded. ``one``: no more than one model is asked for.
     """
     store, protocol = Store(given.pop("store")), given.pop("protocol")
     found = tables.load(store, names, protocol)
     matrices = [tables.only([one for one in found if one.name == name]) for name in {one.name: None for one in found}]
     check_models(rows, {row for matrix in matrices for row in matrix.rows})
+    if one and (len(matrices) > 1 or len(rows) > 1):
+        tasks = [(matrix.task.removeprefix("RoSS "), row) for matrix in matrices for row in rows or matrix.rows]
+        got = ", ".join(f"{task}, {EPS} = {format_model(*row)}" for task, row in tasks)
+        raise InvalidValue(f"model: expected one of one scenario, got {got}")
     for matrix in matrices:
-        for epsilon in given.get("epsilons") or ():
-            if epsilon not in matrix.columns:
-                known = ", ".join(map(format_epsilon, matrix.columns))
-                raise InvalidValue(
-                    f"{matrix.name}: expected an evaluated epsilon, {known}, got {format_epsilon(epsilon)}"
-                )
-        if (limit := given.get("limit")) is not None:
-            _check_limit(matrix, limit)
+        _check_inputs(matrix, given)
     with Console(stderr=True).status("loading torch"):
         from ..gallery import Gallery
     return Gallery(store, given.pop("data_dir"), given.pop("device")), matrices
 
 
-def _check_limit(matrix: tables.Matrix, limit: int) -> None:
-    datasets.count(matrix.target, "test", limit)
-    images = max((record.n for record in matrix.records), default=limit)
-    if limit > images:
+def _check_inputs(matrix: tables.Matrix, given: dict[str, Any]) -> None:
+    """InvalidValue for --eval-eps or --limit that ask for what was not evaluated."""
+    for epsilon in given.get("epsilons") or ():
+        if epsilon not in matrix.columns:
+            known, got = ", ".join(map(format_epsilon, matrix.columns)), format_epsilon(epsilon)
+            raise InvalidValue(f"{matrix.name}: expected an evaluated epsilon, {known}, got {got}")
+    limit = given.get("limit")
+    images = max((record.n for record in matrix.records), default=0)
+    if limit is not None and datasets.count(matrix.target, "test", limit) > images:
         raise InvalidValue(f"limit: expected at most the {images} images of the evaluation, got {limit}")
 
 
@@ -126,13 +128,10 @@ _model = click.option("--model", "rows", callback=options.models, help="Such as 
 
 def _one(name: str, rows: tuple[tables.Row, ...], given: dict[str, Any]) -> tuple[Gallery, Model]:
     """The gallery, and the model of a scenario that was asked for."""
-    gallery, matrices = _open((name,), rows, given)
+    gallery, matrices = _open((name,), rows, given, one=True)
     from ..gallery import choose
 
-    models = choose(matrices, rows)
-    if len(matrices) > 1 or len(rows) > 1:
-        raise InvalidValue(f"model: expected one of one scenario, got {', '.join(model.label for model in models)}")
-    return gallery, models[-1]
+    return gallery, choose(matrices, rows)[-1]
 
 
 @click.command()
