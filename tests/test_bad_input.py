@@ -770,7 +770,8 @@ def test_a_file_that_cannot_be_written_leaves_the_old_one(rossbench, world, tmp_
     """Nor half of the new one."""
 
     def full(path, content):
-        path.open("wb").write(content[:10])
+        with path.open("wb") as file:
+            file.write(content[:10])
         raise OSError(28, "No space left on device")
 
     (tmp_path / "f.png").write_text("old")

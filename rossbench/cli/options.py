@@ -236,14 +236,15 @@ def file_option(name: str, help: str) -> Decorator:
 def save(path: Path, content: bytes) -> None:
     """Write a file that the user named, whole or not at all, and say so. InvalidValue where it cannot be written."""
     final = Path(os.path.realpath(path))  # what a link leads to
-    special = final.exists() and not final.is_file()  # such as /dev/stdout
-    part = final if special else final.with_name(f".writing-{os.getpid()}")
+    part = final.with_name(f".writing-{os.getpid()}")
     try:
-        part.write_bytes(content)
-        part.replace(final)
+        if path.exists() and not path.is_file():  # such as /dev/stdout
+            path.write_bytes(content)
+        else:
+            part.write_bytes(content)
+            part.replace(final)
     except OSError as error:
-        if not special:
-            part.unlink(missing_ok=True)
+        part.unlink(missing_ok=True)
         raise InvalidValue(f"{path}: expected a place to write to, got {error.strerror}") from error
     click.echo(f"saved {path}")
 
@@ -276,20 +277,26 @@ def _check_given(changed: dict[str, Any]) -> None:
         if there:
             raise click.UsageError(f"{option}: expected none beside --encoder-weights, which leaves pretraining out")
     source: str = changed["encoder_weights"]
-    kind, _, name = source.partition(":")
-    known = {"hf-hub": re.fullmatch(r"[\w./@-]+", name), "local-dir": os.path.isfile(os.path.join(name, "config.json"))}
-    if kind in known and not known[kind]:
-        raise InvalidValue(f"{source!r:.200}: expected a model that timm can load, got none there")
-    if kind not in known and not os.path.isfile(source):
-        raise InvalidValue(
-            f"encoder weights: expected a file, or hf-hub:... or local-dir:..., got {source!r:.200}, no such file"
-        )
-    if kind in known:
+    if source.startswith(("hf-hub:", "local-dir:")):
         for option in ("encoder", "encoder_normalization"):
             if changed[option] is not None:
                 raise click.UsageError(
                     f"--{option.replace('_', '-')}: expected none beside {source}, which brings its own"
                 )
+
+
+def check_source(source: str | None) -> None:
+    """InvalidValue for --encoder-weights that name nothing, which is seen without torch."""
+    if source is None:
+        return
+    kind, _, name = source.partition(":")
+    known = {"hf-hub": re.fullmatch(r"[\w./@-]+", name), "local-dir": os.path.isfile(os.path.join(name, "config.json"))}
+    if kind in known and not known[kind]:
+        raise InvalidValue(f"{source:.200}: expected a model that timm can load, got none there")
+    if kind not in known and not os.path.isfile(source):
+        raise InvalidValue(
+            f"encoder weights: expected a file, or hf-hub:... or local-dir:..., got {source!r:.200}, no such file"
+        )
 
 
 def _changed(scenario: Scenario, changed: dict[str, Any]) -> Scenario:
