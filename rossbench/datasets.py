@@ -125,7 +125,7 @@ def load(name: str, split: str, limit: int | None = None, data_dir: Path | None 
     else:
         images, labels = _torchvision(name, split, data_dir or default_data_dir())
     shape = (getattr(known, split), 3, known.size, known.size)
-    if images.shape != shape or labels.min() != 0 or labels.max() != known.classes - 1:
+    if images.shape != shape or labels.shape != shape[:1] or labels.min() != 0 or labels.max() != known.classes - 1:
         raise DataError(f"{name} {split}: expected images {shape} of {known.classes} classes, got {images.shape}")
     if limit is not None:
         chosen = balanced(labels, wanted)
@@ -178,15 +178,16 @@ def _torchvision(name: str, split: str, root: Path) -> tuple[np.ndarray, np.ndar
         "fashion-mnist": (tv.FashionMNIST, {"train": train}),
     }
     maker, arguments = makers[name]
+    place = f"{name}: expected its files in {root} (--data-dir or ROSSBENCH_DATA)"
     try:
-        data = maker(str(root), download=False, **arguments)
-    except RuntimeError:  # torchvision's word for "not there, or its checksum is wrong"
         try:
+            data = maker(str(root), download=False, **arguments)
+        except RuntimeError:  # torchvision's word for "not there, or its checksum is wrong"
             data = maker(str(root), download=True, **arguments)
-        except (OSError, RuntimeError) as error:
-            raise DataError(
-                f"{name}: expected its files in {root} (--data-dir or ROSSBENCH_DATA), and a download failed: {error}"
-            ) from error
+    except (OSError, RuntimeError) as error:
+        raise DataError(f"{place}, and a download failed: {error}") from error
+    except Exception as error:  # of files that it has no checksum of, mnist's, it has many words for damage
+        raise DataError(f"{place}, got damaged ones, to be removed: {error!r:.200}") from error
     images, labels = np.asarray(data.data), np.asarray(getattr(data, "targets", getattr(data, "labels", None)))
     if images.ndim == 3:
         images = np.repeat(images[:, None], 3, axis=1)

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Collection, Sequence
 from fractions import Fraction
 from itertools import pairwise
 
 from .errors import InvalidValue, one_line
 
 EPS = "ε"
+_NUMBER = re.compile(r"[+-]?(\d+/\d+|(\d+\.?\d*|\.\d+)(e[+-]?\d{1,3})?)", re.IGNORECASE)
+
+
+def fraction(text: str) -> Fraction:
+    """A number as people write it, exactly. ValueError or ZeroDivisionError for others, so for 1e999999999 too."""
+    if len(text) > 50 or not _NUMBER.fullmatch(text.strip()):
+        raise ValueError(text)
+    return Fraction(text.strip())
 
 
 def parse_epsilons(text: str) -> tuple[float, ...]:
@@ -36,16 +45,6 @@ def parse_epsilons(text: str) -> tuple[float, ...]:
             f"epsilons {text!r}: expected ascending numbers, got {', '.join(map(format_epsilon, epsilons))}"
         )
     return epsilons
-
-
-def fraction(text: str) -> Fraction:
-    """A number such as 0.5, 1e-3 or 8/255; ValueError or ZeroDivisionError for what is none.
-
-    Fractions are exact, so digits and exponents without end would take time without end: no float has so many.
-    """
-    if not re.fullmatch(r"[^e]{1,40}(e.{1,4})?", text.strip().lower()):
-        raise ValueError(text)
-    return Fraction(text)
 
 
 def _fraction(text: str, whole: str) -> Fraction:
@@ -82,3 +81,11 @@ def parse_models(text: str) -> tuple[tuple[float, float], ...]:
             raise InvalidValue(f"models {text!r}: expected such as 1, or 1:0 (pretraining:finetuning), got {part!r}")
         models.append((numbers[0], numbers[-1]))
     return tuple(models)
+
+
+def check_models(wanted: Sequence[tuple[float, float]], known: Collection[tuple[float, float]]) -> None:
+    """InvalidValue for a model that is not among the known ones."""
+    for model in wanted:
+        if model not in known:
+            there = ", ".join(format_model(*one) for one in sorted(known))
+            raise InvalidValue(f"models: expected some of {there}, got {format_model(*model)}")

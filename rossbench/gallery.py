@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from . import artifacts, datasets, features, metrics
-from .epsilons import EPS, format_epsilon, format_model
+from .epsilons import EPS, check_models, format_epsilon, format_model
 from .errors import InvalidValue, StoreError
 from .evaluate import attacked
 from .finetune import Classifier
@@ -256,11 +256,7 @@ def choose(matrices: Sequence[Matrix], rows: Sequence[Row] = ()) -> list[Model]:
 
     InvalidValue for a row that none of the matrices has.
     """
-    known = {row for matrix in matrices for row in matrix.rows}
-    for row in rows:
-        if row not in known:
-            there = ", ".join(format_model(*one) for one in sorted(known))
-            raise InvalidValue(f"models: expected some of {there}, got {format_model(*row)}")
+    check_models(rows, {row for matrix in matrices for row in matrix.rows})
     return _once(Model(m, row) for m in matrices for row in rows or _evaluated(m) if row in m.rows)
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from .errors import InvalidValue, RossbenchError, UnknownName, unknown
+from .interrupts import Interrupted
 from .recipe import ATTACKS, Attack
 from .scenario import Scenario, Suite
 from .scenarios import BUILTIN
@@ -121,7 +122,9 @@ def load_file(path: Path) -> None:
         runpy.run_path(str(path), run_name="rossbench_scenario_file")
     except RossbenchError as error:
         raise InvalidValue(f"{path}: {error}") from error
-    except (Exception, SystemExit) as error:  # the user's own code may raise anything
+    except (KeyboardInterrupt, Interrupted):
+        raise
+    except BaseException as error:  # the user's own code may raise anything
         raise InvalidValue(f"{path}: expected Python that registers scenarios, got {error!r}") from error
 
 

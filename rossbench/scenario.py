@@ -20,7 +20,9 @@ from .values import Value, added, flatten, settled, within
 _GRID = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 Place = tuple[float, float, float]
 """A cell's epsilons: of pretraining, finetuning and evaluation."""
-_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+NAME = r"[a-z0-9][a-z0-9._-]{0,63}"
+"""How names of scenarios, suites and data sets are spelled: such a file's name leads nowhere else."""
+_ENCODER = re.compile(r"[a-z0-9][\w.-]{0,99}(:cifar)?|module:.+", re.IGNORECASE | re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,9 @@ class Scenario(Value):
     def __post_init__(self) -> None:
         super().__post_init__()
         _check_name("Scenario", self.name)
+        if not _ENCODER.fullmatch(self.encoder):
+            expected = "conv3, a timm model, or a timm ResNet with :cifar appended"
+            raise InvalidValue(f"Scenario.encoder: expected {expected}, got {self.encoder!r:.100}")
         if self.weights and not re.fullmatch("[0-9a-f]{16}", self.weights):
             raise InvalidValue(f"Scenario.weights: expected 16 hex digits, got {self.weights!r}")
         if self.weights and self.train_epsilons != (0,):
@@ -70,6 +75,8 @@ class Scenario(Value):
                 f"Scenario.target: expected images of {self.source}'s size, {source.size} pixels, "
                 f"got {self.target}'s, {target.size}"
             )
+        if target.classes < 2:
+            raise InvalidValue(f"Scenario.target: expected at least 2 classes, got {self.target}'s {target.classes}")
         self._check_attacks()
         counts = [datasets.count(dataset, "train", self.train_limit) for dataset in (self.source, self.target)]
         if counts == [source.train, target.train]:
@@ -175,5 +182,5 @@ class Suite(Value):
 
 
 def _check_name(kind: str, name: str) -> None:
-    if not _NAME.fullmatch(name):
+    if not re.fullmatch(NAME, name):
         raise InvalidValue(f"{kind}.name: expected lower-case letters, digits, . _ or -, got {name!r}")

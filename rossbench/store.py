@@ -50,7 +50,8 @@ class Store:
         return self.root / spec.stage / spec.key
 
     def __contains__(self, spec: AnySpec) -> bool:
-        return self.path(spec).is_dir()
+        with _one_line_errors(self.path(spec)):
+            return self.path(spec).is_dir()
 
     def write(self, spec: AnySpec, files: Mapping[str, bytes]) -> None:
         """Add an artifact: all its files appear at once. One that is there already is left as it is."""
@@ -157,7 +158,7 @@ def read_json(path: Path) -> Any:
     """A JSON file's content; Damaged if it is not JSON, and see read_file."""
     try:
         return json.loads(read_file(path))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise damaged(path, f"expected JSON, got {error}") from error
 
 

@@ -15,7 +15,8 @@ from .progress import Observer, Progress
 def logging_to(folder: Path) -> Iterator[Observer]:
     """An observer that writes a TensorBoard run for each training, named by what is trained and its key.
 
-    Raises InvalidValue when tensorboard is not installed or the folder cannot be made.
+    Raises InvalidValue when tensorboard is not installed or the folder cannot be made. A run that ends by an error
+    before it has anything to write leaves no folder.
     """
     try:
         from torch.utils.tensorboard import SummaryWriter
@@ -23,6 +24,7 @@ def logging_to(folder: Path) -> Iterator[Observer]:
         raise InvalidValue(
             "tensorboard: expected the package to be installed, got none; pip install 'rossbench[tensorboard]'"
         ) from error
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -45,4 +47,10 @@ def logging_to(folder: Path) -> Iterator[Observer]:
                     current[1].add_scalar(field, entry[field], int(entry["epoch"]))
                 current[1].flush()
 
-        yield observe
+        try:
+            yield observe
+        except BaseException:
+            with contextlib.suppress(OSError):  # not empty
+                for path in made:
+                    path.rmdir()
+            raise

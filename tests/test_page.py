@@ -103,6 +103,23 @@ def test_it_is_whole_and_needs_nothing_else(text):
     assert not re.search(r"@import|@font-face", text)
 
 
+def test_its_policy_allows_styles_and_pictures_of_its_own_and_nothing_else(text):
+    """What is asked of the outside would be refused; nothing is asked."""
+    (policy,) = re.findall(r'<meta http-equiv="Content-Security-Policy" content="([^"]*)">', text)
+    assert set(policy.split("; ")) == {
+        *("default-src 'none'", "style-src 'unsafe-inline'", "img-src data:", "base-uri 'none'", "form-action 'none'"),
+    }
+    assert text.index(policy) < text.index("<style>")
+    tags = set(Checker(text).tags)
+    assert not tags & {"script", "link", "base", "iframe", "object", "embed", "form", "video", "audio", "source", "img"}
+    assert not re.search(r"""\son\w+\s*=\s*["']""", re.sub(r">[^<]*<", "><", text))  # handlers of events
+    references = re.findall(r"""(?:href|src|action|srcset|data)\s*=\s*["']([^"']*)""", text)
+    references += re.findall(r"""url\(\s*["']?([^)"']*)""", text)
+    assert references
+    assert [one for one in references if not one.startswith(("#", "data:image/png;base64,"))] == []
+    assert not re.search(r"@import|@font-face|javascript:|<\?xml-stylesheet", text)
+
+
 def test_every_verdict_is_in_it_and_those_that_are_no_pass_stand_out(text, store):
     section = text[text.index('<section id="audit">') : text.index('<section id="published">')]
     matrices = [matrix for matrix in tables.load(Store(store), ["digits-study"]) if matrix.audits]

@@ -335,7 +335,7 @@ def test_a_store_that_cannot_be_written_to_is_said_in_one_line_and_still_read(fi
         if not os.stat(folder).st_mode & 0o001:
             os.chmod(folder, os.stat(folder).st_mode | 0o001)  # pytest's own are their owner's alone
     shutil.copytree(finished, tmp_path / "store")
-    (tmp_path / "said").touch()
+    os.chmod(tmp_path / "store", 0o755)
     before = snapshot(tmp_path / "store")
     code, said = said_by(tmp_path / "store", user=65534)
     assert code == 2

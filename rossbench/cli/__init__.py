@@ -19,6 +19,7 @@ EXIT_UNEXPECTED = 1
 EXIT_USAGE = 2
 EXIT_SIGNAL = 128
 """And the signal's number, as shells say it."""
+LONGEST = 2000
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -33,8 +34,14 @@ def main(arguments: list[str] | None = None) -> None:
         if "--debug" in given:
             traceback.print_exc()
         message, code = _explain(error, given)
-        click.echo("rossbench: " + " ".join(message.split()), err=True)
+        click.echo(f"rossbench: {_one_line(message)}", err=True)
         sys.exit(code)
+
+
+def _one_line(message: str) -> str:
+    """Without what moves a cursor, and no longer than anyone reads; what was given may hold anything."""
+    line = " ".join("".join(c if c.isprintable() or c.isspace() else "?" for c in message).split())
+    return line if len(line) <= LONGEST else f"{line[:LONGEST]} ..."
 
 
 def _explain(error: BaseException, given: Sequence[str]) -> tuple[str, int]:

@@ -11,8 +11,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from .. import datasets
+from ..epsilons import EPS, check_models, format_epsilon, format_model
 from ..errors import InvalidValue
 from ..report import tables
+from ..store import Store
 from . import options
 
 if TYPE_CHECKING:
@@ -26,14 +29,14 @@ _stage = click.option("--stage", type=click.Choice(["pretrain", "finetune"]), he
 _count = click.option("--count", type=click.IntRange(1, 8), help="Images.  [default: 6]")
 _attack = click.option(
     "--epsilon",
-    type=click.FloatRange(min=0),
+    type=options.Number(0, 1000),
     help="Of an attack on the images.  [default: 0; examples: 5 in L2, 0.3 in Linf]",
 )
 _limit = click.option("--limit", type=click.IntRange(min=1), help="Use that many test images, class-balanced.")
 _inputs = options.together(
     click.option("--layer", help="As rossbench layers lists.  [default: encoder; together: linear]"),
-    click.option("--perplexity", type=click.FloatRange(min=1), help="Of t-SNE.  [default: 35; together: 50]"),
-    click.option("--iterations", type=click.IntRange(min=250), help="Of t-SNE.  [default: 1500; together: 2500]"),
+    click.option("--perplexity", type=options.Number(min=1), help="Of t-SNE.  [default: 35; together: 50]"),
+    click.option("--iterations", type=click.IntRange(250, 10**6), help="Of t-SNE.  [default: 1500; together: 2500]"),
     _attack,
     _limit,
 )
@@ -61,30 +64,53 @@ def _add(kind: str, default: str, text: str, *choices: options.Decorator) -> Non
     @_source
     @options.debug_option
     def command(names: tuple[str, ...], rows: tuple[tables.Row, ...], save: Path | None, **given: Any) -> None:
-        target = save or Path(f"{'-'.join(names)}-{kind}.png")
-        form = target.suffix.removeprefix(".")
-        if form not in FORMS:
-            raise InvalidValue(f"--save: expected a file that ends in .png, .svg or .pdf, got {target}")
-        gallery, matrices = _open(names, given)
+        target = options.place(save, f"{'-'.join(names)}-{kind}.png", FORMS)
+        gallery, matrices = _open(names, rows, given)
         from ..gallery import choose, ends
         from ..report.figures import to_bytes
 
         models = choose(matrices, rows) if rows or default == "all" else ends(matrices)
         chosen = {name: value for name, value in given.items() if value is not None}
         with Console(stderr=True).status(f"drawing {kind}"):
-            content = to_bytes(getattr(gallery, kind.replace("-", "_"))(models, **chosen), form)
+            content = to_bytes(getattr(gallery, kind.replace("-", "_"))(models, **chosen), target.suffix[1:])
         options.save(target, content)
         for matrix in matrices:
             if matrix.deviations:  # which the figure itself does not tell
                 click.echo(f"rossbench: {matrix.name}: {matrix.notes()[0]}", err=True)
 
 
-def _open(names: tuple[str, ...], given: dict[str, Any]) -> tuple[Gallery, list[tables.Matrix]]:
-    """The gallery of the store, and the matrices of these names in it; takes the options of ``_source``."""
+def _open(
+    names: tuple[str, ...], rows: tuple[tables.Row, ...], given: dict[str, Any], one: bool = False
+) -> tuple[Gallery, list[tables.Matrix]]:
+    """The gallery of the store, and the matrices of these names in it; takes the options of ``_source``.
+
+    What the records alone can tell is checked before torch is loaded. ``one``: no more than one model is asked for.
+    """
+    store, protocol = Store(given.pop("store")), given.pop("protocol")
+    found = tables.load(store, names, protocol)
+    matrices = [tables.only([one for one in found if one.name == name]) for name in {one.name: None for one in found}]
+    check_models(rows, {row for matrix in matrices for row in matrix.rows})
+    if one and (len(matrices) > 1 or len(rows) > 1):
+        tasks = [(matrix.task.removeprefix("RoSS "), row) for matrix in matrices for row in rows or matrix.rows]
+        got = ", ".join(f"{task}, {EPS} = {format_model(*row)}" for task, row in tasks)
+        raise InvalidValue(f"model: expected one of one scenario, got {got}")
+    for matrix in matrices:
+        _check_inputs(matrix, given)
     with Console(stderr=True).status("loading torch"):
         from ..gallery import Gallery
-    gallery = Gallery(given.pop("store"), given.pop("data_dir"), given.pop("device"))
-    return gallery, gallery.matrices(names, given.pop("protocol"))
+    return Gallery(store, given.pop("data_dir"), given.pop("device")), matrices
+
+
+def _check_inputs(matrix: tables.Matrix, given: dict[str, Any]) -> None:
+    """InvalidValue for --eval-eps or --limit that ask for what was not evaluated."""
+    for epsilon in given.get("epsilons") or ():
+        if epsilon not in matrix.columns:
+            known, got = ", ".join(map(format_epsilon, matrix.columns)), format_epsilon(epsilon)
+            raise InvalidValue(f"{matrix.name}: expected an evaluated epsilon, {known}, got {got}")
+    limit = given.get("limit")
+    images = max((record.n for record in matrix.records), default=0)
+    if limit is not None and datasets.count(matrix.target, "test", limit) > images:
+        raise InvalidValue(f"limit: expected at most the {images} images of the evaluation, got {limit}")
 
 
 _add("robustness", "all", "A metric against the evaluation epsilon, one curve a model.", options.metric)
@@ -102,13 +128,10 @@ _model = click.option("--model", "rows", callback=options.models, help="Such as 
 
 def _one(name: str, rows: tuple[tables.Row, ...], given: dict[str, Any]) -> tuple[Gallery, Model]:
     """The gallery, and the model of a scenario that was asked for."""
-    gallery, matrices = _open((name,), given)
+    gallery, matrices = _open((name,), rows, given, one=True)
     from ..gallery import choose
 
-    models = choose(matrices, rows)
-    if len(matrices) > 1 or len(rows) > 1:
-        raise InvalidValue(f"model: expected one of one scenario, got {', '.join(model.label for model in models)}")
-    return gallery, models[-1]
+    return gallery, choose(matrices, rows)[-1]
 
 
 @click.command()
@@ -144,10 +167,8 @@ def features(
     **given: Any,
 ) -> None:
     """A layer's features of the test images, natural or attacked, as NumPy arrays: features and labels."""
-    target = save or Path(f"{name}-{layer}.npz")
-    if target.suffix != ".npz":
-        raise InvalidValue(f"--save: expected a file that ends in .npz, got {target}")
-    gallery, model = _one(name, rows, given)
+    target = options.place(save, f"{name}-{layer}.npz", ("npz",))
+    gallery, model = _one(name, rows, {**given, "limit": limit})
     import numpy as np
 
     found, labels = gallery.features(model, layer, epsilon or 0, limit)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,31 @@ _NORMALIZATIONS: dict[str, Normalization] = {
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
 }
+
+
+class Number(click.FloatRange):
+    """A number in a range, and finite."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"expected a finite number, got {value!r}", param, ctx)
+        return number
+
+
+class _Path(click.Path):
+    """A path that the system can look for, whether it finds it or not."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            os.lstat(value)
+        except FileNotFoundError:
+            if not os.fspath(value):
+                self.fail("expected a path, got ''", param, ctx)
+        except (OSError, ValueError) as error:  # too long, below a file, with a NUL in it
+            reason = getattr(error, "strerror", error)
+            self.fail(f"expected a path, got {os.fspath(value)!r:.200}: {reason}", param, ctx)
+        return super().convert(value, param, ctx)
 
 
 def together(*decorators: Decorator) -> Decorator:
@@ -62,7 +88,7 @@ def _seeds(ctx: click.Context, param: click.Parameter, value: str | None) -> tup
 
 
 def _device(ctx: click.Context, param: click.Parameter, value: str) -> str:
-    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", value):
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d{1,3})?", value):
         raise click.BadParameter(f"expected auto, cpu, cuda, cuda:N or mps, got {value!r}", ctx, param)
     return value
 
@@ -84,6 +110,8 @@ def _normalization(ctx: click.Context, param: click.Parameter, value: str | None
 
 def _load_scenario_file(ctx: click.Context, param: click.Parameter, value: Path | None) -> None:
     if value is not None:
+        if not value.is_file():  # a device or a pipe may never end
+            raise click.BadParameter(f"expected a file, got {value}", ctx, param)
         registry.load_file(value)
         ctx.meta[FILE] = value
 
@@ -91,20 +119,31 @@ def _load_scenario_file(ctx: click.Context, param: click.Parameter, value: Path 
 debug_option = click.option("--debug", is_flag=True, expose_value=False, help="Show a traceback with an error.")
 scenario_file = click.option(
     "--scenario-file",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    type=_Path(exists=True, dir_okay=False, path_type=Path),
     is_eager=True,
     expose_value=False,
     callback=_load_scenario_file,
     help="Python file that registers scenarios of your own.",
 )
-store = click.option(
-    "--out",
-    "--store",
-    "store",
-    type=click.Path(file_okay=False, path_type=Path),
-    default=STORE,
-    show_default=True,
-    help="Folder of artifacts and records.",
+
+
+def _makeable(ctx: click.Context, param: click.Parameter, value: Path | None) -> Path | None:
+    """Said before the work whose results go there."""
+    there = value and next(path for path in (value.absolute(), *value.absolute().parents) if path.exists())
+    if there and not os.access(there, os.W_OK):
+        raise click.BadParameter(f"expected a folder to write to, got {value}", ctx, param)
+    return value
+
+
+FOLDER = _Path(file_okay=False, path_type=Path)
+_of_store: dict[str, Any] = {"default": STORE, "show_default": True, "help": "Folder of artifacts and records."}
+store = click.option("--out", "--store", "store", type=FOLDER, **_of_store)
+store_to_write = click.option("--out", "--store", "store", type=FOLDER, callback=_makeable, **_of_store)
+tensorboard = click.option(
+    "--tensorboard",
+    type=FOLDER,
+    callback=_makeable,
+    help="Folder for loss and accuracy of every epoch, live; needs rossbench[tensorboard].",
 )
 metric = click.option(
     "--metric",
@@ -117,10 +156,11 @@ device = click.option(
 )
 data_dir = click.option(
     "--data-dir",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=FOLDER,
     help="Folder of the data sets.  [default: ROSSBENCH_DATA or ~/.cache/rossbench/data]",
 )
 _count = click.IntRange(min=1)
+_FILE = _Path(dir_okay=False, path_type=Path)
 overrides = together(
     click.option("--train-eps", "train_epsilons", callback=epsilons, help="Rows, such as 0,1 or 0:1:0.2 or 8/255."),
     click.option(
@@ -173,22 +213,38 @@ _IN_RECIPE = {
 
 def _writable(ctx: click.Context, param: click.Parameter, value: Path | None) -> Path | None:
     """Said before the work that the file is for, which may take minutes."""
-    if value is not None and not value.parent.is_dir():
+    if value is not None and not (value.parent.is_dir() and os.access(value.parent, os.W_OK)):
         raise click.BadParameter(f"expected a file in a folder that exists, got {value}", ctx, param)
     return value
 
 
+def place(given: Path | None, default: str, forms: Sequence[str]) -> Path:
+    """The file of --save, or in its absence the default, which too has to be one that can be written."""
+    context = click.get_current_context()
+    path = given or _FILE.convert(default, None, context)
+    if path.suffix.removeprefix(".") not in forms:
+        ends = ", ".join(f".{form}" for form in forms[:-1]) + " or " * (len(forms) > 1) + f".{forms[-1]}"
+        raise InvalidValue(f"--save: expected a file that ends in {ends}, got {path}")
+    return path
+
+
 def file_option(name: str, help: str) -> Decorator:
     """A file to write."""
-    kind = click.Path(dir_okay=False, path_type=Path)
-    return click.option(f"--{name}", "save", type=kind, callback=_writable, help=help)
+    return click.option(f"--{name}", "save", type=_FILE, callback=_writable, help=help)
 
 
 def save(path: Path, content: bytes) -> None:
-    """Write a file that the user named, and say so. InvalidValue where it cannot be written."""
+    """Write a file that the user named, whole or not at all, and say so. InvalidValue where it cannot be written."""
+    final = Path(os.path.realpath(path))  # what a link leads to
+    part = final.with_name(f".writing-{os.getpid()}")
     try:
-        path.write_bytes(content)
+        if path.exists() and not path.is_file():  # such as /dev/stdout
+            path.write_bytes(content)
+        else:
+            part.write_bytes(content)
+            part.replace(final)
     except OSError as error:
+        part.unlink(missing_ok=True)
         raise InvalidValue(f"{path}: expected a place to write to, got {error.strerror}") from error
     click.echo(f"saved {path}")
 
@@ -224,8 +280,23 @@ def _check_given(changed: dict[str, Any]) -> None:
     if source.startswith(("hf-hub:", "local-dir:")):
         for option in ("encoder", "encoder_normalization"):
             if changed[option] is not None:
-                name = option.replace("_", "-")
-                raise click.UsageError(f"--{name}: expected none beside {source}, which brings its own")
+                raise click.UsageError(
+                    f"--{option.replace('_', '-')}: expected none beside {source}, which brings its own"
+                )
+
+
+def check_source(source: str | None) -> None:
+    """InvalidValue for --encoder-weights that name nothing, which is seen without torch."""
+    if source is None:
+        return
+    kind, _, name = source.partition(":")
+    known = {"hf-hub": re.fullmatch(r"[\w./@-]+", name), "local-dir": os.path.isfile(os.path.join(name, "config.json"))}
+    if kind in known and not known[kind]:
+        raise InvalidValue(f"{source:.200}: expected a model that timm can load, got none there")
+    if kind not in known and not os.path.isfile(source):
+        raise InvalidValue(
+            f"encoder weights: expected a file, or hf-hub:... or local-dir:..., got {source!r:.200}, no such file"
+        )
 
 
 def _changed(scenario: Scenario, changed: dict[str, Any]) -> Scenario:

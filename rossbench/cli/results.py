@@ -11,7 +11,7 @@ import click
 from rich.console import Console
 from rich.markup import escape
 
-from ..epsilons import parse_models
+from ..epsilons import check_models, parse_models
 from ..errors import NotComparable
 from ..report import audits, forms, tables
 from ..report import compare as comparing
@@ -99,6 +99,7 @@ def _print(grids: Sequence[tables.Grid], form: str) -> None:
 def audit(names: tuple[str, ...], protocol: str | None, store: Path, data_dir: Path | None, device: str) -> None:
     """Can the numbers be trusted? Verdicts on every evaluated classifier; exit code 3 if one fails."""
     console = Console()
+    tables.load(Store(store), names, protocol)  # what is not there is said before torch is loaded
     with console.status("loading torch") if console.is_terminal else contextlib.nullcontext():
         from .. import display, runner
     with display.showing(console) as observe:
@@ -111,7 +112,7 @@ def audit(names: tuple[str, ...], protocol: str | None, store: Path, data_dir: P
 
 @click.command()
 @click.argument("names", nargs=-1, metavar="[NAME]...")
-@click.option("--tolerance", type=click.FloatRange(min=0), default=2.0, show_default=True, help="In percentage points.")
+@click.option("--tolerance", type=options.Number(min=0), default=2.0, show_default=True, help="In percentage points.")
 @click.option("--show-reduced", is_flag=True, help="Show runs under another protocol too, labelled as not comparable.")
 @click.option("--format", "form", type=click.Choice(["table", *forms.TEXTS]), default="table", show_default=True)
 @options.protocol
@@ -146,6 +147,8 @@ def _compare_models(names: Sequence[str], store: Store, protocol: str | None) ->
     if len(names) != 2 or len(models) != 2 or any(len(model) != 1 for model in models):
         raise click.UsageError(f"expected two models, such as digits@0 digits@1, got {' '.join(names)}")
     matrices = [tables.only(tables.load(store, [name], protocol)) for name, _, _ in places]
+    for matrix, model in zip(matrices, models, strict=True):
+        check_models(model, matrix.rows)
     with Console(stderr=True).status("loading torch"):
         from ..gallery import choose
         from ..versus import versus

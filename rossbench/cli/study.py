@@ -59,7 +59,9 @@ def list_() -> None:
 @options.debug_option
 def show(name: str, **changed: Any) -> None:
     """Matrix, recipe and cost of a scenario or suite, under the same options as run."""
-    scenarios, given = _given(options.changed_scenarios(name, changed), changed)
+    scenarios = options.changed_scenarios(name, changed)
+    options.check_source(changed["encoder_weights"])
+    scenarios, given = _given(scenarios, changed)
     console = Console()
     for one in given:
         console.print(escape(str(one)), "")
@@ -137,17 +139,14 @@ def _settings(scenario: Scenario) -> dict[str, str]:
 @options.overrides
 @options.device
 @options.data_dir
-@options.store
-@click.option(
-    "--tensorboard",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Folder for loss and accuracy of every epoch, live; needs rossbench[tensorboard].",
-)
+@options.store_to_write
+@options.tensorboard
 @options.scenario_file
 @options.debug_option
 def run(name: str, device: str, data_dir: Path | None, store: Path, tensorboard: Path | None, **changed: Any) -> None:
     """Pretrain, finetune and attack whatever the store lacks of a scenario or suite."""
     scenarios = options.changed_scenarios(name, changed)
+    options.check_source(changed["encoder_weights"])
     console = Console()
     with console.status("loading torch") if console.is_terminal else contextlib.nullcontext():
         from .. import display, progress, runner

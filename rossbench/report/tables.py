@@ -16,7 +16,7 @@ from ..epsilons import EPS, format_epsilon, format_model
 from ..errors import InvalidValue, StoreError, UnknownName, of_file, one_line, unknown
 from ..recipe import Attack
 from ..records import NOTE_SCHEMA, Audit, Record, read_audit, read_record
-from ..scenario import Place
+from ..scenario import NAME, Place
 from ..specs import AuditSpec, EvaluateSpec
 from ..store import Store
 from ..uncertainty import mean_deviation
@@ -178,8 +178,11 @@ def load(store: Store, names: Sequence[str] = (), protocol: str | None = None) -
             if not isinstance(note, dict) or note.get("schema") != NOTE_SCHEMA or set(note) != _FIELDS:
                 raise InvalidValue(f"expected the note of a run, of schema {NOTE_SCHEMA}")
             expect(note, _TYPES, seed=(0, 2**62))
+            for field, spelling in _SPELLED.items():
+                if note[field] is not None and not re.fullmatch(spelling, note[field]):
+                    raise InvalidValue(f"{field}: expected {spelling}, got {note[field]!r:.50}")
             for *_, key in note["cells"]:
-                if not re.fullmatch("[0-9a-f]{16}", key):
+                if not re.fullmatch("[0-9a-f]{16}", key):  # which is a folder's name
                     raise InvalidValue(f"cells: expected keys of 16 hex digits, got {key!r:.50}")
         runs.setdefault((note["name"], note["protocol"]), []).append(note)
     if not runs:
@@ -215,6 +218,7 @@ _TYPES = {name: hint for name, hint in get_type_hints(Matrix).items() if name in
     "registered_rows": list[Row],
     "cells": list[tuple[float, float, float, str]],
 }
+_SPELLED = {**dict.fromkeys(("name", "source", "target"), NAME), **dict.fromkeys(("protocol", "family"), "[0-9a-f]{8}")}
 _OLD_TYPES = {"registered_train_epsilons": list[float], "cells": list[tuple[float, float, str]]}
 _NEW, _OLD = {"registered_rows", "registered_columns"}, {"registered_train_epsilons", "registered_eval_epsilons"}
 
