@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 import re
 import statistics
 from collections.abc import Sequence
@@ -177,7 +178,7 @@ def load(store: Store, names: Sequence[str] = (), protocol: str | None = None) -
             note = _upgraded(content)
             if not isinstance(note, dict) or note.get("schema") != NOTE_SCHEMA or set(note) != _FIELDS:
                 raise InvalidValue(f"expected the note of a run, of schema {NOTE_SCHEMA}")
-            expect(note, _TYPES, seed=(0, 2**62))
+            expect(note, _TYPES, seed=(0, 2**62), cells=(0, math.inf))
             for field, spelling in _SPELLED.items():
                 if note[field] is not None and not re.fullmatch(spelling, note[field]):
                     raise InvalidValue(f"{field}: expected {spelling}, got {note[field]!r:.50}")
