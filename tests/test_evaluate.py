@@ -1,4 +1,5 @@
 import dataclasses
+import signal
 
 import pytest
 import torch
@@ -7,8 +8,10 @@ from conftest import tiny
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from rossbench import attacks, datasets, evaluate
+from rossbench import attacks, datasets, evaluate, registry
+from rossbench.errors import Diverged, OutOfMemory
 from rossbench.finetune import finetune
+from rossbench.interrupts import Interrupted
 from rossbench.pretrain import build
 from rossbench.seeds import derive, seeded
 from rossbench.training import Hooks
@@ -211,3 +214,96 @@ def test_memory_is_bounded_by_the_batch_and_work_is_linear(trained, monkeypatch,
         attacked.append(sum(len(images) for _, images in moved))
     assert sizes[0] == sizes[1] == sizes[2] > 0
     assert attacked == [50, 100, 200]
+
+
+def short(most):
+    """Forward passes of the classifier whose memory is for so many images."""
+
+    def check(module, inputs):
+        if len(inputs[0]) > most:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    return check
+
+
+@both_norms
+@pytest.mark.parametrize("most", [50, 7, 1])
+def test_where_memory_is_short_less_is_attacked_at_once_with_the_same_result(trained, moved, attack, epsilons, most):
+    cell, classifier, test = trained
+    whole = predicted(under(cell, epsilons, attack), classifier, test, 40)
+    moved.clear()
+    hook = classifier.register_forward_pre_hook(short(most))
+    try:
+        found = predicted(under(cell, epsilons, attack), classifier, test, 40)
+    finally:
+        hook.remove()
+    assert torch.equal(found.natural, whole.natural)
+    for first, second in zip(found.attacked, whole.attacked, strict=True):
+        assert torch.equal(first, second)
+    sizes = [len(images) for _, images in moved]
+    assert sizes[-1] <= most < sizes[0]
+    assert sizes == sorted(sizes, reverse=True)  # it does not try again what was too large
+
+
+def test_an_attack_of_ones_own_is_not_cut_and_says_what_does_not_fit(trained, own_registry):
+    cell, classifier, test = trained
+    seen = []
+
+    def mine(model, images, labels, epsilon, attack):
+        seen.append(len(images))
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    registry.register_attack("mine", mine)
+    specs = under(cell, (0.5,), {"name": "mine"})
+    with pytest.raises(OutOfMemory, match="expected 100 images to fit the memory of cpu, got out of memory"):
+        predicted(specs, classifier, test)
+    assert seen == [100]
+
+
+@pytest.mark.parametrize("attacked", ["all", "correct"])
+@pytest.mark.parametrize("stopped_at", [1, 4, 7, 11])
+def test_an_interrupted_evaluation_attacks_no_image_twice(trained, moved, monkeypatch, tmp_path, stopped_at, attacked):
+    cell, classifier, test = trained
+    monkeypatch.setattr(evaluate, "_CPU_AT_ONCE", 1)
+    specs, path = under(cell, batch_size=50, attacked=attacked), tmp_path / "state.pt"
+    whole = predicted(specs, classifier, test)
+    count = sum(len(images) for _, images in moved)
+    moved.clear()
+    ticks = []
+
+    def stop(tick):
+        ticks.append(tick)
+        if len(ticks) == stopped_at:
+            raise Interrupted(signal.SIGTERM)
+
+    with pytest.raises(Interrupted):
+        evaluate.evaluate(specs, classifier, test.images, test.labels, Hooks(stop, path))
+    ticks.clear()
+    found = evaluate.evaluate(specs, classifier, test.images, test.labels, Hooks(ticks.append, path))
+    for first, second in zip(found.attacked, whole.attacked, strict=True):
+        assert torch.equal(first, second)
+    assert sum(len(images) for _, images in moved) == count
+    assert any(tick.resumed for tick in ticks) == (stopped_at > 4)  # the first four are without an attack
+    assert ticks[-1].fraction == 1
+
+
+def test_a_state_is_saved_every_few_seconds_and_serves_other_epsilons_too(trained, moved, monkeypatch, tmp_path):
+    cell, classifier, test = trained
+    monkeypatch.setattr(evaluate, "_CPU_AT_ONCE", 1)
+    monkeypatch.setattr(evaluate, "SAVE_EVERY", 0)
+    path = tmp_path / "state.pt"
+    found = evaluate.evaluate(under(cell, (0.1, 0.5)), classifier, test.images, test.labels, Hooks(resume=path))
+    moved.clear()
+    more = evaluate.evaluate(under(cell, (0.1, 0.5, 2)), classifier, test.images, test.labels, Hooks(resume=path))
+    assert {float(radius) for radii, _ in moved for radius in radii} == {2.0}
+    assert all(torch.equal(first, second) for first, second in zip(found.attacked, more.attacked, strict=False))
+
+
+def test_logits_that_are_not_finite_are_no_result(trained):
+    cell, classifier, test = trained
+    hook = classifier.register_forward_hook(lambda module, inputs, logits: logits * torch.nan)
+    try:
+        with pytest.raises(Diverged, match="expected finite logits"):
+            predicted(under(cell, (0,)), classifier, test)
+    finally:
+        hook.remove()

@@ -1,0 +1,149 @@
+import json
+import os
+import shutil
+import time
+
+import pytest
+from conftest import tiny
+
+from rossbench import runner
+from rossbench.scenario import specs_of
+from rossbench.store import Store, write_atomically
+from rossbench.upkeep import LEFT_OVER, Holdings, read_spec, verify
+
+
+@pytest.fixture
+def store(finished, tmp_path):
+    shutil.copytree(finished, tmp_path / "rossbench-store")
+    return Store(tmp_path / "rossbench-store")
+
+
+def test_every_artifact_is_listed_with_its_size_and_its_users(store):
+    found = Holdings(store).artifacts()
+    assert [one.spec for one in found if one.spec.stage == "pretrain"] == [
+        tiny().cells[row, row, 0].finetune.pretrain for row in (0, 1)
+    ]
+    assert {one.spec.key for one in found} == {spec.key for spec in specs_of([tiny()])}
+    for one in found:
+        assert one.size == sum(file.stat().st_size for file in one.path.iterdir())
+        assert one.used_by == ("digits",)
+        assert 0 <= one.age < 3600
+        assert read_spec(one.path) == one.spec
+
+
+def test_what_several_scenarios_share_is_used_by_all(store):
+    runner.run(tiny("digits-low-to-high", train_epsilons=(0,), eval_epsilons=(0,)), store=store, device="cpu")
+    runner.run(tiny("digits-low-to-low", train_epsilons=(0,), eval_epsilons=(0,)), store=store, device="cpu")
+    users = {str(one.spec): one.used_by for one in Holdings(store).artifacts()}
+    assert users["pretrain digits-low ε=0"] == ("digits-low-to-high", "digits-low-to-low")
+    assert users["pretrain digits ε=0"] == ("digits",)
+
+
+def test_audits_have_users_while_their_cells_do(store):
+    runner.audit(store=store, device="cpu")
+    assert {one.used_by for one in Holdings(store).artifacts() if one.spec.stage == "audit"} == {("digits",)}
+    assert Holdings(store).garbage() == {}
+
+
+def test_a_store_in_use_has_no_garbage(store):
+    assert Holdings(store).garbage() == {}
+
+
+def test_garbage_is_what_nobody_needs(store):
+    cell, root = tiny().cells[1, 1, 0.5], store.root
+    old, new = root / "evaluate" / ".writing-old", root / "evaluate" / ".writing-new"
+    for path in (old, new, root / "damaged" / "x"):
+        path.mkdir(parents=True)
+    os.utime(old, (0, time.time() - LEFT_OVER - 1))
+    write_atomically(store.resume_path(cell), b"state of what is done")
+    write_atomically(root / "resume" / "0123456789abcdef.pt", b"state of what is not")
+    (root / "locks").mkdir(exist_ok=True)
+    (root / "locks" / f"{cell.key}.lock").write_text("")
+    (root / "locks" / "0123456789abcdef.lock").write_text("")
+    assert Holdings(store).garbage() == {
+        old: "left behind by a process that was killed",
+        root / "damaged" / "x": "damaged",
+        store.resume_path(cell): "of a stage that is done",
+        root / "locks" / f"{cell.key}.lock": "of a stage that is done",
+    }
+
+
+def test_without_its_note_a_run_is_garbage(store):
+    for path, _ in store.matrices():
+        path.unlink()
+    assert set(Holdings(store).garbage()) == {store.path(spec) for spec in specs_of([tiny()])}
+
+
+def test_what_an_unfinished_run_may_need_is_kept(store):
+    """Its note says which cells it was to make, and they are not there."""
+    shutil.rmtree(store.path(tiny().cells[1, 1, 0.5]))
+    shutil.rmtree(store.path(tiny().cells[1, 1, 0]))
+    assert Holdings(store).unfinished
+    assert Holdings(store).garbage() == {}
+    users = {one.spec: one.used_by for one in Holdings(store).artifacts()}
+    assert users[tiny().cells[1, 1, 0].finetune.pretrain] == ()
+
+
+def test_a_whole_store_is_verified(store):
+    assert verify(store) == (8, 0, [])
+
+
+@pytest.mark.parametrize("stage", ["pretrain", "evaluate"])
+def test_an_artifact_under_another_name_is_damaged(store, stage):
+    path = next((store.root / stage).iterdir())
+    path.rename(path.with_name("0123456789abcdef"))
+    (damage,) = verify(store)[2]
+    assert damage.place == path.with_name("0123456789abcdef")
+    assert f"got that of {path.name}" in str(damage)
+
+
+@pytest.mark.parametrize("sums", [True, False])
+def test_an_artifact_that_is_not_whole_is_damaged(store, sums):
+    path = store.path(tiny().cells[1, 1, 0.5])
+    (path / "predictions.safetensors").unlink()
+    if not sums:
+        (path / "SHA256SUMS").unlink()
+    (damage,) = verify(store)[2]
+    assert damage.place == path
+
+
+def test_nothing_is_a_whole_store(tmp_path):
+    assert verify(Store(tmp_path / "nowhere")) == (0, 0, [])
+    assert Holdings(Store(tmp_path / "nowhere")).artifacts() == []
+
+
+# --- the command line ----------------------------------------------------------------------------------------
+
+
+def test_list_fits_a_terminal_of_80_columns(store, rossbench):
+    code, out, err = rossbench("store", "list")
+    assert (code, err) == (0, "")
+    assert "pretrain digits ε=1" in out
+    assert "8 artifacts, " in out
+    assert max(map(len, out.splitlines())) <= 80
+
+
+def test_verify_sets_aside_what_is_damaged_and_says_so(store, rossbench, caplog):
+    assert rossbench("store", "verify") == (0, "8 artifacts read, 0 files or artifacts damaged\n", "")
+    path = store.record_path(tiny().cells[1, 1, 0.5].key)
+    path.write_text(path.read_text() + " ")
+    code, out, _ = rossbench("store", "verify")
+    assert (code, out) == (3, "8 artifacts read, 1 files or artifacts damaged\n")
+    assert "record.json: expected the SHA-256" in caplog.text
+    assert rossbench("store", "verify")[1] == "7 artifacts read, 0 files or artifacts damaged\n"
+
+
+def test_gc_says_what_would_go_and_then_deletes_it(store, rossbench):
+    cell = tiny().cells[1, 1, 0.5]
+    note = json.loads(next(path for path, _ in store.matrices()).read_text())
+    kept = [place for place in note["cells"] if place[-1] != cell.key]
+    for path, _ in store.matrices():
+        path.unlink()
+    store.write_matrix(note["name"], note["protocol"], {**note, "cells": kept})
+    code, out, err = rossbench("store", "gc", "--dry-run")
+    assert (code, err) == (0, "")
+    assert out.startswith(f"rossbench-store/evaluate/{cell.key}: of no run\n1 would go, ")
+    assert cell in store
+    assert rossbench("store", "gc")[1].splitlines()[-1].startswith("1 deleted, ")
+    assert cell not in store
+    assert rossbench("store", "gc")[1] == "0 deleted, 0 bytes\n"
