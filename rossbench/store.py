@@ -116,9 +116,9 @@ class Store:
         One that is not what was written, which its name is a hash of, is set aside.
         """
         for path in sorted((self.root / "matrices").glob("*.json")):
-            note = self.intact(read_note, path)
+            note = self.intact(lambda path: (read_note(path),), path)  # whose content may be null
             if note is not None:
-                yield path, note
+                yield path, note[0]
 
     def intact(self, read: Callable[[Path], Read], path: Path) -> Read | None:
         """What is read from a file; None if it is damaged, which is then set aside."""

@@ -70,8 +70,8 @@ def _checked(name: str, value: Any, hint: Any, metadata: Any) -> Any:
             what = "numbers" if set(kinds) == {float} else "items"
             raise InvalidValue(f"{name}: expected {len(kinds)} {what}, got {value!r:.200}")
         return tuple(_checked(name, item, kind, metadata) for item, kind in zip(value, every, strict=True))
-    whole = isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63  # as torch counts
-    if hint is int and not (whole and low <= value <= high):
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if hint is int and not (whole and low <= value <= min(high, 2**63 - 1)):  # as far as torch counts
         raise InvalidValue(f"{name}: expected a whole number{bounds}, got {value!r}")
     if hint is float:
         if not (whole or isinstance(value, float)) or not abs(value) <= sys.float_info.max or not low <= value <= high:

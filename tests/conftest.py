@@ -42,6 +42,12 @@ def tiny(name: str = "digits", **changes: object) -> Scenario:
     return dataclasses.replace(scenario, **{**small, **changes})  # type: ignore[arg-type]
 
 
+def tamper(path: Path, content: str | bytes) -> None:
+    """Change a file of an artifact which is of a version without checksums, so that its content is judged."""
+    (path.parent / "SHA256SUMS").unlink(missing_ok=True)
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store in which the tiny digits run is complete. Tests read it; those that write copy it."""

@@ -5,7 +5,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from conftest import tiny
+from conftest import tamper, tiny
 
 from rossbench import artifacts, datasets, gallery, metrics, runner
 from rossbench.attacks import perturb_each, unit_start
@@ -321,7 +321,7 @@ def test_a_data_set_is_read_once(shown, models, monkeypatch):
 def test_damaged_files_of_a_training_are_named(finished, tmp_path, models, stage):
     shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
     store, spec = Store(tmp_path), next(s for s in models[0].spec.chain if s.stage == stage)
-    (store.path(spec) / "history.jsonl").write_text("{")
+    tamper(store.path(spec) / "history.jsonl", "{")
     other = next(s for s in models[0].spec.chain if s.stage != stage)
     shutil.copy(store.path(other) / "weights.safetensors", store.path(spec) / "weights.safetensors")
     shown = Gallery(store, device="cpu")

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 
 import pytest
-from conftest import TEXTS, tiny
+from conftest import TEXTS, tamper, tiny
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -315,7 +315,7 @@ def test_a_run_that_was_interrupted_has_a_page(store, tmp_path):
         high.cells[1, 1, 0],
     ):
         shutil.rmtree(Store(tmp_path).path(cell))
-    (Store(tmp_path).path(low.cells[1, 1, 0].finetune.pretrain) / "history.jsonl").write_text("{")
+    tamper(Store(tmp_path).path(low.cells[1, 1, 0].finetune.pretrain) / "history.jsonl", "{")
     matrices = tables.load(Store(tmp_path))
     drawn = exhibits.exhibits(Gallery(tmp_path, device="cpu"), matrices)
     text = page.render([], matrices, drawn, CREATED)

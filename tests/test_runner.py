@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import tiny
+from conftest import tamper, tiny
 
 from rossbench import artifacts, metrics, progress, registry, runner
 from rossbench.errors import InvalidValue, StoreError, UnknownName
@@ -434,7 +434,7 @@ def test_damaged_weights_are_named(finished, tmp_path):
     store, cell = tmp_path / "copy", tiny().cells[1.0, 1.0, 0.5]
     shutil.copytree(finished, store)
     path = Store(store).path(cell.finetune) / "weights.safetensors"
-    path.write_bytes(path.read_bytes()[:100])
+    tamper(path, path.read_bytes()[:100])
     with pytest.raises(StoreError, match=r"weights\.safetensors: expected safetensors, got a damaged file"):
         artifacts.load_classifier(Store(store), cell.finetune)
 

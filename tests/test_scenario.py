@@ -182,6 +182,7 @@ SCENARIOS = values(
     name=st.sampled_from(["x", "y"]),
     source=st.sampled_from(["cifar10", "cifar100"]),
     target=st.sampled_from(["cifar10", "cifar100"]),
+    encoder=st.sampled_from(["conv3", "resnet18:cifar", "vit_tiny_patch16_224.augreg_in21k", "module:Own"]),
     recipe=RECIPES,
     train_epsilons=GRIDS,
     finetune_epsilons=st.none() | GRIDS,
