@@ -14,7 +14,7 @@ import importlib.metadata
 import logging
 import re
 import runpy
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -126,6 +126,21 @@ def load_file(path: Path) -> None:
         raise
     except BaseException as error:  # the user's own code may raise anything
         raise InvalidValue(f"{path}: expected Python that registers scenarios, got {error!r}") from error
+
+
+def own() -> tuple[list[Scenario], dict[str, AttackFunction]]:
+    """What was registered beside the built-in: for other processes; see adopt."""
+    return [one for one in _scenarios.values() if one not in BUILTIN], dict(_attacks)
+
+
+def adopt(scenarios: Iterable[Scenario], attacks: Mapping[str, AttackFunction]) -> None:
+    """Register what another process had registered, where it is not known yet."""
+    for one in scenarios:
+        if one.name not in names():
+            register(one)
+    for name, function in attacks.items():
+        if name not in ATTACKS:
+            register_attack(name, function)
 
 
 @functools.cache

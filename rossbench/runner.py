@@ -6,11 +6,11 @@ import copy
 import dataclasses
 import itertools
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import nn
@@ -21,14 +21,14 @@ from .errors import Damaged, InvalidValue
 from .evaluate import evaluate
 from .finetune import Classifier, finetune
 from .pretrain import pretrain
-from .progress import Clock, Observer
+from .progress import Clock, Making, Observer
 from .records import Audit, Record
 from .report import tables
 from .report.tables import Matrix, Row
 from .scenario import Place, Scenario, Suite
 from .specs import AnySpec, AuditSpec, EvaluateSpec, FinetuneSpec, PretrainSpec
 from .store import Store
-from .training import Hooks
+from .training import Hooks, Tick
 from .weights import RGB, Given
 
 POLL = 1.0
@@ -67,11 +67,15 @@ def run_suite(
     device: str = "auto",
     observe: Observer = lambda progress: None,
     encoders: Sequence[Given] = (),
+    shard: tuple[int, int] = (1, 1),
+    hire: Callable[[Job], Crew] | None = None,
 ) -> dict[str, Records]:
     """``run`` for a suite, by its name or as a value, or for any scenarios; what they share is built once.
 
     Returns the records of each by its name; of one that comes under several seeds, by "NAME seed N". ``encoders``:
-    those that scenarios with ``weights`` name, unless the store holds them.
+    those that scenarios with ``weights`` name, unless the store holds them. ``shard``: (k, n) does the
+    k-th of n parts of the models, from 1, and returns their records alone. ``hire``: who builds, if not this process;
+    see rossbench.cluster.
     """
     given = [suite] if isinstance(suite, (str, Suite)) else suite
     scenarios = [one for item in given for one in ([item] if isinstance(item, Scenario) else registry.members(item))]
@@ -79,7 +83,8 @@ def run_suite(
         raise InvalidValue(
             f"run: expected scenarios of different names or seeds, got {[one.name for one in scenarios]}"
         )
-    return _Job(scenarios, *_surroundings(store, data_dir, device), {one.weights: one for one in encoders}).run(observe)
+    given_encoders = {one.weights: one for one in encoders}
+    return Job(scenarios, *_surroundings(store, data_dir, device), given_encoders, hire or _Here).run(observe, shard)
 
 
 def audit(
@@ -90,13 +95,14 @@ def audit(
     device: str = "auto",
     protocol: str | None = None,
     observe: Observer = lambda progress: None,
+    hire: Callable[[Job], Crew] | None = None,
 ) -> dict[tuple[str, str, Row], Audit]:
     """Verdicts on every classifier that a store has evaluations of, or on those of some scenarios and suites.
 
     What was audited before, with the same evaluations, is not again; what an audit needs and the store lacks is built.
     Returns the audits by the scenario's name, its protocol and the model's epsilons. Raises RossbenchError.
     """
-    job = _Job([], *_surroundings(store, data_dir, device))
+    job = Job([], *_surroundings(store, data_dir, device), hire=hire or _Here)
     return job.audit(tables.load(job.store, names, protocol), observe)
 
 
@@ -131,7 +137,7 @@ def evaluate_encoder(
     one = registry.get(scenario) if isinstance(scenario, str) else scenario
     given = weights.of_module(module, datasets.facts(one.source).size, (mean, std))
     one = dataclasses.replace(one, encoder=given.name, weights=given.weights, train_epsilons=(0.0,))
-    job = _Job([one], *_surroundings(store, data_dir, device), {given.weights: given})
+    job = Job([one], *_surroundings(store, data_dir, device), {given.weights: given})
     found = job.run(observe)[one.name]
     job.audit(tables.load(job.store, [one.name], one.protocol), observe)
     return found
@@ -159,25 +165,70 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
+class Crew(Protocol):
+    """Who builds what a job finds missing, and gives the locks back."""
+
+    @property
+    def busy(self) -> bool:
+        """Whether something is under way."""
+
+    def build(self, specs: list[AnySpec], making: Making) -> None:
+        """Build them, or see to it; their parents are in the store, and their locks are held."""
+
+    def collect(self) -> None:
+        """Wait a moment for what is under way."""
+
+    def check(self) -> None:
+        """Raise RossbenchError for what could not be built."""
+
+
+class _Here:
+    """This process."""
+
+    busy = False
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+
+    def build(self, specs: list[AnySpec], making: Making) -> None:
+        try:
+            self.job.build(specs, making.tick)
+            making.finish()
+        finally:
+            self.job.release(specs)
+
+    def collect(self) -> None:
+        """Nothing is ever under way."""
+
+    def check(self) -> None:
+        """What could not be built was raised at once."""
+
+
 @dataclass
-class _Job:
+class Job:
+    """What is asked of a store, and what it takes to make it."""
+
     scenarios: Sequence[Scenario]
     store: Store
     device: torch.device
     data_dir: Path
     given: dict[str, Given] = field(default_factory=dict)
     """Encoders that were trained elsewhere, by their ``weights``."""
+    hire: Callable[[Job], Crew] = _Here
     _data: dict[tuple[str, str, int | None], datasets.Data] = field(default_factory=dict)
     _classifier: tuple[str, Classifier] | None = None
     """The last one used, by its key: the cells of a row share theirs."""
 
-    def run(self, observe: Observer) -> dict[str, Records]:
-        """A record for every cell."""
-        wanted = [cell for scenario in self.scenarios for cell in scenario.cells.values()]
+    def __post_init__(self) -> None:
+        self.crew = self.hire(self)
+
+    def run(self, observe: Observer, shard: tuple[int, int] = (1, 1)) -> dict[str, Records]:
+        """A record for every cell of a shard."""
+        wanted = _part([cell for scenario in self.scenarios for cell in scenario.cells.values()], *shard)
         self._check(self._missing(wanted))
         for scenario in self.scenarios:
             self.store.write_matrix(scenario.name, scenario.protocol, _note(scenario))
-        return self._made(wanted, self._records, observe)
+        return self._made(wanted, lambda: self._records(wanted), observe)
 
     def audit(self, matrices: Sequence[Matrix], observe: Observer) -> dict[tuple[str, str, Row], Audit]:
         wanted = {
@@ -200,14 +251,17 @@ class _Job:
                 if isinstance(spec, PretrainSpec) and spec.weights:
                     self._given(spec)
                 else:
-                    self._data_of(spec)
+                    self.data_of(spec)
 
-    def _records(self) -> dict[str, Records]:
+    def _records(self, wanted: Collection[EvaluateSpec]) -> dict[str, Records]:
+        there = {spec.key for spec in wanted}
         names = [scenario.name for scenario in self.scenarios]
         keys = [one.name if names.count(one.name) == 1 else f"{one.name} seed {one.seed}" for one in self.scenarios]
         return {
             key: {
-                place: records.read_record(self.store.record_path(spec.key)) for place, spec in scenario.cells.items()
+                place: records.read_record(self.store.record_path(spec.key))
+                for place, spec in scenario.cells.items()
+                if spec.key in there
             }
             for key, scenario in zip(keys, self.scenarios, strict=True)
         }
@@ -245,36 +299,46 @@ class _Job:
                 self.store.locks.give(spec.key)
 
     def _make(self, missing: list[AnySpec], observe: Observer) -> None:
-        """Build what nobody else is building, and wait for the rest. Returns early if something is lost meanwhile."""
+        """Build what nobody else is building, and wait for the rest. What lacks a part that is lost is left out."""
         clock, waiting = Clock(missing, observe), list(_together(missing))
-        while waiting:
+        while waiting or self.crew.busy:
             left = [rest for specs in waiting if (rest := self._attend(specs, clock))]
-            if left == waiting:
-                specs = list(itertools.chain.from_iterable(left))
-                lost = (p for spec in specs for p in spec.parents if p not in self.store and p not in specs)
-                if next(lost, None) is not None:
-                    return
-                clock.wait(specs[0], self.store.locks.holder(specs[0].key))
-                time.sleep(POLL)
+            if self.crew.busy:
+                self.crew.collect()
+            elif left == waiting:
+                known = {spec.key for specs in left for spec in specs}
+                left = [specs for specs in left if not any(self._lacks(spec, known) for spec in specs)]
+                if left:
+                    clock.wait(left[0][0], self.store.locks.holder(left[0][0].key))
+                    time.sleep(POLL)
             waiting = left
+        self.crew.check()
+
+    def _lacks(self, spec: AnySpec, coming: Collection[str]) -> bool:
+        return any(parent not in self.store and parent.key not in coming for parent in spec.parents)
 
     def _attend(self, specs: Sequence[AnySpec], clock: Clock) -> list[AnySpec]:
-        """Build a piece of work, but for what others have built or are building; returns what is left to them."""
+        """Have a piece of work built, but for what others have built or are building; returns what is left to them."""
         ready = [spec for spec in specs if all(parent in self.store for parent in spec.parents)]
         locked = [spec for spec in ready if self.store.locks.take(spec.key)]
-        try:
-            there = [spec for spec in specs if spec in self.store]
-            if there:
-                clock.made_elsewhere(there)
-            mine = [spec for spec in locked if spec not in there]
-            if mine:
-                clock.start(mine)
-                self._build(mine, Hooks(clock.tick, self.store.resume_path(mine[0])))
-                clock.finish()
-            return [spec for spec in specs if spec not in there and spec not in mine]
-        finally:
-            for spec in locked:
+        there = [spec for spec in specs if spec in self.store]
+        if there:
+            clock.made_elsewhere(there)
+        mine = [spec for spec in locked if spec not in there]
+        for spec in locked:
+            if spec in there:
                 self.store.locks.give(spec.key)
+        if mine:
+            self.crew.build(mine, clock.start(mine))
+        return [spec for spec in specs if spec not in there and spec not in mine]
+
+    def build(self, specs: list[AnySpec], tick: Callable[[Tick], None]) -> None:
+        """Build artifacts that differ in nothing but an evaluation's epsilon, from what the store holds."""
+        self._build(specs, Hooks(tick, self.store.resume_path(specs[0])))
+
+    def release(self, specs: Sequence[AnySpec]) -> None:
+        for spec in specs:
+            self.store.locks.give(spec.key)
 
     def _build(self, specs: list[AnySpec], hooks: Hooks) -> None:
         spec = specs[0]
@@ -290,7 +354,7 @@ class _Job:
             self._train(spec, hooks)
 
     def _evaluate(self, specs: list[EvaluateSpec], hooks: Hooks) -> None:
-        data, classifier = self._data_of(specs[0]), self._classifier_of(specs[0].finetune)
+        (_, data), classifier = self.data_of(specs[0]), self._classifier_of(specs[0].finetune)
         began = time.perf_counter()
         found = evaluate(specs, classifier, data.images, data.labels, hooks)
         seconds = time.perf_counter() - began
@@ -309,14 +373,14 @@ class _Job:
             )
 
     def _judge(self, spec: AuditSpec, hooks: Hooks) -> None:
-        data, classifier, began = self._data_of(spec), self._classifier_of(spec.finetune), time.perf_counter()
+        (_, data), classifier, began = self.data_of(spec), self._classifier_of(spec.finetune), time.perf_counter()
         stored = {cell.epsilon: artifacts.load_predictions(self.store, cell)[0][:, 0] for cell in spec.cells}
         found = verdicts.judge(classifier, data.images, data.labels, stored, spec.recipe, spec.seed, hooks)
         seconds, images = time.perf_counter() - began, len(verdicts.audited(data.labels))
         artifacts.save_audit(self.store, spec, found, images, seconds, self.provenance)
 
     def _train(self, spec: PretrainSpec | FinetuneSpec, hooks: Hooks) -> None:
-        data, began = self._data_of(spec), time.perf_counter()
+        (_, data), began = self.data_of(spec), time.perf_counter()
         module: nn.Module
         precision = "float32"
         if isinstance(spec, PretrainSpec):
@@ -352,18 +416,21 @@ class _Job:
             )
         return self.given[spec.weights]
 
-    def _data_of(self, spec: AnySpec) -> datasets.Data:
+    def data_of(self, spec: AnySpec) -> tuple[tuple[str, str, int | None], datasets.Data]:
+        """The images that a spec is made with, and what names them: data set, split and limit."""
         if isinstance(spec, PretrainSpec):
-            return self._load(spec.source, "train", spec.limit)
-        if isinstance(spec, FinetuneSpec):
-            return self._load(spec.target, "train", spec.limit)
-        return self._load(spec.finetune.target, "test", spec.limit)
-
-    def _load(self, name: str, split: str, limit: int | None) -> datasets.Data:
-        place = name, split, limit
+            place: tuple[str, str, int | None] = spec.source, "train", spec.limit
+        elif isinstance(spec, FinetuneSpec):
+            place = spec.target, "train", spec.limit
+        else:
+            place = spec.finetune.target, "test", spec.limit
         if place not in self._data:
-            self._data[place] = datasets.load(name, split, limit, self.data_dir).to(self.device)
-        return self._data[place]
+            self.keep(place, datasets.load(*place, self.data_dir))
+        return place, self._data[place]
+
+    def keep(self, place: tuple[str, str, int | None], data: datasets.Data) -> None:
+        """Have these images for those of a name, split and limit."""
+        self._data[place] = data.to(self.device)
 
     @cached_property
     def provenance(self) -> dict[str, Any]:
@@ -372,6 +439,15 @@ class _Job:
             device = f"cuda ({torch.cuda.get_device_name(self.device)})"
         deterministic = torch.are_deterministic_algorithms_enabled()
         return records.provenance(device, "float32", torch.get_num_threads(), deterministic)
+
+
+def _part(cells: Sequence[EvaluateSpec], number: int, total: int) -> list[EvaluateSpec]:
+    """The cells of one of ``total`` parts, from 1: whole models, those of one pretraining next to each other."""
+    encoders = {key: k for k, key in enumerate(dict.fromkeys(cell.finetune.pretrain.key for cell in cells))}
+    heads = {cell.finetune.key: encoders[cell.finetune.pretrain.key] for cell in cells}
+    models = sorted(heads, key=lambda head: heads[head])
+    mine = set(models[len(models) * (number - 1) // total : len(models) * number // total])
+    return [cell for cell in cells if cell.finetune.key in mine]
 
 
 def _together(specs: Sequence[AnySpec]) -> Iterator[list[AnySpec]]:

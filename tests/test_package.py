@@ -30,7 +30,7 @@ LAYERS = [
     {"evaluate", "artifacts", "verdicts", "progress"},
     {"runner", "report", "report.tables", "report.figures"},
     {"report.compare", "report.audits", "report.forms"},
-    {"report.page", "features", "display", "tensorboard"},
+    {"report.page", "features", "display", "tensorboard", "cluster"},
     {"gallery"},
     {"versus"},
     {"exhibits"},
@@ -45,6 +45,7 @@ HOMES = {
     "lightly": {"contrastive"},
     "matplotlib": {"report.figures", "gallery", "exhibits"},  # the latter two name its Figure
     "openTSNE": {"features"},
+    "ray": {"cluster"},
     "rich": {"cli.study", "cli.results", "cli.figures", "cli.upkeep", "display", "report.audits", "report.forms"},
     "safetensors": {"artifacts", "weights"},
     "scipy": {"uncertainty"},

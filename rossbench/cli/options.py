@@ -108,6 +108,14 @@ def _normalization(ctx: click.Context, param: click.Parameter, value: str | None
     return mean, std
 
 
+def _shard(ctx: click.Context, param: click.Parameter, value: str) -> tuple[int, int]:
+    found = re.fullmatch(r"(\d{1,5})/(\d{1,5})", value)
+    number, total = (int(found[1]), int(found[2])) if found else (0, 0)
+    if not 1 <= number <= total:
+        raise click.BadParameter(f"expected K/N with K from 1 to N, such as 2/8, got {value!r}", ctx, param)
+    return number, total
+
+
 def _load_scenario_file(ctx: click.Context, param: click.Parameter, value: Path | None) -> None:
     if value is not None:
         if not value.is_file():  # a device or a pipe may never end
@@ -144,6 +152,20 @@ tensorboard = click.option(
     type=FOLDER,
     callback=_makeable,
     help="Folder for loss and accuracy of every epoch, live; needs rossbench[tensorboard].",
+)
+workers = together(
+    click.option(
+        "--shard", callback=_shard, default="1/1", metavar="K/N", help="Do the K-th of N parts; runs share a store."
+    ),
+    click.option(
+        "--ray",
+        is_flag=False,
+        flag_value="auto",
+        metavar="[ADDRESS]",
+        help="On the Ray cluster there, here (auto, as without address), or of this machine alone (local).",
+    ),
+    click.option("--cpus-per-task", "cpus", type=Number(0, 10**6), help="Of a task on Ray.  [default: 1]"),
+    click.option("--gpus-per-task", "gpus", type=Number(0, 10**6), help="The same; 0.25: four on a GPU.  [default: 0]"),
 )
 metric = click.option(
     "--metric",
@@ -283,6 +305,15 @@ def _check_given(changed: dict[str, Any]) -> None:
                 raise click.UsageError(
                     f"--{option.replace('_', '-')}: expected none beside {source}, which brings its own"
                 )
+
+
+def check_workers(ray: str | None, cpus: float | None, gpus: float | None) -> None:
+    """UsageError for options of tasks without a cluster, or fractions that no GPU can be cut into."""
+    for option, value in (("--cpus-per-task", cpus), ("--gpus-per-task", gpus)):
+        if ray is None and value is not None:
+            raise click.UsageError(f"{option}: expected --ray beside it")
+    if gpus is not None and gpus > 1 and gpus != int(gpus):
+        raise click.UsageError(f"--gpus-per-task: expected at most 1, or a whole number, got {gpus:g}")
 
 
 def check_source(source: str | None) -> None:

@@ -141,10 +141,23 @@ def _settings(scenario: Scenario) -> dict[str, str]:
 @options.data_dir
 @options.store_to_write
 @options.tensorboard
+@options.workers
 @options.scenario_file
 @options.debug_option
-def run(name: str, device: str, data_dir: Path | None, store: Path, tensorboard: Path | None, **changed: Any) -> None:
+def run(
+    name: str,
+    device: str,
+    data_dir: Path | None,
+    store: Path,
+    tensorboard: Path | None,
+    shard: tuple[int, int],
+    ray: str | None,
+    cpus: float | None,
+    gpus: float | None,
+    **changed: Any,
+) -> None:
     """Pretrain, finetune and attack whatever the store lacks of a scenario or suite."""
+    options.check_workers(ray, cpus, gpus)
     scenarios = options.changed_scenarios(name, changed)
     options.check_source(changed["encoder_weights"])
     console = Console()
@@ -165,10 +178,16 @@ def run(name: str, device: str, data_dir: Path | None, store: Path, tensorboard:
             for observer in observers:
                 observer(news)
 
-        runner.run_suite(scenarios, store=store, data_dir=data_dir, device=device, observe=observe, encoders=given)
+        where: dict[str, Any] = {"store": store, "data_dir": data_dir, "device": device, "observe": observe}
+        if ray is not None:
+            from ..cluster import hiring
+
+            where["hire"] = stack.enter_context(hiring(ray, cpus or 1.0, gpus or 0.0, device))
+        runner.run_suite(scenarios, encoders=given, shard=shard, **where)
         for scenario in scenarios:
-            made, protocol = [scenario.name], scenario.protocol
-            runner.audit(made, store=store, data_dir=data_dir, device=device, protocol=protocol, observe=observe)
+            (matrix,) = tables.load(Store(store), [scenario.name], scenario.protocol)
+            if shard == (1, 1) or len(matrix.records) == len(matrix.cells):  # the last shard audits all
+                runner.audit([scenario.name], protocol=scenario.protocol, **where)
     stored = [one for scenario in scenarios for one in tables.load(Store(store), [scenario.name], scenario.protocol)]
     for family in tables.families(stored):
         console.print(forms.to_rich(tables.over_seeds(family, family[0].metric), console.width))
