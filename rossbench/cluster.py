@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -54,9 +55,10 @@ def hiring(address: str, cpus: float = 1.0, gpus: float = 0.0, device: str = "au
         return crews[-1]
 
     try:
+        _check_address(address)
         ours = {"include_dashboard": False} if address == "local" else {}
         ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **ours)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         raise InvalidValue(f"ray {address}: expected a cluster, got {error}") from error
     try:
         _check_room(cpus, gpus)
@@ -65,6 +67,13 @@ def hiring(address: str, cpus: float = 1.0, gpus: float = 0.0, device: str = "au
         for crew in crews:
             crew.give_up()
         ray.shutdown()
+
+
+def _check_address(address: str) -> None:
+    """OSError or ValueError where nobody answers, for which Ray would wait for minutes."""
+    if address not in ("auto", "local"):
+        host, _, port = address.rpartition(":")
+        socket.create_connection((host, int(port)), timeout=10).close()
 
 
 def _check_room(cpus: float, gpus: float) -> None:

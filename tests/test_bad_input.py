@@ -138,6 +138,52 @@ CASES = {
     ],
     "options of show": over(["show", "digits"], OPTIONS),
     "options of run": over(["run", "digits"], {**OPTIONS, "--device": DEVICES}),
+    "shards and clusters": over(
+        ["run", "digits"],
+        {
+            "--shard": [
+                "",
+                "0/2",
+                "3/2",
+                "x",
+                "1",
+                "1/",
+                "/2",
+                "-1/2",
+                "1/0",
+                " 1/2",
+                "1/2/3",
+                "1.5/2",
+                "1/999999",
+                "[red]",
+            ],
+            "--cpus-per-task": ["1", "0", "-1", "nan", "x"],
+            "--gpus-per-task": ["0.25", "-1", "inf", "x"],
+            "--ray": [
+                "",
+                "x",
+                "host",
+                "host:",
+                ":1",
+                "host:port",
+                "ray://host:1",
+                "host:1/x",
+                "host:123456",
+                "[red]:1",
+            ],
+        },
+    ),
+    "tasks": over(
+        ["run", "digits", "--ray", "local"], {"--gpus-per-task": ["1.5", "-1", "nan"], "--cpus-per-task": ["-1"]}
+    ),
+    "upkeep": [
+        *(["store", "lis"], ["store", "list", "x"], ["store", "gc", "--dry"], ["store", "verify", "--dry-run"]),
+        *(
+            ["store", command, "--out", path]
+            for command in ("list", "verify", "gc")
+            for path in ("file.txt", "", "a\x00b")
+        ),
+    ],
     "normalizations": over(
         ["run", "digits", "--encoder-weights", "w/good.pt", *GIVEN], {"--encoder-normalization": NORMALIZATIONS}
     ),

@@ -543,3 +543,22 @@ def test_run_suite_takes_a_name_a_suite_or_any_of_names_and_scenarios(finished, 
     expected = run(tiny(), tmp_path)
     for given in ("mine", suite, ["digits"], [tiny()], ["mine"]):
         assert runner.run_suite(given, store=tmp_path, device="cpu") == {"digits": expected}
+
+
+@pytest.mark.parametrize("total", [1, 2, 3, 5, 12, 100])
+@pytest.mark.parametrize("names", [("ross2022",), ("digits-study",), ("digits",)])
+def test_parts_are_whole_models_and_together_everything(names, total):
+    cells = [c for name in names for one in registry.members(name) for c in one.cells.values()]
+    parts = [runner._part(cells, k, total) for k in range(1, total + 1)]
+    assert sorted(cell.key for part in parts for cell in part) == sorted(cell.key for cell in cells)
+    heads = [{cell.finetune.key for cell in part} for part in parts]
+    assert sum(map(len, heads)) == len({cell.finetune.key for cell in cells})
+    assert max(map(len, heads)) - min(map(len, heads)) <= 1
+    encoders = {cell.finetune.pretrain.key for cell in cells}
+    made = [key for part in parts for key in {cell.finetune.pretrain.key for cell in part}]
+    assert len(made) < len(encoders) + total  # an encoder is in parts that are neighbours
+
+
+def test_a_shard_gives_its_records_alone(finished):
+    found = [runner.run_suite([tiny()], store=finished, device="cpu", shard=(k, 2))["digits"] for k in (1, 2)]
+    assert [list(one) for one in found] == [[(0, 0, 0), (0, 0, 0.5)], [(1, 1, 0), (1, 1, 0.5)]]

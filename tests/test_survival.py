@@ -40,15 +40,16 @@ def longer():
     return tiny(recipe=recipe, train_limit=200, test_limit=100, eval_epsilons=(0, 0.5, 1))
 
 
-def work(scenario, root, built=None):
+def work(scenario, root, built=None, shard=(1, 1)):
     """A run, in a process of its own; tells the keys of what it has built."""
     runner.POLL = 0.05
     torch.set_num_threads(1)  # several such processes share the cores
     keys = []
-    runner.run(
-        scenario,
+    runner.run_suite(
+        [scenario],
         store=root,
         device="cpu",
+        shard=shard,
         observe=lambda news: keys.append(news.spec.key) if news.tick is None and not news.elsewhere else None,
     )
     if built is not None:
@@ -116,6 +117,23 @@ def test_four_processes_on_one_store_build_every_artifact_once(whole, tmp_path):
     assert sum(bool(found) for found in keys) > 1  # they share the work
     assert_equal(tmp_path, whole, longer())
     assert list((tmp_path / "locks").iterdir()) == []
+
+
+def test_four_shards_are_one_run(tmp_path):
+    """Four models and two encoders: the shards that share one wait for each other there."""
+    scenario = tiny(train_epsilons=(0, 1), finetune_epsilons=(0, 1), eval_epsilons=(0, 0.5))
+    built = PROCESSES.Queue()
+    processes = [start(scenario, tmp_path / "shards", built, (k, 4)) for k in (1, 2, 3, 4)]
+    keys = [built.get(timeout=300) for _ in processes]
+    for process in processes:
+        process.join()
+        assert process.exitcode == 0
+    counts = collections.Counter(key for found in keys for key in found)
+    assert counts == dict.fromkeys((spec.key for spec in specs_of([scenario])), 1)
+    for found in keys:  # each its own model
+        assert sum(cell.key in found for cell in scenario.cells.values()) == 2
+    start(scenario, tmp_path / "one").join()
+    assert_equal(tmp_path / "shards", tmp_path / "one", scenario)
 
 
 def test_what_a_killed_process_was_building_is_taken_over_by_those_that_wait(whole, tmp_path):

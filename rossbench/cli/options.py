@@ -116,6 +116,12 @@ def _shard(ctx: click.Context, param: click.Parameter, value: str) -> tuple[int,
     return number, total
 
 
+def _address(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    if value is not None and not re.fullmatch(r"auto|local|[\w.-]{1,250}:\d{1,5}", value):
+        raise click.BadParameter(f"expected auto, local or host:port, got {value!r}", ctx, param)
+    return value
+
+
 def _load_scenario_file(ctx: click.Context, param: click.Parameter, value: Path | None) -> None:
     if value is not None:
         if not value.is_file():  # a device or a pipe may never end
@@ -161,6 +167,7 @@ workers = together(
         "--ray",
         is_flag=False,
         flag_value="auto",
+        callback=_address,
         metavar="[ADDRESS]",
         help="On the Ray cluster there, here (auto, as without address), or of this machine alone (local).",
     ),

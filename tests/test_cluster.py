@@ -1,0 +1,243 @@
+"""On a real Ray: three nodes on this machine, each with a process that stores objects of its own."""
+
+import collections
+import dataclasses
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+import ray
+import torch
+from conftest import tiny
+from ray.cluster_utils import Cluster
+from test_runner import comparable
+
+from rossbench import cluster, registry, runner
+from rossbench.errors import InvalidValue, RossbenchError
+from rossbench.scenario import Scenario, specs_of
+from rossbench.store import Store
+from rossbench.upkeep import verify
+
+pytestmark = pytest.mark.filterwarnings("default")  # Ray's own
+
+TASK = {"cpus": 1.0}
+
+
+@pytest.fixture(scope="module")
+def nodes():
+    """A head that runs nothing, and two nodes with a place each."""
+    torch.set_num_threads(1)  # as tasks of one CPU have
+    soon = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_failure_threshold": 4}
+    head = {"num_cpus": 0, "include_dashboard": False, "_system_config": soon}
+    made = Cluster(initialize_head=True, head_node_args=head)
+    for _ in range(2):
+        made.add_node(num_cpus=1)
+    made.wait_for_nodes()
+    yield made
+    ray.shutdown()
+    made.shutdown()
+
+
+def on(nodes, **changes):
+    return cluster.hiring(nodes.address, **{**TASK, **changes})
+
+
+def run(scenarios, store, nodes, observe=lambda news: None, **changes):
+    with on(nodes, **changes) as hire:
+        return runner.run_suite(scenarios, store=store, device="cpu", hire=hire, observe=observe)
+
+
+def slow(epochs=12, **changes):
+    """Long enough to be interrupted."""
+    recipe = tiny().recipe
+    pretraining = dataclasses.replace(recipe.pretraining, epochs=epochs)
+    return tiny(recipe=dataclasses.replace(recipe, pretraining=pretraining), train_limit=200, **changes)
+
+
+def test_the_records_are_those_of_a_local_run(nodes, tmp_path):
+    """Of a suite: pretrainings and heads that scenarios share are built once."""
+    suite = [
+        tiny("digits-low-to-low", train_epsilons=(1,), eval_epsilons=(0, 0.5)),
+        tiny("digits-low-to-high", train_epsilons=(1,), eval_epsilons=(0, 0.5)),
+        tiny("digits-low-to-low-finetuning", train_epsilons=(1,), eval_epsilons=(0, 0.5)),
+    ]
+    news = []
+    found = run(suite, tmp_path / "ray", nodes, news.append)
+    local = runner.run_suite(suite, store=tmp_path / "local", device="cpu")
+    assert {name: comparable(one) for name, one in found.items()} == {
+        name: comparable(one) for name, one in local.items()
+    }
+    assert verify(Store(tmp_path / "ray"))[1:] == (0, [])
+    done = collections.Counter(one.spec.key for one in news if one.tick is None)
+    assert done == dict.fromkeys((spec.key for spec in specs_of(suite)), 1)
+    fractions = [one.fraction for one in news]
+    assert fractions == sorted(fractions)
+    assert fractions[-1] == pytest.approx(1)
+    assert {one.spec.stage for one in news if one.tick} >= {"pretrain"}  # live
+    assert list((tmp_path / "ray" / "locks").iterdir()) == []
+
+
+def test_audits_run_there_too(nodes, finished, tmp_path):
+    shutil.copytree(finished, tmp_path / "ray")
+    shutil.copytree(finished, tmp_path / "local")
+    with on(nodes) as hire:
+        found = runner.audit(store=tmp_path / "ray", device="cpu", hire=hire)
+    local = runner.audit(store=tmp_path / "local", device="cpu")
+    assert {place: audit.verdicts for place, audit in found.items()} == {
+        place: audit.verdicts for place, audit in local.items()
+    }
+
+
+def test_what_a_local_run_had_begun_goes_on_there(nodes, tmp_path):
+    scenario = slow(20, train_epsilons=(0,), eval_epsilons=(0,))
+
+    class Killed(BaseException):
+        pass
+
+    def kill(news):
+        if news.tick and news.tick.position == "epoch 10/20":
+            raise Killed
+
+    with pytest.raises(Killed):
+        runner.run(scenario, store=tmp_path, device="cpu", observe=kill)
+    news = []
+    found = run([scenario], tmp_path, nodes, news.append)["digits"]
+    assert next(one for one in news if one.tick).tick.resumed
+    assert comparable(found) == comparable(runner.run(scenario, store=tmp_path / "local", device="cpu"))
+
+
+def test_a_node_that_is_lost_costs_its_running_task_only(nodes, tmp_path):
+    """Both places are at work when one is taken away with all that it holds; its task is done again."""
+    victim = nodes.add_node(num_cpus=1)
+    nodes.wait_for_nodes()
+    scenario, news, lost = slow(train_epsilons=(0, 0.5, 1), eval_epsilons=(0,)), [], []
+
+    def observe(one):
+        news.append(one)
+        if len({other.spec.key for other in news if other.tick}) == 3 and not lost:
+            lost.append(True)
+            threading.Thread(target=nodes.remove_node, args=(victim,), kwargs={"allow_graceful": False}).start()
+
+    found = run([scenario], tmp_path / "ray", nodes, observe)["digits"]
+    assert lost
+    assert comparable(found) == comparable(runner.run(scenario, store=tmp_path / "local", device="cpu"))
+    done = collections.Counter(one.spec.key for one in news if one.tick is None)
+    assert set(done.values()) == {1}
+
+
+def test_a_task_that_fails_is_named_and_the_rest_is_done(nodes, tmp_path, own_registry):
+    """A planted divergence: of one scenario's pretraining; the other's cells are all there."""
+    good = tiny("digits-low-to-low", train_epsilons=(0,), eval_epsilons=(0,))
+    broken = dataclasses.replace(
+        good.recipe, pretraining=dataclasses.replace(good.recipe.pretraining, learning_rate=1e30, epochs=3)
+    )
+    bad = dataclasses.replace(good, name="bad", recipe=broken, eval_epsilons=(0, 0.5))
+    with pytest.raises(RossbenchError, match="1 could not be built, all else is stored: pretrain digits-low ε=0: exp"):
+        run([bad, good], tmp_path, nodes)
+    store = Store(tmp_path)
+    assert all(cell in store for cell in good.cells.values())
+    assert not any(cell.finetune.pretrain in store for cell in bad.cells.values())
+    assert list((tmp_path / "locks").iterdir()) == []
+
+
+def test_scenarios_and_attacks_of_ones_own_are_known_there(nodes, tmp_path, own_registry):
+    def darker(model, images, labels, epsilon, attack):
+        return (images - epsilon / images[0].numel() ** 0.5).clamp(0, 1)
+
+    registry.register_attack("darker", darker)
+    recipe = tiny().recipe
+    attack = dataclasses.replace(recipe.evaluation.attack, name="darker")
+    recipe = dataclasses.replace(recipe, evaluation=dataclasses.replace(recipe.evaluation, attack=attack))
+    registry.register(dataclasses.replace(tiny(train_epsilons=(0,)), name="mine", recipe=recipe))
+    changed = dataclasses.replace(registry.get("mine"), test_limit=30)
+    found = run([changed], tmp_path / "ray", nodes)["mine"]
+    assert found[0, 0, 0.5].deviations == {"test_limit": [30, 40]}
+    assert comparable(found) == comparable(runner.run(changed, store=tmp_path / "local", device="cpu"))
+
+
+def test_what_is_interrupted_keeps_what_is_finished_and_gives_the_locks_back(nodes, tmp_path):
+    scenario = slow(train_epsilons=(0, 1), eval_epsilons=(0,))
+
+    def stop(news):
+        if news.tick is None:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run([scenario], tmp_path, nodes, stop)
+    assert len(list((tmp_path / "pretrain").iterdir())) == 1
+    assert list((tmp_path / "locks").iterdir()) == []
+
+
+SCRIPT = """
+import sys, torch
+torch.set_num_threads(1)
+from conftest import tiny
+from rossbench import cluster, runner
+with cluster.hiring(sys.argv[1]) as hire:
+    runner.run_suite([tiny()], store=sys.argv[2], device="cpu", hire=hire)
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can hide a folder from others")
+def test_nodes_need_no_folder_of_the_machine_that_has_the_store(nodes, finished, tmp_path):
+    """The store is on a file system that only the submitting process sees, in a mount namespace of its own."""
+    hidden, copy = tmp_path / "hidden", tmp_path / "copy"
+    hidden.mkdir()
+    command = f"mount -t tmpfs none {hidden} && {sys.executable} -c '{SCRIPT}' {nodes.address} {hidden}/store"
+    command += f" && cp -r {hidden}/store {copy}"
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    done = subprocess.run(["unshare", "-m", "bash", "-c", command], env=environment, capture_output=True, text=True)
+    if "unshare failed" in done.stderr or "mount: " in done.stderr:
+        pytest.skip("this system lets nobody make a mount namespace")
+    assert done.returncode == 0, done.stderr
+    assert list(hidden.iterdir()) == []
+    found = runner.run(tiny(), store=copy, device="cpu")
+    local = runner.run(tiny(), store=tmp_path / "local", device="cpu")
+    for record in [*found.values(), *local.values()]:
+        for stage in record.provenance.values():
+            del stage["git_dirty"], stage["git_commit"]  # somebody may be at work on the checkout
+    assert comparable(found) == comparable(local)
+
+
+def test_no_cluster_is_said_in_one_line():
+    with pytest.raises(InvalidValue, match="expected a cluster, got"), cluster.hiring("127.0.0.1:1"):
+        pytest.fail("went on")
+
+
+def test_a_task_that_fits_no_node_is_refused(nodes):
+    with pytest.raises(InvalidValue, match="expected a node with 1 CPUs and 4 GPUs for a task, got"):
+        run([tiny()], "nowhere", nodes, gpus=4)
+    assert not Path("nowhere").exists()
+
+
+def test_a_command_line_runs_on_ray(nodes, rossbench, tmp_path):
+    options = "--train-eps=0 --eval-eps=0,0.5 --epochs=2 --finetune-epochs=2 --train-limit=60 --test-limit=40"
+    code, out, err = rossbench("run", "digits", *options.split(), "--device", "cpu", "--ray", nodes.address)
+    assert (code, err) == (0, "")
+    assert "pretrain digits ε=0  done in" in out
+    assert "audit digits → digits ε=0  done in" in out
+    assert "Top-1 accuracy" in out
+
+
+def test_every_node_gets_a_data_set_once(nodes, tmp_path):
+    """It is one object of Ray's for all tasks that read it."""
+    with on(nodes) as hire:
+        crews = []
+
+        def watched(job):
+            crews.append(hire(job))
+            return crews[-1]
+
+        runner.run_suite([tiny()], store=tmp_path, device="cpu", hire=watched)
+        places = [name for name in crews[0].sent if name.startswith("(")]
+    assert sorted(places) == ["('digits', 'test', 40)", "('digits', 'train', 60)"]
+
+
+def test_a_value_that_was_computed_from_a_scenario_is_not_sent():
+    scenario = tiny()
+    assert scenario.cells
+    assert vars(cluster._plain(scenario)).keys() == {one.name for one in dataclasses.fields(Scenario)}
