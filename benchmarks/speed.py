@@ -15,10 +15,12 @@ import itertools
 import platform
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import naive
@@ -176,12 +178,29 @@ def evaluation(device: torch.device) -> Contenders:
     }
 
 
+def saving(device: torch.device, epsilon: float) -> Contenders:
+    """Four epochs on all digits, with a state saved after each; floor: without."""
+    spec, data = get("digits").cells[epsilon, epsilon, 0].finetune.pretrain, datasets.load("digits", "train").to(device)
+    spec = replace(spec, recipe=replace(spec.recipe, epochs=4))
+
+    def train(hooks: Hooks) -> float:
+        return timed(device, lambda: pretrain(spec, data.images, hooks))
+
+    def saved() -> float:
+        with tempfile.TemporaryDirectory() as folder:
+            return train(Hooks(resume=Path(folder) / "state.pt"))
+
+    return {"rossbench": saved, "floor": lambda: train(Hooks())}
+
+
 PARTS: dict[str, tuple[str, Callable[[torch.device], Contenders]]] = {
     "views": ("two views of 2,048 images", views),
     "plain": ("plain pretraining step, 256 images", partial(step, epsilon=0.0)),
     "adversarial": ("adversarial pretraining step, K = 3", partial(step, epsilon=1.0)),
     "finetuning": ("standard finetuning, 100 epochs", finetuning),
     "evaluation": ("evaluation at six epsilons", evaluation),
+    "saving": ("four plain epochs on digits, each saved", partial(saving, epsilon=0.0)),
+    "saving-adversarial": ("four adversarial epochs on digits, each saved", partial(saving, epsilon=1.0)),
 }
 
 
