@@ -118,7 +118,7 @@ class Counter:
 
     def _model(self, place: Hashable, make: Callable[[], nn.Module]) -> nn.Module:
         if place not in self._models:
-            self._models[place] = make()
+            self._models[place] = make().eval()
         return self._models[place]
 
     def _kept(self, spec: PretrainSpec | FinetuneSpec) -> nn.Module:
@@ -130,6 +130,7 @@ class Counter:
     def forward(self, spec: PretrainSpec | FinetuneSpec) -> int:
         """FLOPs of one image's forward pass, through the projection head or the linear layer too."""
         model: nn.Module
+        run: Callable[[Tensor], Tensor]
         if isinstance(spec, PretrainSpec):
             source, model = spec.source, self.simclr(spec)
             run = self.simclr(spec).project
@@ -137,11 +138,17 @@ class Counter:
             source, model = spec.pretrain.source, self.classifier(spec)
             run = self.classifier(spec).forward
         if id(model) not in self._flops:
-            model.eval()
-            with FlopCounterMode(display=False) as counter, torch.no_grad():
-                run(torch.zeros(1, 3, *[facts(source).size] * 2))
-            self._flops[id(model)] = counter.get_total_flops()
+            self._flops[id(model)] = forward_flops(run, facts(source).size)
         return self._flops[id(model)]
+
+
+@torch.no_grad()
+def forward_flops(model: Callable[[Tensor], Tensor], size: int) -> int:
+    """FLOPs of one image's pass through a model in eval mode; size: of its images, in pixels."""
+    with FlopCounterMode(display=False) as counter:
+        model(torch.zeros(1, 3, size, size))
+    found: int = counter.get_total_flops()
+    return found
 
 
 def by_stage(

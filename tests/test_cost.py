@@ -1,5 +1,6 @@
 """Costs before anything is made, beside what is counted, stored and timed when it is."""
 
+import contextlib
 import dataclasses
 import json
 import re
@@ -25,8 +26,16 @@ from rossbench.training import Hooks
 STAGES = ["pretrain", "finetune", "evaluate"]
 
 
+class NoModules(contextlib.nullcontext):
+    """In place of the counter's account by module, whose hooks torch.autograd.grad does not take."""
+
+    parents = frozenset({"Global"})
+
+
 def counted(work):
-    with FlopCounterMode(display=False) as counter:
+    counter = FlopCounterMode(display=False)
+    counter.mod_tracker = NoModules()
+    with counter:
         work()
     return counter.get_total_flops()
 
@@ -58,7 +67,9 @@ def test_a_full_finetuning_is_counted_with_its_encoder():
     scenario = dataclasses.replace(scenario, recipe=dataclasses.replace(scenario.recipe, finetuning=full))
     spec = next(spec for spec in specs_of([scenario]) if spec.stage == "finetune")
     assert Counter().flops(spec) == pytest.approx(counted(made(spec)), rel=0.06)
-    assert Counter().bytes(spec) > Counter().bytes(next(specs_of([tiny()]))) / 2
+    assert Counter().bytes(spec) > 10 * Counter().bytes(
+        next(one for one in specs_of([tiny()]) if one.stage == "finetune")
+    )
 
 
 def test_an_attacks_passes_are_forward_passes():
@@ -117,7 +128,7 @@ def test_show_tells_what_all_costs_and_what_is_lacking(rossbench, tmp_path):
     assert found[:4] == found[4:]  # the store is empty
     assert found[3][1:3] == ("21", "1.55 T")
     assert found[3][4] == "25.8 min"  # 1.55e12 at 1e9 a second
-    assert "conv3 and its projection head: 1.94 MFLOP" in out
+    assert "conv3 and its projection head: 1.95 MFLOP" in out
     assert list(tmp_path.iterdir()) == []
 
 
