@@ -189,11 +189,13 @@ class Calibration:
     """Seconds that artifacts take on a device, from a few steps of each kind of work in a scenario.
 
     The steps are those of ``pretrain``, ``finetune`` and ``evaluate``, with the real encoder, recipe and batch size, on
-    random images; untrained weights take as long as trained ones. It takes about SECONDS, or two steps
+    random images; untrained weights take as long as trained ones. It takes about ``seconds``, or two steps
     of each kind where that is more.
     """
 
-    def __init__(self, specs: Sequence[AnySpec], counter: Counter, device: torch.device) -> None:
+    def __init__(
+        self, specs: Sequence[AnySpec], counter: Counter, device: torch.device, seconds: float = SECONDS
+    ) -> None:
         self.counter, self.device = counter, device
         kinds: dict[Hashable, list[AnySpec]] = {}
         for spec in specs:
@@ -201,7 +203,7 @@ class Calibration:
                 kinds.setdefault(_kind(spec), []).append(spec)
         self.laps: dict[Hashable, Lap] = {}
         for kind, alike in kinds.items():
-            self.laps[kind] = self._lap(alike, SECONDS / len(kinds))
+            self.laps[kind] = self._lap(alike, seconds / len(kinds))
 
     def seconds(self, spec: AnySpec) -> float:
         """Of an artifact, apart from loading data and saving."""

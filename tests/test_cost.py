@@ -12,7 +12,7 @@ import torch
 from conftest import tiny
 from torch.utils.flop_counter import FlopCounterMode
 
-from rossbench import datasets, runner
+from rossbench import datasets, encoders, registry, runner
 from rossbench.cli.costs import duration, scaled
 from rossbench.cost import Calibration, Counter, by_stage
 from rossbench.evaluate import evaluate
@@ -72,8 +72,8 @@ def test_a_full_finetuning_is_counted_with_its_encoder():
     )
 
 
-def test_an_attacks_passes_are_forward_passes():
-    """As they are told, not measured: the least of two evaluations of one is the natural one."""
+def test_an_evaluation_is_counted_by_its_attacks_passes():
+    """Those of PGD's steps, and one of the prediction, of 40 images."""
     spec = next(spec for spec in specs_of([tiny()]) if spec.stage == "evaluate" and spec.epsilon)
     stronger = dataclasses.replace(spec, recipe=dataclasses.replace(spec.recipe, attack=Attack(steps=40, step_size=1)))
     counter = Counter()
@@ -141,10 +141,23 @@ def test_without_a_rate_no_time_is_told(rossbench):
 
 
 def test_what_is_there_costs_nothing_more(rossbench, finished):
-    epochs = ["--train-eps", "0,1", "--eval-eps", "0,0.5", "--train-limit", "60", "--test-limit", "40"]
-    code, out, _ = rossbench("show", "digits", *epochs, "--cost", "--out", finished)
+    registry.register(dataclasses.replace(tiny(), name="small"))
+    code, out, _ = rossbench("show", "small", "--cost", "--rate", "1e9", "--out", finished)
     assert code == 0
-    assert [row[1] for row in rows(out)] == ["2", "2", "4", "8"] * 2  # of other epochs: another protocol
+    found = rows(out)
+    assert [row[1] for row in found] == ["2", "2", "4", "8", *"0000"]
+    assert {row[2:] for row in found[4:]} == {("0", "0 B", "0 s")}
+
+
+def test_a_given_encoder_costs_its_bytes_and_no_pretraining():
+    one = tiny(weights="0" * 16, train_epsilons=(0,), finetune_epsilons=(0, 1))
+    specs = list(specs_of([one]))
+    counter = Counter({one.weights: (encoder := encoders.build("conv3", 16, seed=0))})
+    costs = by_stage(specs, counter, Calibration(specs, counter, torch.device("cpu"), seconds=0.5).seconds)
+    assert (costs["pretrain"].flops, costs["pretrain"].seconds) == (0, 0)
+    weights = sum(tensor.numel() * tensor.element_size() for tensor in encoder.state_dict().values())
+    assert weights < costs["pretrain"].bytes < weights + 5000
+    assert costs["finetune"].seconds > 0
 
 
 @pytest.mark.parametrize(
@@ -161,10 +174,9 @@ def test_durations_are_told_in_their_unit(seconds, said):
     assert duration(seconds) == said
 
 
-def test_a_calibration_knows_every_kind_of_work(monkeypatch):
-    monkeypatch.setattr("rossbench.cost.SECONDS", 0.5)
+def test_a_calibration_knows_every_kind_of_work():
     specs = list(specs_of([tiny(), tiny("digits-low-to-high")]))
-    found = Calibration(specs, Counter(), torch.device("cpu"))
+    found = Calibration(specs, Counter(), torch.device("cpu"), seconds=0.5)
     assert all(found.seconds(spec) > 0 for spec in specs)
 
 
