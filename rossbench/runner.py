@@ -225,7 +225,7 @@ class Job:
     def run(self, observe: Observer, shard: tuple[int, int] = (1, 1)) -> dict[str, Records]:
         """A record for every cell of a shard."""
         wanted = _part([cell for scenario in self.scenarios for cell in scenario.cells.values()], *shard)
-        self._check(self._missing(wanted))
+        self._check(self.store.missing(wanted))
         for scenario in self.scenarios:
             self.store.write_matrix(scenario.name, scenario.protocol, _note(scenario))
         return self._made(wanted, lambda: self._records(wanted), observe)
@@ -271,7 +271,7 @@ class Job:
         wanted, found = list(wanted), set[Path]()
         while True:
             try:
-                while missing := self._missing(wanted):
+                while missing := self.store.missing(wanted):
                     self._discard_stale(missing)
                     self._make(missing, observe)
                 return read()
@@ -281,20 +281,10 @@ class Job:
                     raise
                 found.add(damage.place)
 
-    def _missing(self, wanted: Sequence[AnySpec]) -> list[AnySpec]:
-        """What has to be built, parents first: what is not there, what that is made from, and heads of encoders that
-        are not there, since the next encoder may not be the one they fit."""
-        lacking = [spec for spec in wanted if spec not in self.store]
-        lineage = dict.fromkeys(made for spec in lacking for made in (*spec.parents, spec))
-        return [made for made in lineage if made not in self.store or self._is_stale(made)]
-
-    def _is_stale(self, spec: AnySpec) -> bool:
-        return isinstance(spec, FinetuneSpec) and spec.pretrain not in self.store
-
     def _discard_stale(self, missing: Sequence[AnySpec]) -> None:
         for spec in missing:
             if spec in self.store and self.store.locks.take(spec.key):
-                if self._is_stale(spec):  # still: another run may have built both by now
+                if self.store.is_stale(spec):  # still: another run may have built both by now
                     self.store.discard(spec)
                 self.store.locks.give(spec.key)
 

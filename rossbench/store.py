@@ -23,7 +23,7 @@ import os
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
@@ -31,7 +31,7 @@ from typing import Any, TypeVar
 from .errors import Damaged, StoreError
 from .interrupts import held
 from .locks import Locks
-from .specs import AnySpec, AuditSpec
+from .specs import AnySpec, AuditSpec, FinetuneSpec
 
 log = logging.getLogger(__name__)
 Read = TypeVar("Read")
@@ -52,6 +52,17 @@ class Store:
     def __contains__(self, spec: AnySpec) -> bool:
         with _one_line_errors(self.path(spec)):
             return self.path(spec).is_dir()
+
+    def missing(self, wanted: Sequence[AnySpec]) -> list[AnySpec]:
+        """What has to be built, parents first: what is not there, what that is made from, and heads of encoders that
+        are not there, since the next encoder may not be the one they fit."""
+        lacking = [spec for spec in wanted if spec not in self]
+        lineage = dict.fromkeys(made for spec in lacking for made in (*spec.parents, spec))
+        return [made for made in lineage if made not in self or self.is_stale(made)]
+
+    def is_stale(self, spec: AnySpec) -> bool:
+        """Whether what it was made from is gone, so that it has to be made again."""
+        return isinstance(spec, FinetuneSpec) and spec.pretrain not in self
 
     def write(self, spec: AnySpec, files: Mapping[str, bytes]) -> None:
         """Add an artifact: all its files appear at once. One that is there already is left as it is."""

@@ -136,7 +136,13 @@ CASES = {
         for name in NAMES
         if name != "-" or command != ["figure", "matrix"]
     ],
-    "options of show": over(["show", "digits"], OPTIONS),
+    "options of show": over(["show", "digits"], {**OPTIONS, "--device": DEVICES}),
+    "costs": [
+        *over(["show", "digits", "--cost"], {"--rate": [*NUMBERS, "0", "-5e13", "1e-999"]}),
+        *(["show", "digits", "--rate", "5e13"], ["show", "digits", "--calibrate"]),
+        ["show", "digits", "--cost", "--rate", "5e13", "--calibrate"],
+        ["run", "digits", "--cost"],
+    ],
     "options of run": over(["run", "digits"], {**OPTIONS, "--device": DEVICES}),
     "shards and clusters": over(
         ["run", "digits"],

@@ -183,6 +183,28 @@ protocol = click.option("--protocol", help="The one of that hash, where a scenar
 device = click.option(
     "--device", callback=_device, default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps."
 )
+
+
+def _costing(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
+    """An option that means something beside --cost alone, which is read before it."""
+    if value and not ctx.params.get("cost"):
+        raise click.UsageError(f"--{param.name}: expected --cost beside it", ctx)
+    return value
+
+
+costs = together(
+    click.option("--cost", is_flag=True, is_eager=True, help="FLOPs and bytes, of all and of what the store lacks."),
+    click.option(
+        "--rate",
+        type=Number(0, min_open=True),
+        callback=_costing,
+        metavar="FLOP/S",
+        help="With --cost: time at that rate, such as 50e12.",
+    ),
+    click.option(
+        "--calibrate", is_flag=True, callback=_costing, help="With --cost: time at a rate measured here, in 20 seconds."
+    ),
+)
 data_dir = click.option(
     "--data-dir",
     type=FOLDER,

@@ -24,7 +24,7 @@ from ..scenario import Scenario, specs_of
 from ..specs import passes
 from ..store import Store
 from ..values import flatten
-from . import options
+from . import costs, options
 
 if TYPE_CHECKING:
     from ..weights import Given
@@ -55,16 +55,25 @@ def list_() -> None:
 @click.command()
 @click.argument("name")
 @options.overrides
+@options.costs
+@options.device
+@options.store
 @options.scenario_file
 @options.debug_option
-def show(name: str, **changed: Any) -> None:
+def show(name: str, cost: bool, rate: float | None, calibrate: bool, device: str, store: Path, **changed: Any) -> None:
     """Matrix, recipe and cost of a scenario or suite, under the same options as run."""
+    if rate is not None and calibrate:
+        raise click.UsageError("expected --rate or --calibrate, got both")
     scenarios = options.changed_scenarios(name, changed)
     options.check_source(changed["encoder_weights"])
     scenarios, given = _given(scenarios, changed)
     console = Console()
     for one in given:
         console.print(escape(str(one)), "")
+    if cost:
+        encoders = {one.weights: one.encoder for one in given}
+        costs.show(console, scenarios, Store(store), encoders, rate, device if calibrate else None)
+        return
     if name not in registry.names():
         console.print(f"[bold]{escape(name)}[/]  {len(scenarios)} scenarios\n")
     for scenario in {one.name: one for one in scenarios}.values():  # of several seeds once

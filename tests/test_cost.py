@@ -1,0 +1,197 @@
+"""Costs before anything is made, beside what is counted, stored and timed when it is."""
+
+import contextlib
+import dataclasses
+import json
+import re
+import shutil
+import time
+
+import pytest
+import torch
+from conftest import tiny
+from torch.utils.flop_counter import FlopCounterMode
+
+from rossbench import datasets, encoders, registry, runner
+from rossbench.cli.costs import duration, scaled
+from rossbench.cost import Calibration, Counter, by_stage
+from rossbench.evaluate import evaluate
+from rossbench.finetune import Classifier, finetune
+from rossbench.pretrain import build, pretrain
+from rossbench.recipe import Attack
+from rossbench.scenario import specs_of
+from rossbench.store import Store
+from rossbench.training import Hooks
+
+STAGES = ["pretrain", "finetune", "evaluate"]
+
+
+class NoModules(contextlib.nullcontext):
+    """In place of the counter's account by module, whose hooks torch.autograd.grad does not take."""
+
+    parents = frozenset({"Global"})
+
+
+def counted(work):
+    counter = FlopCounterMode(display=False)
+    counter.mod_tracker = NoModules()
+    with counter:
+        work()
+    return counter.get_total_flops()
+
+
+def made(spec, count=None):
+    """The same work as the runner's, on random weights."""
+    source = spec.source if spec.stage == "pretrain" else (spec if spec.stage == "finetune" else spec.finetune).target
+    data = datasets.load(source, "test" if spec.stage == "evaluate" else "train", spec.limit)
+    if spec.stage == "pretrain":
+        return lambda: pretrain(spec, data.images, Hooks())
+    if spec.stage == "finetune":
+        encoder, classes = build(spec.pretrain).encoder.eval(), datasets.facts(spec.target).classes
+        return lambda: finetune(spec, encoder, data.images, data.labels, classes, Hooks())
+    classifier = Classifier(build(spec.finetune.pretrain).encoder, datasets.facts(spec.finetune.target).classes)
+    return lambda: evaluate([spec], classifier, data.images, data.labels, Hooks())
+
+
+@pytest.mark.parametrize("encoder", ["conv3", "resnet10t"])
+@pytest.mark.parametrize("epsilon", [0, 1])
+def test_flops_are_those_of_the_real_stages_within_some_percent(encoder, epsilon):
+    """Steps, attacks in each stage and evaluations: a pass to input and weights is two, and no more is left out."""
+    for spec in specs_of([tiny(encoder=encoder, train_epsilons=(epsilon,), eval_epsilons=(epsilon,))]):
+        assert Counter().flops(spec) == pytest.approx(counted(made(spec)), rel=0.06), spec
+
+
+def test_a_full_finetuning_is_counted_with_its_encoder():
+    scenario = tiny(train_epsilons=(1,), eval_epsilons=(0,))
+    full = dataclasses.replace(scenario.recipe.finetuning, trained="full")
+    scenario = dataclasses.replace(scenario, recipe=dataclasses.replace(scenario.recipe, finetuning=full))
+    spec = next(spec for spec in specs_of([scenario]) if spec.stage == "finetune")
+    assert Counter().flops(spec) == pytest.approx(counted(made(spec)), rel=0.06)
+    assert Counter().bytes(spec) > 10 * Counter().bytes(
+        next(one for one in specs_of([tiny()]) if one.stage == "finetune")
+    )
+
+
+def test_an_evaluation_is_counted_by_its_attacks_passes():
+    """Those of PGD's steps, and one of the prediction, of 40 images."""
+    spec = next(spec for spec in specs_of([tiny()]) if spec.stage == "evaluate" and spec.epsilon)
+    stronger = dataclasses.replace(spec, recipe=dataclasses.replace(spec.recipe, attack=Attack(steps=40, step_size=1)))
+    counter = Counter()
+    assert counter.flops(spec) == 41 * counter.forward(spec.finetune) * 40
+    assert counter.flops(stronger) == 81 * counter.forward(spec.finetune) * 40
+
+
+def test_bytes_are_those_of_the_store(finished):
+    store, counter = Store(finished), Counter()
+    for spec in specs_of([tiny()]):
+        there = sum(path.stat().st_size for path in store.path(spec).iterdir())
+        assert counter.bytes(spec) == pytest.approx(there, rel=0.1, abs=1500), spec
+
+
+def test_a_resume_state_has_the_bytes_that_are_said(tmp_path):
+    spec = next(specs_of([tiny()]))
+    path = tmp_path / "state.pt"
+    pretrain(spec, datasets.load("digits", "train", 60).images, Hooks(resume=path))
+    assert Counter().state_bytes(spec) == pytest.approx(path.stat().st_size, rel=0.05)
+
+
+def test_what_the_store_lacks_is_what_a_run_would_make(rossbench, finished, tmp_path):
+    """A head whose encoder is gone is to be made again, too."""
+    store = Store(shutil.copytree(finished, tmp_path / "store"))
+    cells = list(tiny().cells.values())
+    assert store.missing(cells) == []
+    store.discard(cells[-1])
+    assert store.missing(cells) == [cells[-1]]
+    store.discard(cells[-1].finetune.pretrain)
+    assert store.missing(cells) == list(cells[-1].chain)
+
+
+def test_stages_add_up():
+    specs, counter = list(specs_of([tiny()])), Counter()
+    costs = by_stage(specs, counter, lambda spec: 2.0)
+    assert list(costs) == STAGES
+    assert [cost.artifacts for cost in costs.values()] == [2, 2, 4]
+    assert [cost.seconds for cost in costs.values()] == [4.0, 4.0, 8.0]
+    assert sum(cost.flops for cost in costs.values()) == sum(map(counter.flops, specs))
+
+
+def rows(out):
+    return re.findall(r"^ (\w+) +│ +(\d+) │ +([^│]*?) │ +([^│]*?)(?: │ +([^│]*?))? *$", out, re.MULTILINE)
+
+
+def test_show_tells_what_all_costs_and_what_is_lacking(rossbench, tmp_path):
+    code, out, err = rossbench("show", "digits", "--cost", "--rate", "1e9", "--out", "none")
+    assert (code, err) == (0, "")
+    assert max(map(len, out.splitlines())) <= 80
+    found = rows(out)
+    assert [row[0] for row in found] == 2 * [*STAGES, "all"]
+    assert found[:4] == found[4:]  # the store is empty
+    assert found[3][1:3] == ("21", "1.55 T")
+    assert found[3][4] == "25.8 min"  # 1.55e12 at 1e9 a second
+    assert "conv3 and its projection head: 1.95 MFLOP" in out
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_a_rate_no_time_is_told(rossbench):
+    code, out, _ = rossbench("show", "ross2022", "--cost")
+    assert code == 0
+    assert "time" not in out
+    assert max(map(len, out.splitlines())) <= 80
+    assert [row[1] for row in rows(out)[:4]] == ["12", "28", "168", "208"]
+
+
+def test_what_is_there_costs_nothing_more(rossbench, finished):
+    registry.register(dataclasses.replace(tiny(), name="small"))
+    code, out, _ = rossbench("show", "small", "--cost", "--rate", "1e9", "--out", finished)
+    assert code == 0
+    found = rows(out)
+    assert [row[1] for row in found] == ["2", "2", "4", "8", *"0000"]
+    assert {row[2:] for row in found[4:]} == {("0", "0 B", "0 s")}
+
+
+def test_a_given_encoder_costs_its_bytes_and_no_pretraining():
+    one = tiny(weights="0" * 16, train_epsilons=(0,), finetune_epsilons=(0, 1))
+    specs = list(specs_of([one]))
+    counter = Counter({one.weights: (encoder := encoders.build("conv3", 16, seed=0))})
+    costs = by_stage(specs, counter, Calibration(specs, counter, torch.device("cpu"), seconds=0.5).seconds)
+    assert (costs["pretrain"].flops, costs["pretrain"].seconds) == (0, 0)
+    weights = sum(tensor.numel() * tensor.element_size() for tensor in encoder.state_dict().values())
+    assert weights < costs["pretrain"].bytes < weights + 5000
+    assert costs["finetune"].seconds > 0
+
+
+@pytest.mark.parametrize(
+    ("number", "said"), [(0, "0 "), (999, "999 "), (999.6, "1 k"), (1.2345e13, "12.3 T"), (5e20, "500 E")]
+)
+def test_numbers_are_scaled(number, said):
+    assert scaled(number) == said
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"), [(0.0, "0 s"), (45.04, "45 s"), (100, "1.67 min"), (7200, "2.0 h"), (3.6e7, "10,000 h")]
+)
+def test_durations_are_told_in_their_unit(seconds, said):
+    assert duration(seconds) == said
+
+
+def test_a_calibration_knows_every_kind_of_work():
+    specs = list(specs_of([tiny(), tiny("digits-low-to-high")]))
+    found = Calibration(specs, Counter(), torch.device("cpu"), seconds=0.5)
+    assert all(found.seconds(spec) > 0 for spec in specs)
+
+
+@pytest.mark.slow
+def test_a_calibrated_estimate_is_near_what_a_run_takes(tmp_path):
+    """Within a factor of 2, stage by stage; 20 seconds and as long as the run."""
+    scenario = tiny(train_limit=None, test_limit=None)
+    specs = list(specs_of([scenario]))
+    expected = by_stage(specs, counter := Counter(), Calibration(specs, counter, torch.device("cpu")).seconds)
+    began = time.perf_counter()
+    runner.run(scenario, store=tmp_path, device="cpu")
+    taken = time.perf_counter() - began
+    assert 0.5 < sum(cost.seconds for cost in expected.values()) / taken < 2
+    real = {
+        stage: sum(json.loads((path / "stage.json").read_text())["seconds"] for path in (tmp_path / stage).iterdir())
+        for stage in STAGES[:2]
+    }
+    assert all(0.5 < expected[stage].seconds / real[stage] < 2 for stage in real)
