@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from . import attacks, resume
 from .cudagraph import Replayed
 from .errors import Diverged, OutOfMemory
+from .folders import Images, ahead
 from .interrupts import Interrupted, held
 from .memory import attempt
 from .recipe import Finetuning, Pretraining
@@ -109,6 +110,8 @@ class Loop:
     parts: dict[str, Stateful]
     """All that changes while training, apart from the optimizer: what the resume state is made of."""
     step: Callable[[Tensor], Step]
+    source: Images | None = None
+    """What the step takes images from; those of a large folder are then read before their step, outside of it."""
 
     def run(self, hooks: Hooks) -> list[dict[str, float]]:
         """Train; returns one dictionary an epoch: epoch, loss, top1, top5 (both rates), learning_rate, seconds.
@@ -143,7 +146,7 @@ class Loop:
         order = torch.randperm(self.images, generator=shuffle).to(device)
         size = min(spec.recipe.batch_size, self.images)
         batches = [batch for batch in order.split(size) if len(batch) == size or not self.drop_last]
-        for k, indices in enumerate(batches[done.batches :], done.batches):
+        for k, indices in enumerate(ahead(self.source, batches[done.batches :]), done.batches):
             began = time.perf_counter()
             with held():  # else the weights could have moved, and the account not
                 with seeded(derive(spec.seed, spec.stage, epoch, k), device):
