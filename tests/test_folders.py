@@ -2,7 +2,9 @@
 
 import dataclasses
 import random
+import re
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -17,13 +19,15 @@ from torchvision import transforms
 
 from rossbench import datasets, folders, pretrain, registry, runner, training
 from rossbench.errors import DataError, InvalidValue
-from rossbench.finetune import Classifier
+from rossbench.finetune import Classifier, finetune
 from rossbench.folders import ImageFiles
+from rossbench.gallery import Gallery, choose
+from rossbench.interrupts import Interrupted
 from rossbench.scenario import Scenario
 from rossbench.training import Hooks
 
 pytestmark = pytest.mark.usefixtures("own_registry")
-CLASSES = ["Zaunkönig", "a & b|c", "great tit", "猫 50%"]
+CLASSES = ["Zaunkönig", "a & b|c", "great tit", "ξ 50% $x_$"]
 SIZE = 32
 
 
@@ -120,14 +124,6 @@ def test_val_is_taken_for_test_unless_there_is_a_test(own, birds):
     assert registry.register_folder("third", own, size=SIZE).test == 48
 
 
-def spoil_nothing(root):
-    pass
-
-
-def spoil_links(root):
-    (root / "train" / CLASSES[0] / "loop").symlink_to(root / "train")
-
-
 @pytest.mark.parametrize(
     ("spoil", "expected"),
     [
@@ -140,7 +136,7 @@ def spoil_links(root):
             "one set of classes, got Zaunkönig in one split alone",
         ),
         (lambda root: (root / "train" / CLASSES[2]).rename(root / "train" / "tit"), "got great tit, tit in one split"),
-        (lambda root: (root / "train" / "empty").mkdir(), "images of every class in .*, got none of empty"),
+        (lambda root: (root / "train" / "empty").mkdir(), "of every class in .*, got none of empty"),
         (lambda root: [shutil.rmtree(root / "train" / n) for n in CLASSES[1:]], r"at least 2 classes in .*\['Zaunk"),
         (lambda root: (root / "train" / CLASSES[2]).rename(root / "train" / "a\nb"), r"printable .*, got 'a\\nb'"),
     ],
@@ -148,8 +144,7 @@ def spoil_links(root):
 def test_a_folder_that_is_none_is_refused_in_one_line(own, spoil, expected):
     spoil(own)
     said = refusal(lambda: registry.register_folder("own", own, size=SIZE))
-    with pytest.raises(InvalidValue, match=f"data set 'own': expected .*{expected.removeprefix('expected ')}"):
-        raise InvalidValue(said)
+    assert re.match(f"data set 'own': expected .*{expected.removeprefix('expected ')}", said), said
     assert "own" not in datasets.DATASETS
 
 
@@ -338,15 +333,13 @@ def test_a_run_from_files_is_the_run_in_memory(in_memory, birds, in_files, monke
 
 
 def test_a_run_of_files_that_is_interrupted_goes_on_where_it_was(birds, in_files, monkeypatch, tmp_path):
-    from rossbench.interrupts import Interrupted
-
     spec = next(iter(scenario(train_epsilons=(1,)).cells.values())).finetune.pretrain
     images = datasets.load("birds", "train").images
     whole, _ = pretrain.pretrain(spec, images, Hooks())
 
     def stop(tick):
         if "epoch 2" in tick.position:
-            raise Interrupted("now")
+            raise Interrupted(signal.SIGTERM)
 
     with pytest.raises(Interrupted):
         pretrain.pretrain(spec, images, Hooks(stop, tmp_path / "state"))
@@ -355,8 +348,6 @@ def test_a_run_of_files_that_is_interrupted_goes_on_where_it_was(birds, in_files
 
 
 def test_a_full_finetuning_reads_files_too(birds, monkeypatch):
-    from rossbench.finetune import finetune
-
     one = scenario(train_epsilons=(1,))
     recipe = dataclasses.replace(one.recipe, finetuning=dataclasses.replace(one.recipe.finetuning, trained="full"))
     spec = next(iter(dataclasses.replace(one, recipe=recipe).cells.values())).finetune
@@ -384,8 +375,6 @@ def test_a_step_that_reads_files_waits_for_nothing(birds, in_files, monkeypatch,
 
         return call
 
-    from rossbench.finetune import finetune
-
     monkeypatch.setattr(training, "Replayed", watched)
     spec = next(iter(scenario(train_epsilons=(1,)).cells.values())).finetune
     data = datasets.load("birds", "train")
@@ -404,8 +393,6 @@ def test_a_number_of_workers_that_is_none_is_refused(birds, monkeypatch, number)
 
 
 def test_figures_are_drawn_from_files_too(birds, in_files, tmp_path):
-    from rossbench.gallery import Gallery, choose
-
     one = registry.register(scenario(train_epsilons=(0,)))
     runner.run(one, store=tmp_path, device="cpu")
     gallery = Gallery(tmp_path, device="cpu")
