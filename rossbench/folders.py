@@ -91,12 +91,12 @@ def fingerprint(found: Found, size: int) -> str:
 
     No file is opened. A file that was replaced by another of as many bytes is not noticed.
     """
-    digest = hashlib.sha256(f"{size} pixels\n".encode())
+    digest, folder = hashlib.sha256(f"{size} pixels\n".encode()), str(found.folder)
     for file, label in zip(found.files, found.labels, strict=True):
         try:
-            count = os.stat(found.folder / file).st_size
+            count = os.stat(f"{folder}/{file}").st_size
         except OSError as error:
-            raise DataError(f"expected an image, got {error}") from error
+            raise DataError(one_line(f"{folder}/{file}: expected a file that can be read, got {error}")) from error
         digest.update(f"{file}\0{count}\0{label}\n".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()[:16]
 

@@ -146,14 +146,15 @@ class Loop:
         order = torch.randperm(self.images, generator=shuffle).to(device)
         size = min(spec.recipe.batch_size, self.images)
         batches = [batch for batch in order.split(size) if len(batch) == size or not self.drop_last]
+        began = time.perf_counter()
         for k, indices in enumerate(ahead(self.source, batches[done.batches :]), done.batches):
-            began = time.perf_counter()
             with held():  # else the weights could have moved, and the account not
                 with seeded(derive(spec.seed, spec.stage, epoch, k), device):
                     found = self._fitting(step, indices)
                 done.add(found, time.perf_counter() - began)
             fraction = (epoch + (k + 1) / len(batches)) / epochs
             hooks.tick(Tick(fraction, f"epoch {epoch + 1}/{epochs}", len(indices), done.sums[0] / done.samples))
+            began = time.perf_counter()  # waiting for images is part of a step's time
 
     def _account(self, epoch: int, done: _Done, history: list[dict[str, float]]) -> dict[str, float]:
         """An epoch's entry in the history, once it is judged."""

@@ -182,6 +182,23 @@ def test_a_folder_that_has_changed_since_is_said_to(own):
     assert "is not there" in refusal(lambda: datasets.load("own", "test"))
 
 
+def test_a_file_that_is_not_there_any_more_is_named(own, in_files):
+    registry.register_folder("own", own, size=SIZE)
+    gone = next((own / "train" / CLASSES[0]).glob("*.jpg"))
+    gone.unlink()
+    gone.symlink_to("nothing")
+    assert refusal(lambda: datasets.load("own", "train")).startswith(f"{gone}: expected a file that can be read, got")
+
+
+def test_names_of_results_hold_no_path(world, own):
+    keys = []
+    for root in (world, own):
+        registry.register_folder("birds", root, size=SIZE)
+        keys.append([spec.key for spec in scenario().cells.values()])
+        del datasets.DATASETS["birds"]
+    assert keys[0] == keys[1]
+
+
 def test_the_fingerprint_is_of_names_sizes_labels_and_pixels_but_not_of_the_place(world, own, birds):
     registry.register_folder("moved", own, size=SIZE)
     whole = datasets.load("birds", "train").fingerprint
