@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from .errors import RossbenchError
 from .recipe import Attack, Augmentation, Evaluation, Finetuning, Pretraining, Recipe
-from .registry import get, members, names, register, register_attack
+from .registry import get, members, names, register, register_attack, register_folder
 from .scenario import Scenario, Suite
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ __all__ = [
     "names",
     "register",
     "register_attack",
+    "register_folder",
     "run",
     "run_suite",
 ]

@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from . import folders
 from .errors import DataError, InvalidValue, unknown
+from .folders import Images
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,6 +32,8 @@ class Facts:
     train: int
     """Images in the split."""
     test: int
+    folder: Path | None = None
+    """Where the images of a user's set are."""
 
     @property
     def classes(self) -> int:
@@ -88,6 +92,18 @@ def count(name: str, split: str, limit: int | None) -> int:
     return limit
 
 
+def of_folder(root: Path, size: int) -> Facts:
+    """The facts of a folder of images, found by listing it; InvalidValue if it is not one."""
+    if not isinstance(size, int) or isinstance(size, bool) or not 1 <= size <= 4096:
+        raise InvalidValue(f"expected a whole number of pixels in [1, 4096] as size, got {size!r}")
+    train, test = (folders.find(root, split) for split in ("train", "test"))
+    if train.names != test.names:
+        only = sorted({*train.names} ^ {*test.names})
+        more = f", ... ({len(only)} in all)" if len(only) > 5 else ""
+        raise InvalidValue(f"expected one set of classes, got {', '.join(only[:5])}{more} in one split alone of {root}")
+    return Facts(train.names, size, len(train.files), len(test.files), root)
+
+
 def default_data_dir() -> Path:
     """``ROSSBENCH_DATA``, or ``~/.cache/rossbench/data``."""
     return Path(os.environ.get("ROSSBENCH_DATA") or "~/.cache/rossbench/data").expanduser()
@@ -95,14 +111,15 @@ def default_data_dir() -> Path:
 
 @dataclass(frozen=True)
 class Data:
-    """One split in memory."""
+    """One split, in memory but for images of large folders."""
 
-    images: torch.Tensor
+    images: Images
     """uint8, [n, 3, size, size], 0 to 255."""
     labels: torch.Tensor
     """int64, [n], 0 to classes - 1."""
     fingerprint: str
-    """The first 16 hex digits of the SHA-256 of the images' bytes followed by the labels'."""
+    """The first 16 hex digits of the SHA-256 of the images' bytes followed by the labels'; of a folder's, of names and
+    sizes, see folders.fingerprint."""
 
     def to(self, device: torch.device) -> Data:
         return Data(self.images.to(device), self.labels.to(device), self.fingerprint)
@@ -120,6 +137,8 @@ def load(name: str, split: str, limit: int | None = None, data_dir: Path | None 
 
     known = facts(name)
     wanted = count(name, split, limit)
+    if known.folder is not None:
+        return _folder(name, split, None if limit is None else wanted)
     if name.startswith("digits"):
         images, labels = _digits(name, split)
     else:
@@ -144,6 +163,28 @@ def balanced(labels: np.ndarray, limit: int) -> np.ndarray:
     sizes = np.bincount(labels)
     turn = np.arange(len(labels)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
     return np.sort(by_class[np.argsort(turn, kind="stable")[:limit]])
+
+
+def _folder(name: str, split: str, limit: int | None) -> Data:
+    """Of a limited part the other files are not opened."""
+    import numpy as np
+    import torch
+
+    known = facts(name)
+    assert known.folder is not None
+    try:
+        found = folders.find(known.folder, split)
+    except InvalidValue as error:
+        raise DataError(f"{name}: {error}") from error
+    if (found.names, len(found.files)) != (known.names, getattr(known, split)):
+        expected = f"the {getattr(known, split)} images of {known.classes} classes that were there"
+        raise DataError(f"{name} {split}: expected {expected}, got {len(found.files)} of {len(found.names)}")
+    labels = np.asarray(found.labels, np.int64)
+    if limit is not None:
+        chosen = balanced(labels, limit)
+        labels, files = labels[chosen], [found.files[k] for k in chosen]
+        found = found._replace(files=files, labels=labels.tolist())
+    return Data(folders.read(found, known.size), torch.from_numpy(labels), folders.fingerprint(found, known.size))
 
 
 def _digits(name: str, split: str) -> tuple[np.ndarray, np.ndarray]:

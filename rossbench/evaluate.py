@@ -12,6 +12,7 @@ from torch import Tensor
 from . import adversaries, metrics, resume
 from .errors import Diverged
 from .finetune import Classifier
+from .folders import Images
 from .interrupts import Interrupted, held
 from .memory import Pieces
 from .recipe import BUILTIN_ATTACKS
@@ -35,7 +36,7 @@ class Predictions(NamedTuple):
 
 
 def evaluate(
-    specs: Sequence[EvaluateSpec], classifier: Classifier, images: Tensor, labels: Tensor, hooks: Hooks
+    specs: Sequence[EvaluateSpec], classifier: Classifier, images: Images, labels: Tensor, hooks: Hooks
 ) -> Predictions:
     """Predictions under the attacks of evaluations that differ in their epsilon alone, made together.
 
@@ -129,7 +130,7 @@ class Batch(NamedTuple):
 
 
 def attacked(
-    specs: Sequence[EvaluateSpec], classifier: Classifier, images: Tensor, labels: Tensor, among: Tensor | None = None
+    specs: Sequence[EvaluateSpec], classifier: Classifier, images: Images, labels: Tensor, among: Tensor | None = None
 ) -> Iterator[Batch]:
     """Images as evaluations that differ in epsilon alone see them, in batches; those ``among`` them if it is given.
 
@@ -162,7 +163,7 @@ def attacked(
             yield Batch(adversarial, pairs[:, 0], block[pairs[:, 1]])
 
 
-def _at_once(images: Tensor) -> int:
+def _at_once(images: Images) -> int:
     values = _CPU_AT_ONCE if images.device.type == "cpu" else _AT_ONCE
     return max(32, values // images[0].numel())
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from . import metrics
 from .attacks import perturb
 from .encoders import Encoder
+from .folders import Images
 from .recipe import Finetuning
 from .seeds import derive, seeded
 from .specs import FinetuneSpec
@@ -37,7 +38,7 @@ class Classifier(nn.Module):
 
 
 def finetune(
-    spec: FinetuneSpec, encoder: Encoder, images: Tensor, labels: Tensor, classes: int, hooks: Hooks
+    spec: FinetuneSpec, encoder: Encoder, images: Images, labels: Tensor, classes: int, hooks: Hooks
 ) -> tuple[Classifier, list[dict[str, float]]]:
     """Train a fresh linear layer on natural images (epsilon 0) or on images attacked in every step.
 
@@ -83,6 +84,7 @@ def finetune(
         optimizer=optimizer,
         parts={recipe.trained: trained},
         step=step,
+        source=images if cached is None else None,
     )
     classifier.train(full)
     history = loop.run(hooks)
@@ -90,7 +92,7 @@ def finetune(
 
 
 @torch.no_grad()
-def encode(encoder: Encoder, images: Tensor, batch_size: int, hooks: Hooks) -> Tensor:
+def encode(encoder: Encoder, images: Images, batch_size: int, hooks: Hooks) -> Tensor:
     """Features [n, features] of uint8 images, in batches."""
     parts = []
     for batch in images.split(batch_size):

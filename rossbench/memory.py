@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .errors import OutOfMemory
+from .folders import Images
 
 Made = TypeVar("Made")
 
@@ -33,7 +34,7 @@ class Pieces:
     def __init__(self, at_once: int, least: int = 1) -> None:
         self.at_once, self.least = at_once, least
 
-    def of(self, work: Callable[[Tensor], Made], rows: Tensor) -> Iterator[tuple[Tensor, Made]]:
+    def of(self, work: Callable[[Tensor], Made], rows: Images) -> Iterator[tuple[Tensor, Made]]:
         """Pieces of the rows, in order, each with what the work gives for it; OutOfMemory if ``least`` do not fit."""
         start = 0
         while start < len(rows):

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from . import encoders, metrics
 from .contrastive import SimCLR, adversarial_views, partners
 from .datasets import facts
+from .folders import Images
 from .recipe import Pretraining
 from .seeds import derive, seeded
 from .specs import PretrainSpec
@@ -17,7 +18,7 @@ from .training import Hooks, Loop, Step, adam
 from .views import two_views
 
 
-def pretrain(spec: PretrainSpec, images: Tensor, hooks: Hooks) -> tuple[SimCLR, list[dict[str, float]]]:
+def pretrain(spec: PretrainSpec, images: Images, hooks: Hooks) -> tuple[SimCLR, list[dict[str, float]]]:
     """Train SimCLR on views attacked with the spec's epsilon; 0 is plain SimCLR.
 
     images: uint8 [n, 3, size, size], on the device to train on. Returns the model in eval mode and its
@@ -51,6 +52,7 @@ def pretrain(spec: PretrainSpec, images: Tensor, hooks: Hooks) -> tuple[SimCLR, 
         optimizer=optimizer,
         parts={"model": model},
         step=step,
+        source=images,
     )
     model.train()
     history = loop.run(hooks)
@@ -73,8 +75,14 @@ def learning_rate(recipe: Pretraining, epoch: int) -> float:
     return recipe.learning_rate * (1 + math.cos(math.pi * progress)) / 2
 
 
-def _normalize_by(model: SimCLR, images: Tensor) -> None:
-    pixels = images.float() / 255
-    std, mean = torch.std_mean(pixels, dim=(0, 2, 3))
+def _normalize_by(model: SimCLR, images: Images) -> None:
+    """By sums of whole numbers, which are the same however many images are added at once."""
+    sums = torch.zeros(2, 3, dtype=torch.int64, device=images.device)
+    for batch in images.split(256):
+        values = batch.to(torch.int32)
+        sums += torch.stack([values.sum((0, 2, 3)), values.square().sum((0, 2, 3))])
+    count = len(images) * images.shape[2] * images.shape[3]
+    total, squares = sums.cpu().double() / 255 / count
+    mean, variance = total, (squares / 255 - total.square()) * count / (count - 1)
     model.encoder.mean.copy_(mean[:, None, None])
-    model.encoder.std.copy_(std[:, None, None])
+    model.encoder.std.copy_(variance.sqrt()[:, None, None])

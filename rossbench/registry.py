@@ -5,6 +5,8 @@
     from rossbench.registry import Scenario, register
 
     register(Scenario("svhn-to-cifar10", source="svhn", target="cifar10"))
+
+Data sets of a user's own, folders of images, and attacks are made known here too.
 """
 
 from __future__ import annotations
@@ -18,13 +20,25 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from .errors import InvalidValue, RossbenchError, UnknownName, unknown
+from . import datasets
+from .errors import InvalidValue, RossbenchError, UnknownName, one_line, unknown
 from .interrupts import Interrupted
 from .recipe import ATTACKS, Attack
-from .scenario import Scenario, Suite
+from .scenario import NAME, Scenario, Suite
 from .scenarios import BUILTIN
 
-__all__ = ["Scenario", "Suite", "get", "load_file", "members", "names", "register", "register_attack", "suites"]
+__all__ = [
+    "Scenario",
+    "Suite",
+    "get",
+    "load_file",
+    "members",
+    "names",
+    "register",
+    "register_attack",
+    "register_folder",
+    "suites",
+]
 
 log = logging.getLogger(__name__)
 AttackFunction = Callable[..., Any]
@@ -62,7 +76,7 @@ def register_attack(name: str, function: AttackFunction) -> AttackFunction:
     settings; it returns images within the radius, in [0, 1], which is checked. torch's global generators are seeded
     for it. Results are stored under the name alone: a function that has changed needs another.
     """
-    if not re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,63}", name):
+    if not re.fullmatch(NAME, name):
         raise InvalidValue(f"attack name: expected lower-case letters, digits, . _ or -, got {name!r}")
     if not callable(function):
         raise InvalidValue(f"attack {name!r}: expected a function, got {function!r}")
@@ -70,6 +84,27 @@ def register_attack(name: str, function: AttackFunction) -> AttackFunction:
         raise InvalidValue(f"attack {name!r} is registered already; choose another name")
     ATTACKS[name], _attacks[name] = Attack(name), function
     return function
+
+
+def register_folder(name: str, path: Path | str, *, size: int) -> datasets.Facts:
+    """Make a folder of images known as a data set, by its name; InvalidValue if it is none or the name is taken.
+
+    ``path`` holds ``train/CLASS/...`` and ``test/CLASS/...`` (or ``val/CLASS/...``), as torchvision's ImageFolder reads
+    them. Images are resized so that the shorter side has ``size`` pixels, and the centre is cropped. The folder is
+    listed now, and read when it is needed. Results are stored under the name alone: other images, or another size, need
+    another name. Returns what is known of it: classes and counts.
+    """
+    if not isinstance(name, str) or not re.fullmatch(NAME, name):
+        raise InvalidValue(f"data set name: expected lower-case letters, digits, . _ or -, got {name!r}")
+    if name in datasets.DATASETS:
+        raise InvalidValue(f"data set {name!r} is registered already; choose another name")
+    if not isinstance(path, (str, Path)):
+        raise InvalidValue(f"data set {name!r}: expected the path of a folder, got {path!r:.200}")
+    try:
+        datasets.DATASETS[name] = datasets.of_folder(Path(path).expanduser().absolute(), size)
+    except (InvalidValue, ValueError, RuntimeError) as error:  # no path, or a home that is not known
+        raise InvalidValue(one_line(f"data set {name!r}: {error}")) from error
+    return datasets.DATASETS[name]
 
 
 def attack(name: str) -> AttackFunction:

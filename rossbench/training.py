@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from . import attacks, resume
 from .cudagraph import Replayed
 from .errors import Diverged, OutOfMemory
+from .folders import Images, ahead
 from .interrupts import Interrupted, held
 from .memory import attempt
 from .recipe import Finetuning, Pretraining
@@ -109,6 +110,8 @@ class Loop:
     parts: dict[str, Stateful]
     """All that changes while training, apart from the optimizer: what the resume state is made of."""
     step: Callable[[Tensor], Step]
+    source: Images | None = None
+    """What the step takes images from; those of a large folder are then read before their step, outside of it."""
 
     def run(self, hooks: Hooks) -> list[dict[str, float]]:
         """Train; returns one dictionary an epoch: epoch, loss, top1, top5 (both rates), learning_rate, seconds.
@@ -143,14 +146,15 @@ class Loop:
         order = torch.randperm(self.images, generator=shuffle).to(device)
         size = min(spec.recipe.batch_size, self.images)
         batches = [batch for batch in order.split(size) if len(batch) == size or not self.drop_last]
-        for k, indices in enumerate(batches[done.batches :], done.batches):
-            began = time.perf_counter()
+        began = time.perf_counter()
+        for k, indices in enumerate(ahead(self.source, batches[done.batches :]), done.batches):
             with held():  # else the weights could have moved, and the account not
                 with seeded(derive(spec.seed, spec.stage, epoch, k), device):
                     found = self._fitting(step, indices)
                 done.add(found, time.perf_counter() - began)
             fraction = (epoch + (k + 1) / len(batches)) / epochs
             hooks.tick(Tick(fraction, f"epoch {epoch + 1}/{epochs}", len(indices), done.sums[0] / done.samples))
+            began = time.perf_counter()  # waiting for images is part of a step's time
 
     def _account(self, epoch: int, done: _Done, history: list[dict[str, float]]) -> dict[str, float]:
         """An epoch's entry in the history, once it is judged."""

@@ -20,6 +20,7 @@ from . import adversaries
 from .datasets import balanced
 from .epsilons import EPS, format_epsilon
 from .errors import AttackError
+from .folders import Images
 from .recipe import Attack, Evaluation
 from .records import Verdict
 from .seeds import derive
@@ -40,7 +41,7 @@ QUERIES = Attack("square", steps=300)
 
 def judge(
     classifier: nn.Module,
-    images: Tensor,
+    images: Images,
     labels: Tensor,
     predictions: Mapping[float, Tensor],
     recipe: Evaluation,
@@ -77,7 +78,7 @@ class _Bench:
     def __init__(
         self,
         model: nn.Module,
-        images: Tensor,
+        images: Images,
         labels: Tensor,
         predictions: Mapping[float, Tensor],
         recipe: Evaluation,

@@ -17,7 +17,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from rossbench import cli, recipe, registry, runner
+from rossbench import cli, datasets, recipe, registry, runner
 from rossbench.errors import RossbenchError
 from rossbench.recipe import ATTACKS, Attack, Augmentation
 from rossbench.records import VERDICTS, Audit, Record, Verdict
@@ -67,12 +67,13 @@ def own_registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Registrations of a test end with it."""
     for name in ("_scenarios", "_suites", "_attacks"):
         monkeypatch.setattr(registry, name, dict(getattr(registry, name)))
-    known = dict(recipe.ATTACKS)
+    known = [(names, dict(names)) for names in (recipe.ATTACKS, datasets.DATASETS)]
     registry._load_plugins.cache_clear()
     yield
     registry._load_plugins.cache_clear()
-    recipe.ATTACKS.clear()
-    recipe.ATTACKS.update(known)
+    for names, before in known:
+        names.clear()
+        names.update(before)
 
 
 @pytest.fixture

@@ -418,7 +418,7 @@ FIELDS = {
 }
 START = (
     "from rossbench import Attack, Augmentation, Evaluation, Finetuning, Pretraining, Recipe, Scenario, Suite\n"
-    "from rossbench.registry import register, register_attack\n"
+    "from rossbench.registry import register, register_attack, register_folder\n"
 )
 SCENARIO = "register(Scenario(**{{'name': 'mine', 'source': 'digits', 'target': 'digits', 'encoder': 'conv3', {}}}))\n"
 IN_SCENARIO = {
@@ -467,6 +467,11 @@ SOURCES = {
     "attack-name": START.encode() + b"register_attack('../x', print)",
     "attack-function": START.encode() + b"register_attack('x', 3)",
     "attack-twice": START.encode() + b"register_attack('pgd', print)",
+    "folder-name": START.encode() + b"register_folder('../x', '.', size=32)",
+    "folder-none": START.encode() + b"register_folder('x', 'none\\n', size=32)",
+    "folder-twice": START.encode() + b"register_folder('cifar10', '.', size=32)",
+    "folder-size": START.encode() + b"register_folder('x', '.', size=0)",
+    "folder-empty": START.encode() + b"register_folder('x', '.', size=32)",
     **{
         f"{cls}-{field}-{k}": _declared(cls, field, value).encode()
         for cls, fields in FIELDS.items()

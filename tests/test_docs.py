@@ -61,6 +61,9 @@ def test_every_python_example_runs(page, own_registry, tmp_path, monkeypatch, fi
     registry._scenarios["digits"] = tiny()
     monkeypatch.chdir(tmp_path)
     shutil.copytree(finished, tmp_path / "rossbench-store")
+    for place in ("train/robin", "train/wren", "test/robin", "test/wren"):  # of the folder that is registered
+        (tmp_path / "path/to/birds" / place).mkdir(parents=True)
+        (tmp_path / "path/to/birds" / place / "1.jpg").touch()
     for k, block in enumerate(blocks(page, "python")):
         script = tmp_path / f"block{k}.py"
         script.write_text(block)

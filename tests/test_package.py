@@ -16,6 +16,7 @@ ROOT = PACKAGE.parent
 # docs/architecture.md's picture, from below. A module imports from its own layer or those below.
 LAYERS = [
     {"errors"},
+    {"folders"},
     {"datasets", "epsilons", "values", "uncertainty", "interrupts", "locks"},
     {"recipe"},
     {"specs"},
@@ -62,11 +63,11 @@ HOMES = {
     "timm": {"encoders", "weights"},
     "torchattacks": {"adversaries", "attacks"},
     "torchmetrics": {"metrics"},
-    "torchvision": {"datasets"},
+    "torchvision": {"datasets", "folders"},
 }
 PACKAGES = {"cli", "report"}
 NO_TORCH = {
-    *("errors", "datasets", "epsilons", "uncertainty", "values", "recipe", "specs", "scenario", "scenarios"),
+    *("errors", "folders", "datasets", "epsilons", "uncertainty", "values", "recipe", "specs", "scenario", "scenarios"),
     *("store", "registry", "records", "report", "cli", "interrupts", "locks", "upkeep"),
 }
 
@@ -154,6 +155,7 @@ def test_the_public_names_are_these():
         "names",
         "register",
         "register_attack",
+        "register_folder",
         "run",
         "run_suite",
     ]
