@@ -175,6 +175,8 @@ class _OnRay:
 
     def _data(self, spec: AnySpec) -> tuple[Place, Any]:
         place, data = self.job.data_of(spec)
+        if not isinstance(data.images, torch.Tensor):  # too large to be sent: nodes read its folder, at the same path
+            return place, None
         if str(place) not in self.sent:
             content = data.images.cpu().numpy(), data.labels.cpu().numpy(), data.fingerprint
             self.sent[str(place)] = ray.put(content)
@@ -223,22 +225,22 @@ class _Telling:
 
 
 def _work(
-    known: tuple[Sequence[Scenario], Sequence[Scenario], Mapping[str, Any]],
+    known: tuple[Any, ...],
     specs: list[AnySpec],
     parents: Sequence[AnySpec],
     files: Sequence[Any],
     place: Place,
-    data: tuple[Any, Any, str],
+    data: tuple[Any, Any, str] | None,
     state: bytes | None,
     device: str,
     board: Any,
 ) -> dict[str, dict[str, bytes]] | str:
     """In a worker: the files of the artifacts, by key; or in words why they could not be built.
 
-    known: the job's scenarios; those and the attacks that were registered where the job is.
+    known: the job's scenarios; and what was registered where the job is, see registry.own.
     """
-    scenarios, theirs, attacks = known
-    registry.adopt(theirs, attacks)
+    scenarios, *theirs = known
+    registry.adopt(*theirs)
     with tempfile.TemporaryDirectory(prefix="rossbench-") as folder:
         store = Store(folder)
         for parent, content in zip(parents, ray.get(list(files)), strict=True):
@@ -246,10 +248,11 @@ def _work(
         if state is not None:
             store.resume_path(specs[0]).parent.mkdir()
             store.resume_path(specs[0]).write_bytes(state)
-        images, labels, fingerprint = data
         try:
             job = Job(scenarios, store, resolve_device(device), store.root)
-            job.keep(place, Data(torch.tensor(images), torch.tensor(labels), fingerprint))
+            if data is not None:
+                images, labels, fingerprint = data
+                job.keep(place, Data(torch.tensor(images), torch.tensor(labels), fingerprint))
             job.build(specs, _Telling(board, specs[0].key))
         except RossbenchError as error:
             return str(error)

@@ -163,13 +163,18 @@ def load_file(path: Path) -> None:
         raise InvalidValue(f"{path}: expected Python that registers scenarios, got {error!r}") from error
 
 
-def own() -> tuple[list[Scenario], dict[str, AttackFunction]]:
-    """What was registered beside the built-in: for other processes; see adopt."""
-    return [one for one in _scenarios.values() if one not in BUILTIN], dict(_attacks)
+def own() -> tuple[list[Scenario], dict[str, AttackFunction], dict[str, datasets.Facts]]:
+    """What was registered beside the built-in, folders of images too: for other processes; see adopt."""
+    folders = {name: facts for name, facts in datasets.DATASETS.items() if facts.folder is not None}
+    return [one for one in _scenarios.values() if one not in BUILTIN], dict(_attacks), folders
 
 
-def adopt(scenarios: Iterable[Scenario], attacks: Mapping[str, AttackFunction]) -> None:
+def adopt(
+    scenarios: Iterable[Scenario], attacks: Mapping[str, AttackFunction], folders: Mapping[str, datasets.Facts]
+) -> None:
     """Register what another process had registered, where it is not known yet."""
+    for name, facts in folders.items():
+        datasets.DATASETS.setdefault(name, facts)
     for one in scenarios:
         if one.name not in names():
             register(one)
