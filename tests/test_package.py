@@ -16,7 +16,7 @@ ROOT = PACKAGE.parent
 # docs/architecture.md's picture, from below. A module imports from its own layer or those below.
 LAYERS = [
     {"errors"},
-    {"datasets", "epsilons", "values", "uncertainty", "interrupts", "locks"},
+    {"datasets", "epsilons", "values", "uncertainty", "interrupts", "locks", "ranks"},
     {"recipe"},
     {"specs"},
     {"scenario"},
@@ -37,6 +37,7 @@ LAYERS = [
     {"cli.options"},
     {"cli.study", "cli.results", "cli.figures", "cli.upkeep"},
     {"cli"},
+    {"__main__"},
 ]
 HOMES = {
     "filelock": {"locks"},
@@ -57,7 +58,7 @@ HOMES = {
 PACKAGES = {"cli", "report"}
 NO_TORCH = {
     *("errors", "datasets", "epsilons", "uncertainty", "values", "recipe", "specs", "scenario", "scenarios"),
-    *("store", "registry", "records", "report", "cli", "interrupts", "locks", "upkeep"),
+    *("store", "registry", "records", "report", "cli", "interrupts", "locks", "upkeep", "ranks"),
 }
 
 
