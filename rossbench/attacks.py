@@ -124,7 +124,8 @@ def unit_start(attack: Attack, like: Tensor, generator: torch.Generator | None) 
     if attack.norm == "Linf":
         return start.uniform_(-1, 1, generator=generator)
     start.normal_(generator=generator)
-    return start / _lengths(start) * torch.rand(len(like), 1, 1, 1, generator=generator, device=like.device)
+    share = torch.rand(len(like), 1, 1, 1, generator=generator, device=like.device, dtype=like.dtype)
+    return start / _lengths(start) * share
 
 
 def _lengths(images: Tensor) -> Tensor:

@@ -95,7 +95,7 @@ class _Stacked(torch.autograd.Function):
         return ranks.gathered(own)
 
     @staticmethod
-    def backward(ctx: Any, asked: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, asked: Tensor) -> Tensor:
         return ranks.summed(asked)[ranks.rank()]
 
 
@@ -114,7 +114,7 @@ class _Synchronised(_BatchNorm):
     def forward(self, input: Tensor) -> Tensor:
         if not self.training:
             return super().forward(input)
-        own = input.float()
+        own = input.to(torch.promote_types(input.dtype, torch.float32))
         axes = [axis for axis in range(own.ndim) if axis != 1]
         every = stacked(torch.stack(torch.var_mean(own, axes, correction=0)))  # [ranks, 2, channels]
         variances, means = every.unbind(1)
@@ -153,7 +153,7 @@ def _synchronised(kind: Any) -> type[Any]:
 def synchronised(model: nn.Module) -> Iterator[None]:
     """Inside, a model's BatchNorm in train mode is that of the batches of all ranks; InvalidValue if it cannot be."""
     kinds: dict[nn.Module, type[Any]] = {one: type(one) for one in model.modules() if isinstance(one, _BatchNorm)}
-    together = {module: _synchronised(kind) for module, kind in kinds.items()}
+    together = {module: _synchronised(kind) for module, kind in kinds.items()}  # type: ignore[arg-type]
     for module, kind in together.items():
         module.__class__ = kind
     try:

@@ -138,7 +138,7 @@ def joined(task: dict[str, Any] | None = None) -> Iterator[None]:
 
     if not company.rank:
         company.calls += 1
-        company.store.set(company.key, json.dumps(task))
+        company.store.set(company.key, json.dumps(task or {}))
     try:
         _meet(company)
         company.joined = True
