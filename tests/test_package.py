@@ -114,6 +114,14 @@ def test_each_library_has_one_home():
                 assert name in HOMES[target], f"{name} imports {target}"
 
 
+def test_torch_distributed_has_one_home():
+    for name, tree in modules():
+        for node in ast.walk(tree):
+            if isinstance(node, (ast.Import, ast.ImportFrom)):
+                named = [node.module or ""] if isinstance(node, ast.ImportFrom) else [one.name for one in node.names]
+                assert name == "ranks" or not any("distributed" in one for one in named), name
+
+
 def test_below_the_line_nothing_imports_torch_at_the_top():
     for name, tree in modules():
         if name.split(".")[0] in NO_TORCH and name not in {"report.figures", "report.page"}:

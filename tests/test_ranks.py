@@ -21,7 +21,7 @@ import torch
 from conftest import tiny
 from lightly.loss import NTXentLoss
 
-from rossbench import contrastive, datasets, pretrain, ranks
+from rossbench import contrastive, datasets, pretrain, ranks, runner
 from rossbench.contrastive import SimCLR
 from rossbench.encoders import BatchNorm2d, synchronised
 from rossbench.errors import InvalidValue
@@ -36,8 +36,8 @@ PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["rossbench.pretrain", "sklearn.datasets", "torch.nn.parallel"])
 
 
-def on_ranks(size, folder, job, *arguments):
-    """What a job gives on each of several ranks."""
+def on_ranks(size, folder, job, *arguments, codes=None):
+    """What a job gives on each of several ranks; None if they are to end with other exit codes than 0."""
     if size == 1:
         return [job(*arguments)]
     with socket.socket() as free:
@@ -50,8 +50,8 @@ def on_ranks(size, folder, job, *arguments):
     for process in started:
         process.join(40)
         process.kill()
-    assert [process.exitcode for process in started] == [0] * size
-    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(size)]
+    assert [process.exitcode for process in started] == (codes or [0] * size)
+    return None if codes else [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(size)]
 
 
 def work(rank, size, port, path, job, arguments):
@@ -218,6 +218,24 @@ def test_without_torchruns_environment_a_process_is_alone(monkeypatch):
         assert (leads, ranks.rank(), ranks.size(), ranks.share(7)) == (True, 0, 1, slice(0, 7))
 
 
+def test_a_batch_that_cannot_be_split_is_refused_before_any_work(tmp_path, monkeypatch):
+    monkeypatch.setattr(ranks, "_company", ranks._Company(0, 3, 0, None))
+    with pytest.raises(InvalidValue, match="expected a number of images a batch that 3 ranks share equally, got 20"):
+        runner.run(tiny(), store=tmp_path, device="cpu")
+    assert not (tmp_path / "pretrain").exists()
+
+
+def die():
+    if ranks.rank() == 1:
+        os._exit(3)
+    ranks.gathered(torch.zeros(1))
+
+
+def test_a_rank_that_dies_ends_the_others(tmp_path, capfd):
+    assert on_ranks(2, tmp_path, die, codes=[1, 3]) is None
+    assert "RankError: expected 2 ranks to the end, rank 0 lost another" in capfd.readouterr().err
+
+
 SMALL = [
     "--train-eps=0.5",
     "--eval-eps=0,0.5",
@@ -255,21 +273,17 @@ DIVERGING = """
 from dataclasses import replace
 from rossbench import get, register
 one = get("digits")
-pretraining = replace(one.recipe.pretraining, learning_rate=1e30, batch_size={size})
+pretraining = replace(one.recipe.pretraining, learning_rate=1e30, batch_size=20)
 register(replace(one, name="diverging", recipe=replace(one.recipe, pretraining=pretraining)))
 """
 
 
-@pytest.mark.parametrize(
-    ("size", "said"),
-    [(20, "expected a finite loss"), (21, "expected a number of images a batch that 2 ranks share equally, got 21")],
-)
-def test_what_fails_on_all_ranks_is_said_once(tmp_path, size, said):
-    (tmp_path / "own.py").write_text(DIVERGING.format(size=size))
+def test_what_fails_on_all_ranks_is_said_once(tmp_path):
+    (tmp_path / "own.py").write_text(DIVERGING)
     code, (first, second) = torchrun(
         tmp_path, "run", "diverging", *SMALL, "--scenario-file", "own.py", "--device", "cpu"
     )
     assert code == 1  # torchrun's own
     assert len(first[1].splitlines()) == 1
-    assert said in first[1]
+    assert "expected a finite loss" in first[1]
     assert second == ["", ""]
