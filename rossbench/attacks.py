@@ -18,14 +18,22 @@ _CLASSES = {("pgd", "L2"): torchattacks.PGDL2, ("pgd", "Linf"): torchattacks.PGD
 
 
 def perturb(
-    model: nn.Module, images: Tensor, labels: Tensor, attack: Attack, epsilon: float, *, mode: str = "eval"
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    attack: Attack,
+    epsilon: float,
+    *,
+    mode: str = "eval",
+    start: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Images within ``epsilon`` of ``images`` that raise the cross-entropy of the model's logits, and their extremes.
 
     images: float [n, channels, height, width] in [0, 1]; labels: int64 [n]; epsilon: radius in the attack's norm,
     in pixel space, where 0 means no attack; mode: "eval" or "train", the model's while it is attacked. The random
-    start is drawn from torch's global generator of the device. Projected gradient descent as in the study's
-    algorithm 3 (Madry et al., 2018).
+    start is drawn from torch's global generator of the device, unless a ``start`` is given (see unit_start): a rank's
+    rows of that of a batch which is split. Projected gradient descent as in the study's algorithm 3 (Madry et al.,
+    2018).
 
     Every module's mode is afterwards as before, also when the attack raises. Nothing waits for the device, so what
     torchattacks returns is still to be judged: give the extremes, or the largest of several, to ``check``.
@@ -34,7 +42,11 @@ def perturb(
         return images, images.new_zeros(3)
     images = images.contiguous()
     with modes_kept(model):
-        adversarial: Tensor = _build(model, attack, epsilon, mode)(images, labels)
+        if start is None:
+            adversarial: Tensor = _build(model, attack, epsilon, mode)(images, labels)
+        else:
+            radii = images.new_full((len(images),), epsilon)
+            adversarial = _in_mode(Radii(model, attack), mode)(images, labels, radii, start)
     return adversarial, extremes(adversarial, images, attack.norm, epsilon)
 
 
@@ -56,7 +68,10 @@ def _build(model: nn.Module, attack: Attack, epsilon: float, mode: str) -> torch
         # The loss is a mean over the batch, so a sample's gradient is small, and a confident one's tiny: beside
         # torchattacks' default of 1e-10 it would not be normalised, and the sample not be attacked.
         options["eps_for_division"] = EPS_FOR_DIVISION
-    made = _CLASSES[attack.name, attack.norm](model, **options)
+    return _in_mode(_CLASSES[attack.name, attack.norm](model, **options), mode)
+
+
+def _in_mode(made: torchattacks.attack.Attack, mode: str) -> torchattacks.attack.Attack:
     training = mode == "train"
     made.set_model_training_mode(model_training=training, batchnorm_training=training, dropout_training=training)
     return made
@@ -66,7 +81,7 @@ class Radii(torchattacks.attack.Attack):  # type: ignore[misc]  # torchattacks h
     """torchattacks' PGD and PGDL2 with a radius and a start of each image's own: many epsilons in one batch.
 
     Image for image it computes what those do; the loss is summed, not averaged, so that the other images of the batch
-    do not matter. Call it in eval mode, in which a model's images do not matter to each other either.
+    do not matter. In eval mode a classifier's images do not matter to each other either.
     """
 
     def __init__(self, model: nn.Module, attack: Attack) -> None:
@@ -101,7 +116,7 @@ def perturb_each(
     return adversarial
 
 
-def unit_start(attack: Attack, like: Tensor, generator: torch.Generator) -> Tensor:
+def unit_start(attack: Attack, like: Tensor, generator: torch.Generator | None) -> Tensor:
     """For each image of ``like`` a random point of the ball of radius 1: where PGD starts, as torchattacks draws it."""
     start = torch.zeros_like(like)
     if not attack.random_start:
@@ -109,7 +124,8 @@ def unit_start(attack: Attack, like: Tensor, generator: torch.Generator) -> Tens
     if attack.norm == "Linf":
         return start.uniform_(-1, 1, generator=generator)
     start.normal_(generator=generator)
-    return start / _lengths(start) * torch.rand(len(like), 1, 1, 1, generator=generator, device=like.device)
+    share = torch.rand(len(like), 1, 1, 1, generator=generator, device=like.device, dtype=like.dtype)
+    return start / _lengths(start) * share
 
 
 def _lengths(images: Tensor) -> Tensor:

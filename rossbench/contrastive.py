@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import torch
 from lightly.models.modules.heads import SimCLRProjectionHead
+from lightly.utils.dist import gather
 from torch import Tensor, nn
 
-from .attacks import perturb
+from . import ranks
+from .attacks import perturb, unit_start
 from .encoders import Encoder
 from .recipe import Pretraining
+from .views import rows_of
 
 
 class SimCLR(nn.Module):
@@ -19,6 +22,9 @@ class SimCLR(nn.Module):
     (``partners``). Cross-entropy on these logits is the NT-Xent loss (study, equation 3.11) and equals lightly's
     NTXentLoss, so an attack on classifiers, aimed at this module, is a contrastive attack. (lightly's own would wait
     for the device, which a CUDA graph must not.)
+
+    Of several ranks each has the two views of its own images, 2m, and its rows of the logits that one process would
+    have: [2m, 2n].
     """
 
     def __init__(self, encoder: Encoder, recipe: Pretraining) -> None:
@@ -49,23 +55,40 @@ class SimCLR(nn.Module):
 
 
 def similarities(projections: Tensor, temperature: float) -> Tensor:
-    """Logits [2n, 2n] of projections [2n, d]; see SimCLR."""
+    """Logits [2n, 2n] of projections [2n, d]; see SimCLR. Backward, ranks ask each other for the gradients."""
     unit = nn.functional.normalize(projections, dim=1)
-    logits = unit @ unit.T / temperature
-    itself = torch.eye(len(unit), dtype=torch.bool, device=unit.device)
+    every = unit if ranks.size() == 1 else _of_all_ranks(unit)
+    logits = unit @ every.T / temperature
+    itself = _rows(len(unit), unit.device)[:, None] == torch.arange(len(every), device=unit.device)
     return logits.masked_fill(itself, -torch.inf)
 
 
 def partners(views: int, device: torch.device) -> Tensor:
-    """The row of each view's partner among 2n views: n, ..., 2n - 1, 0, ..., n - 1."""
-    return torch.arange(views, device=device).roll(views // 2)
+    """The row of each view's partner among 2n views: n, ..., 2n - 1, 0, ..., n - 1. See SimCLR for several ranks."""
+    every = views * ranks.size()
+    return (_rows(views, device) + every // 2) % every
+
+
+def _rows(views: int, device: torch.device) -> Tensor:
+    """Where a rank's views stand among all."""
+    images = views // 2 * ranks.size()
+    return rows_of(images, ranks.share(images), device)
+
+
+def _of_all_ranks(own: Tensor) -> Tensor:
+    """What all ranks have, [2m, d] each, as one process would have it: first views before second ones."""
+    every: Tensor = torch.stack(gather(own)).unflatten(1, (2, -1)).transpose(0, 1).flatten(0, 2)
+    return every
 
 
 def adversarial_views(model: SimCLR, views: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
     """The study's hook (section 5.2): all views of a batch moved together by PGD so that NT-Xent rises.
 
     views: float [2n, channels, size, size] in [0, 1]; returns the same shape, each view within epsilon, and the
-    extremes; see attacks.perturb.
+    extremes; see attacks.perturb. Of several ranks each moves its own views.
     """
-    labels, recipe = partners(len(views), views.device), model.recipe
-    return perturb(model, views, labels, recipe.attack, epsilon, mode=recipe.attack_mode)
+    labels, recipe, start = partners(len(views), views.device), model.recipe, None
+    if ranks.size() > 1 and epsilon:
+        whole = views.new_empty(len(views) * ranks.size(), *views.shape[1:])
+        start = unit_start(recipe.attack, whole, None)[_rows(len(views), views.device)]
+    return perturb(model, views, labels, recipe.attack, epsilon, mode=recipe.attack_mode, start=start)

@@ -49,6 +49,10 @@ class OutOfMemory(RossbenchError):
     """A step of training does not fit the device."""
 
 
+class RankError(RossbenchError):
+    """One of several processes that train together is lost, or failed where the others did not."""
+
+
 class NotComparable(RossbenchError):
     """Runs whose protocol differs from that of the published numbers."""
 

@@ -56,6 +56,11 @@ def held() -> Iterator[None]:
             raise Interrupted(number)
 
 
+def waiting() -> int | None:
+    """The signal that came while work is held."""
+    return _waiting
+
+
 def _is_told() -> bool:
     """Python tells its main thread alone of signals."""
     return threading.current_thread() is threading.main_thread()

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from . import encoders, metrics
+from . import datasets, encoders, metrics, ranks
 from .contrastive import SimCLR, adversarial_views, partners
 from .datasets import facts
+from .errors import AttackError, Diverged, InvalidValue
 from .folders import Images
+from .interrupts import Interrupted
 from .recipe import Pretraining
 from .seeds import derive, seeded
 from .specs import PretrainSpec
 from .training import Hooks, Loop, Step, adam
+from .values import build as build_value
 from .views import two_views
 
 
@@ -24,6 +30,8 @@ def pretrain(spec: PretrainSpec, images: Images, hooks: Hooks) -> tuple[SimCLR, 
     images: uint8 [n, 3, size, size], on the device to train on. Returns the model in eval mode and its
     history, an entry an epoch; there "top1" and "top5" are of the contrastive task: how often a view's partner is
     the most similar, or among the five most similar, of all others.
+
+    On several ranks (ranks.joined) each does its share of every batch, and all have the same result.
     """
     recipe = spec.recipe
     model = build(spec).to(images.device)
@@ -33,14 +41,19 @@ def pretrain(spec: PretrainSpec, images: Images, hooks: Hooks) -> tuple[SimCLR, 
         _normalize_by(model, images)
     optimizer = adam(model, recipe)
 
+    several = ranks.size() > 1
+
     def step(indices: Tensor) -> Step:
-        views = two_views(images[indices], recipe.augmentation)
+        mine = (None, ranks.share(len(indices))) if several else ()
+        views = two_views(images[indices], recipe.augmentation, *mine)
         views, extremes = adversarial_views(model, views, spec.epsilon)
-        logits, labels = model(views), partners(len(views), views.device)  # both views in one pass: one BatchNorm
+        logits, labels = trained(views), partners(len(views), views.device)  # both views in one pass: one BatchNorm
         loss = nn.functional.cross_entropy(logits, labels)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+        if several and recipe.batch_norm == "per-rank":
+            encoders.share_statistics(model)
         right = metrics.counts_right(metrics.top5(logits.detach()), labels)
         return Step(torch.stack([loss.detach() * len(views), *right]), len(views), extremes)
 
@@ -55,8 +68,30 @@ def pretrain(spec: PretrainSpec, images: Images, hooks: Hooks) -> tuple[SimCLR, 
         source=images,
     )
     model.train()
-    history = loop.run(hooks)
+    with _on_all_ranks(model) as trained:
+        history = loop.run(hooks)
     return model.eval(), history
+
+
+@contextlib.contextmanager
+def _on_all_ranks(model: SimCLR) -> Iterator[nn.Module]:
+    """What a training pass goes through: the model, or on several ranks one that learns from all of them."""
+    if ranks.size() == 1:
+        yield model
+        return
+    together = model.recipe.batch_norm == "synchronised"
+    with encoders.synchronised(model) if together else contextlib.nullcontext():
+        yield ranks.averaging(model)
+
+
+def serve(device: torch.device, data_dir: Path) -> None:
+    """What a rank other than 0 does: its share of the pretrainings that rank 0 calls it to."""
+    for task in ranks.called():
+        spec = build_value(PretrainSpec, task)
+        images = datasets.load(spec.source, "train", spec.limit, data_dir).to(device).images
+        # What rank 0 meets too, and says, is no matter here.
+        with contextlib.suppress(AttackError, Diverged, InvalidValue, Interrupted), ranks.joined():
+            pretrain(spec, images, Hooks())
 
 
 def build(spec: PretrainSpec) -> SimCLR:

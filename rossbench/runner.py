@@ -15,7 +15,7 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import nn
 
-from . import artifacts, datasets, encoders, records, registry, verdicts, weights
+from . import artifacts, datasets, encoders, ranks, records, registry, verdicts, weights
 from .encoders import Encoder
 from .errors import Damaged, InvalidValue
 from .evaluate import evaluate
@@ -155,11 +155,12 @@ def resolve_device(name: str) -> torch.device:
     }
     if kind not in there or (index and not index.isdigit()):
         raise InvalidValue(f"device: expected auto, cpu, cuda, cuda:N or mps, got {name!r}")
-    if int(index or 0) >= there[kind]:
+    number = int(index or (ranks.local() if kind == "cuda" else 0))  # of several ranks each has its own
+    if number >= there[kind]:
         raise InvalidValue(f"device {name!r}: expected one of the {there[kind]} {kind} devices found here")
     if kind != "cuda":
         return torch.device(kind)
-    device = torch.device(kind, int(index or 0))
+    device = torch.device(kind, number)
     torch.cuda.set_device(device)
     torch.backends.cudnn.allow_tf32 = False  # reported attacks are in full fp32
     return device
@@ -251,7 +252,9 @@ class Job:
                 if isinstance(spec, PretrainSpec) and spec.weights:
                     self._given(spec)
                 else:
-                    self.data_of(spec)
+                    _, data = self.data_of(spec)
+                    if isinstance(spec, PretrainSpec):
+                        ranks.check(spec, min(spec.recipe.batch_size, len(data.images)))
 
     def _records(self, wanted: Collection[EvaluateSpec]) -> dict[str, Records]:
         there = {spec.key for spec in wanted}
@@ -375,7 +378,8 @@ class Job:
         precision = "float32"
         if isinstance(spec, PretrainSpec):
             precision = spec.recipe.precision
-            module, history = pretrain(spec, data.images, hooks)
+            with ranks.joined(dataclasses.asdict(spec)):
+                module, history = pretrain(spec, data.images, hooks)
         else:
             encoder = self._encoder_of(spec).to(self.device)
             classes = datasets.facts(spec.target).classes
@@ -384,6 +388,8 @@ class Job:
         # After an interruption the epochs' own times are the better account.
         seconds = max(time.perf_counter() - began, sum(entry["seconds"] for entry in history))
         provenance = {**self.provenance, "dtype": precision, "data": data.fingerprint}
+        if any(number > 1 for number in hooks.ranks):
+            provenance["ranks"] = list(hooks.ranks)
         artifacts.save_trained(self.store, spec, module, history, seconds, provenance)
 
     def _classifier_of(self, spec: FinetuneSpec) -> Classifier:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Callable
@@ -13,11 +14,11 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-from . import attacks, resume
+from . import attacks, ranks, resume
 from .cudagraph import Replayed
 from .errors import Diverged, OutOfMemory
 from .folders import Images, ahead
-from .interrupts import Interrupted, held
+from .interrupts import Interrupted, held, waiting
 from .memory import attempt
 from .recipe import Finetuning, Pretraining
 from .seeds import derive, seeded
@@ -55,10 +56,12 @@ class Hooks:
 
     tick: Callable[[Tick], None] = field(default=lambda tick: None)
     resume: Path | None = None
+    ranks: tuple[int, ...] = ()
+    """What a training says: on how many ranks it was, one number after the other if it was resumed on others."""
 
 
 class Step(NamedTuple):
-    """What an optimizer step found, on the device."""
+    """What an optimizer step found, on the device; on several ranks, in this one's share."""
 
     sums: Tensor
     """Float [3], over its samples: loss, right among top 1, right among top 5."""
@@ -117,13 +120,17 @@ class Loop:
         """Train; returns one dictionary an epoch: epoch, loss, top1, top5 (both rates), learning_rate, seconds.
 
         With a resume state it goes on from there: every batch has a random stream of its own, so the result is that of
-        an uninterrupted run. The state is saved after every epoch, and after the step in which Interrupted came. Raises
-        Diverged when an epoch's loss is not finite, AttackError when one of its attacks went out of bounds, OutOfMemory
-        when a step does not fit the device.
+        an uninterrupted run (up to rounding, if it goes on on another number of ranks). The state is saved after every
+        epoch, and after the step in which Interrupted came. Raises Diverged when an epoch's loss is not finite,
+        AttackError when one of its attacks went out of bounds, OutOfMemory when a step does not fit the device.
         """
-        epochs, step, device = self.spec.recipe.epochs, Replayed(self.step), _device(self.optimizer)
+        epochs, device, several = self.spec.recipe.epochs, _device(self.optimizer), ranks.size() > 1
+        step = self.step if several else Replayed(self.step)  # a graph would hold what ranks tell each other
         history, done = self._restored(hooks)
-        with resume.Saving(hooks.resume) as saving:
+        if len(history) < epochs and hooks.ranks[-1:] != (ranks.size(),):
+            hooks.ranks += (ranks.size(),)
+        # Of several ranks none leaves by itself: a signal waits until all know of it.
+        with held() if several else contextlib.nullcontext(), resume.Saving(hooks.resume) as saving:
             try:
                 for epoch in range(len(history), epochs):
                     _set_rate(self.optimizer, self.rate(epoch))
@@ -131,11 +138,11 @@ class Loop:
                     with held():
                         history.append(self._account(epoch, done, history))
                         done = _Done.nothing(device)
-                        saving.save(self._state(history, done))
+                        saving.save(self._state(history, done, hooks))
                     position, loss = f"epoch {epoch + 1}/{epochs}", torch.tensor(history[-1]["loss"])
                     hooks.tick(Tick((epoch + 1) / epochs, position, 0, loss, history=(history[-1],)))
             except Interrupted:
-                saving.save(self._state(history, done))
+                saving.save(self._state(history, done, hooks))
                 raise
         return history
 
@@ -150,8 +157,9 @@ class Loop:
         for k, indices in enumerate(ahead(self.source, batches[done.batches :]), done.batches):
             with held():  # else the weights could have moved, and the account not
                 with seeded(derive(spec.seed, spec.stage, epoch, k), device):
-                    found = self._fitting(step, indices)
+                    found = _of_all_ranks(self._fitting(step, indices))
                 done.add(found, time.perf_counter() - began)
+                _stop_together()
             fraction = (epoch + (k + 1) / len(batches)) / epochs
             hooks.tick(Tick(fraction, f"epoch {epoch + 1}/{epochs}", len(indices), done.sums[0] / done.samples))
             began = time.perf_counter()  # waiting for images is part of a step's time
@@ -182,6 +190,11 @@ class Loop:
         if found is not None:
             return found
         size = len(indices) // 2
+        if ranks.size() > 1:  # to try another size, all ranks would have to
+            raise OutOfMemory(
+                f"{self.spec}: expected {len(indices)} images a batch on {ranks.size()} ranks to fit the memory of "
+                f"{indices.device}, got out of memory on rank {ranks.rank()}; take more ranks"
+            )
         while size > 1 and attempt(partial(step, indices[:size])) is None:
             size //= 2
         recipe, fits = type(self.spec.recipe).__name__.lower(), f"{size} fit" if size > 1 else "nor do 2 fit"
@@ -194,14 +207,14 @@ class Loop:
     def _saved(self) -> dict[str, Stateful]:
         return {**self.parts, "optimizer": self.optimizer}
 
-    def _state(self, history: list[dict[str, float]], done: _Done) -> dict[str, Any]:
+    def _state(self, history: list[dict[str, float]], done: _Done, hooks: Hooks) -> dict[str, Any]:
         """All it takes to go on; random numbers are named by where it is."""
         parts = {name: part.state_dict() for name, part in self._saved.items()}
-        return {"history": history, "done": asdict(done), **parts}
+        return {"history": history, "done": asdict(done), "ranks": list(hooks.ranks), **parts}
 
     def _restored(self, hooks: Hooks) -> tuple[list[dict[str, float]], _Done]:
         """The history, and what is done of the epoch after it, of the resume state if there is one."""
-        device, state = _device(self.optimizer), resume.load(hooks.resume)
+        device, state = _device(self.optimizer), ranks.same(resume.load(hooks.resume))
         if state is None:
             return [], _Done.nothing(device)
         for name, part in self._saved.items():
@@ -209,6 +222,7 @@ class Loop:
         for group in self.optimizer.param_groups:  # a rate that is a tensor stays on the CPU, unlike all else
             group["lr"] = group["lr"].to(device) if isinstance(group["lr"], Tensor) else group["lr"]
         done, history = _Done.nothing(device), state["history"]
+        hooks.ranks = tuple(state.get("ranks", (1,)))  # earlier versions knew of one process
         if "done" in state:  # states of earlier versions are of whole epochs
             done = _Done(**state["done"])
             done.sums, done.extremes = done.sums.to(device), done.extremes.to(device)
@@ -225,6 +239,22 @@ def adam(module: nn.Module, recipe: Pretraining | Finetuning) -> torch.optim.Ada
     on_cuda = parameters[0].is_cuda
     rate = torch.tensor(recipe.learning_rate, device=parameters[0].device) if on_cuda else recipe.learning_rate
     return torch.optim.Adam(parameters, lr=rate, weight_decay=recipe.weight_decay, fused=True, capturable=on_cuda)
+
+
+def _of_all_ranks(found: Step) -> Step:
+    """What a step found in the whole batch; an extreme that is not finite on one rank is so on all."""
+    if ranks.size() == 1:
+        return found
+    every = ranks.gathered(torch.cat([found.sums, found.extremes]))
+    return Step(every[:, :3].sum(0), found.samples * len(every), every[:, 3:].amax(0))
+
+
+def _stop_together() -> None:
+    """Interrupted, after the same step on every rank, if a signal has come to one of them."""
+    if ranks.size() > 1:
+        number = int(ranks.gathered(torch.tensor(waiting() or 0)).max())
+        if number:
+            raise Interrupted(number)
 
 
 def _device(optimizer: torch.optim.Optimizer) -> torch.device:

@@ -22,20 +22,40 @@ _GRAY = (0.2989, 0.587, 0.114)  # torchvision's weights
 _CACHED = 3 * 2**17  # numbers that a CPU works on at once: a few such arrays stay in its cores' caches
 
 
-def two_views(images: Tensor, augmentation: Augmentation, generator: torch.Generator | None = None) -> Tensor:
-    """Two random views of each image.
+def two_views(
+    images: Tensor,
+    augmentation: Augmentation,
+    generator: torch.Generator | None = None,
+    mine: slice | None = None,
+) -> Tensor:
+    """Two random views of each image, or of ``mine`` among them: those that they are among all.
 
     images: uint8 [n, 3, size, size]. Returns float32 [2n, 3, size, size] in [0, 1]; sample i's
     views are rows i and n + i. ``generator`` lives on the images' device (None: that device's global one); the same
     state gives the same views.
     """
-    return augment(images.repeat(2, 1, 1, 1), augmentation, generator)
+    rows = None if mine is None else rows_of(len(images), mine, images.device)
+    return augment(images.repeat(2, 1, 1, 1), augmentation, generator, rows)
 
 
-def augment(images: Tensor, augmentation: Augmentation, generator: torch.Generator | None = None) -> Tensor:
-    """One random view of each image: uint8 [n, 3, size, size] in, float32 in [0, 1] out. See two_views."""
+def rows_of(images: int, mine: slice, device: torch.device) -> Tensor:
+    """Where both views of some of a batch's images stand among all of its views, int64."""
+    return torch.arange(2 * images, device=device).view(2, images)[:, mine].flatten()
+
+
+def augment(
+    images: Tensor,
+    augmentation: Augmentation,
+    generator: torch.Generator | None = None,
+    rows: Tensor | None = None,
+) -> Tensor:
+    """One random view of each image, or of those of ``rows``, int64, for which the same is drawn.
+
+    uint8 [n, 3, size, size] in, float32 in [0, 1] out. See two_views.
+    """
     size = images.shape[-1]
-    plan = _plan(_Draw(len(images), generator, images.device), size, augmentation)
+    plan = _plan(_Draw(len(images), generator, images.device, rows), size, augmentation)
+    images = images if rows is None else images[rows]
     at_once = max(1, _CACHED // images[0].numel()) if images.device.type == "cpu" else len(images)
     parts = zip(images.split(at_once), *(part.split(at_once) for part in plan), strict=True)
     return torch.cat([_apply(some, _Plan(*of_them)) for some, *of_them in parts])
@@ -90,13 +110,17 @@ def _apply(images: Tensor, plan: _Plan) -> Tensor:
 
 
 class _Draw:
-    """Random parameters, one per sample."""
+    """Random parameters, one per sample; drawn for all, and kept for those of ``rows``."""
 
-    def __init__(self, count: int, generator: torch.Generator | None, device: torch.device) -> None:
-        self.count, self.generator, self.device = count, generator, device
+    def __init__(
+        self, drawn: int, generator: torch.Generator | None, device: torch.device, rows: Tensor | None = None
+    ) -> None:
+        self.drawn, self.generator, self.device, self.rows = drawn, generator, device, rows
+        self.count = drawn if rows is None else len(rows)
 
     def uniform(self, low: float, high: float, *shape: int) -> Tensor:
-        unit = torch.rand(self.count, *shape, generator=self.generator, device=self.device)
+        unit = torch.rand(self.drawn, *shape, generator=self.generator, device=self.device)
+        unit = unit if self.rows is None else unit[self.rows]
         return low + (high - low) * unit
 
     def happens(self, probability: float) -> Tensor:

@@ -17,7 +17,7 @@ ROOT = PACKAGE.parent
 LAYERS = [
     {"errors"},
     {"folders"},
-    {"datasets", "epsilons", "values", "uncertainty", "interrupts", "locks"},
+    {"datasets", "epsilons", "values", "uncertainty", "interrupts", "locks", "ranks"},
     {"recipe"},
     {"specs"},
     {"scenario"},
@@ -38,6 +38,7 @@ LAYERS = [
     {"cli.options", "cli.costs"},
     {"cli.study", "cli.results", "cli.figures", "cli.upkeep"},
     {"cli"},
+    {"__main__"},
 ]
 HOMES = {
     "filelock": {"locks"},
@@ -68,7 +69,7 @@ HOMES = {
 PACKAGES = {"cli", "report"}
 NO_TORCH = {
     *("errors", "folders", "datasets", "epsilons", "uncertainty", "values", "recipe", "specs", "scenario", "scenarios"),
-    *("store", "registry", "records", "report", "cli", "interrupts", "locks", "upkeep"),
+    *("store", "registry", "records", "report", "cli", "interrupts", "locks", "upkeep", "ranks"),
 }
 
 
@@ -122,6 +123,14 @@ def test_each_library_has_one_home():
         for target, _ in imports(tree, name):
             if target in HOMES:
                 assert name in HOMES[target], f"{name} imports {target}"
+
+
+def test_torch_distributed_has_one_home():
+    for name, tree in modules():
+        for node in ast.walk(tree):
+            if isinstance(node, (ast.Import, ast.ImportFrom)):
+                named = [node.module or ""] if isinstance(node, ast.ImportFrom) else [one.name for one in node.names]
+                assert name == "ranks" or not any("distributed" in one for one in named), name
 
 
 def test_below_the_line_nothing_imports_torch_at_the_top():

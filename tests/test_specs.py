@@ -50,6 +50,7 @@ def _changed(spec: object, path: str) -> EvaluateSpec:
         "limit": 500,
         "encoder": "resnet34",
         "attack_mode": "train",
+        "batch_norm": "per-rank",
         "crop_scale": (0.5, 1.0),
         "crop_ratio": (0.9, 1.1),
         "jitter": (0.1, 0.1, 0.1, 0.1),

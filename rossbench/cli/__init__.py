@@ -10,7 +10,8 @@ from collections.abc import Sequence
 
 import click
 
-from ..errors import RossbenchError
+from .. import ranks
+from ..errors import RankError, RossbenchError
 from ..interrupts import Interrupted, listening
 from . import figures, results, study, upkeep
 from .options import debug_option
@@ -25,17 +26,26 @@ LONGEST = 2000
 def main(arguments: list[str] | None = None) -> None:
     """Entry point. Errors are one line on stderr and exit code 2; --debug shows where they come from."""
     given = sys.argv[1:] if arguments is None else arguments
+    if not ranks.leads() and "run" not in given:  # there is nothing to share
+        sys.exit()
     try:
         with listening():
             sys.exit(cli.main(given, prog_name="rossbench", standalone_mode=False) or 0)  # a code, where one exits
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message())
     except (Exception, KeyboardInterrupt, Interrupted) as error:
+        message, code = _explain(error, given)
+        if not ranks.leads() and _is_said_by_rank_0(error):
+            sys.exit(code if isinstance(error, Interrupted) else 0)  # torchrun ends rank 0 when another fails
         if "--debug" in given:
             traceback.print_exc()
-        message, code = _explain(error, given)
         click.echo(f"rossbench: {_one_line(message)}", err=True)
         sys.exit(code)
+
+
+def _is_said_by_rank_0(error: BaseException) -> bool:
+    shared = (click.ClickException, RossbenchError, Interrupted)
+    return isinstance(error, shared) and not isinstance(error, RankError)
 
 
 def _one_line(message: str) -> str:

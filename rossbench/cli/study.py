@@ -16,8 +16,8 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from .. import registry
-from ..datasets import facts
+from .. import ranks, registry
+from ..datasets import default_data_dir, facts
 from ..epsilons import EPS, format_epsilon, format_model
 from ..report import forms, tables
 from ..scenario import Scenario, specs_of
@@ -169,13 +169,16 @@ def run(
     options.check_workers(ray, cpus, gpus)
     scenarios = options.changed_scenarios(name, changed)
     options.check_source(changed["encoder_weights"])
-    console = Console()
+    console = Console(quiet=not ranks.leads())
     with console.status("loading torch") if console.is_terminal else contextlib.nullcontext():
-        from .. import display, progress, runner
+        from .. import display, pretrain, progress, runner
     scenarios, given = _given(scenarios, changed)
     for one in given:
         console.print(escape(str(one)), soft_wrap=True)
     with contextlib.ExitStack() as stack:
+        if not stack.enter_context(ranks.together()):
+            pretrain.serve(runner.resolve_device(device), data_dir or default_data_dir())
+            return
         observers = []
         if tensorboard is not None:
             from .. import tensorboard as board

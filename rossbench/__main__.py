@@ -1,0 +1,6 @@
+"""``python -m rossbench``, as torchrun starts it."""
+
+from .cli import main
+
+if __name__ == "__main__":
+    main()
