@@ -20,8 +20,10 @@ import torch
 from . import registry
 from .datasets import Data
 from .errors import InvalidValue, RossbenchError
+from .interrupts import handlers_kept
+from .job import Crew, Job
 from .progress import Making
-from .runner import Crew, Job, resolve_device
+from .runner import resolve_device
 from .scenario import Scenario
 from .specs import AnySpec, PretrainSpec
 from .store import SUMS, Store
@@ -57,7 +59,8 @@ def hiring(address: str, cpus: float = 1.0, gpus: float = 0.0, device: str = "au
     try:
         _check_address(address)
         ours = {"include_dashboard": False} if address == "local" else {}
-        ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **ours)
+        with handlers_kept():  # Ray would end the process on SIGTERM
+            ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **ours)
     except (OSError, ValueError, RuntimeError) as error:
         raise InvalidValue(f"ray {address}: expected a cluster, got {error}") from error
     try:

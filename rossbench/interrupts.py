@@ -31,12 +31,22 @@ def listening() -> Iterator[None]:
     if not _is_told():
         yield
         return
-    before = {number: signal.signal(number, _receive) for number in SIGNALS}
+    with handlers_kept():
+        for number in SIGNALS:
+            signal.signal(number, _receive)
+        yield
+
+
+@contextlib.contextmanager
+def handlers_kept() -> Iterator[None]:
+    """Handlers of signals are afterwards as before, whatever a library does to them."""
+    before = {number: signal.getsignal(number) or signal.SIG_DFL for number in SIGNALS}
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        if _is_told():
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
 @contextlib.contextmanager

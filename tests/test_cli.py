@@ -135,7 +135,6 @@ def test_an_error_is_one_line_on_stderr_and_exit_code_2(rossbench, tmp_path, arg
 
 
 def test_an_error_that_nobody_expected_is_one_line_too(rossbench, monkeypatch):
-    from rossbench import runner
 
     def broken(*arguments, **keywords):
         raise ZeroDivisionError("by\nzero")
@@ -155,7 +154,6 @@ def test_debug_shows_the_traceback(rossbench, arguments):
 
 
 def test_an_interrupted_run_says_how_to_go_on(rossbench, monkeypatch):
-    from rossbench import runner
 
     def interrupted(*arguments, **keywords):
         raise KeyboardInterrupt
@@ -407,7 +405,7 @@ def whole_study(finished, tmp_path_factory):
     store, like = Store(tmp_path_factory.mktemp("study")), Store(finished)
     record = read_record(like.record_path(tiny().cells[1, 1, 0.5].key))
     for scenario in registry.members("ross2022"):
-        store.write_matrix(scenario.name, scenario.protocol, runner._note(scenario))
+        store.write_matrix(scenario.name, scenario.protocol, job._note(scenario))
         for cell in scenario.cells.values():
             one = dataclasses.replace(record, key=cell.key, spec=dataclasses.asdict(cell), scenario=scenario.name)
             store.write(cell, {"record.json": encode(dataclasses.asdict(one))})

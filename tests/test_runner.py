@@ -10,7 +10,7 @@ import pytest
 import torch
 from conftest import tamper, tiny
 
-from rossbench import artifacts, metrics, progress, registry, runner
+from rossbench import artifacts, job, metrics, progress, registry, runner
 from rossbench.errors import InvalidValue, StoreError, UnknownName
 from rossbench.scenario import Scenario, Suite
 from rossbench.specs import EvaluateSpec
@@ -156,7 +156,7 @@ def test_evaluations_that_differ_in_epsilon_alone_are_one_piece_of_work(tmp_path
     """Told by its first, then finished one by one, each with its share of the time, by its passes."""
     seen = []
     clock = SimpleNamespace(perf_counter=lambda: sum(bool(one.tick) for one in seen))
-    for module in (runner, progress):
+    for module in (job, progress):
         monkeypatch.setattr(module, "time", clock)
 
     scenario = tiny(recipe=attacking(attacked), train_epsilons=(1,), eval_epsilons=(0, 0.5, 1))
@@ -549,7 +549,7 @@ def test_run_suite_takes_a_name_a_suite_or_any_of_names_and_scenarios(finished, 
 @pytest.mark.parametrize("names", [("ross2022",), ("digits-study",), ("digits",)])
 def test_parts_are_whole_models_and_together_everything(names, total):
     cells = [c for name in names for one in registry.members(name) for c in one.cells.values()]
-    parts = [runner._part(cells, k, total) for k in range(1, total + 1)]
+    parts = [job._part(cells, k, total) for k in range(1, total + 1)]
     assert sorted(cell.key for part in parts for cell in part) == sorted(cell.key for cell in cells)
     heads = [{cell.finetune.key for cell in part} for part in parts]
     assert sum(map(len, heads)) == len({cell.finetune.key for cell in cells})

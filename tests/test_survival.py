@@ -21,7 +21,7 @@ import torch
 from conftest import tiny
 from test_runner import comparable
 
-from rossbench import artifacts, cli, registry, runner
+from rossbench import artifacts, cli, job, registry, runner
 from rossbench.errors import StoreError
 from rossbench.interrupts import Interrupted, listening
 from rossbench.scenario import specs_of
@@ -42,7 +42,7 @@ def longer():
 
 def work(scenario, root, built=None, shard=(1, 1)):
     """A run, in a process of its own; tells the keys of what it has built."""
-    runner.POLL = 0.05
+    job.POLL = 0.05
     torch.set_num_threads(1)  # several such processes share the cores
     keys = []
     runner.run_suite(
