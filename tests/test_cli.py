@@ -11,7 +11,7 @@ import time
 import pytest
 from conftest import tamper, tiny
 
-from rossbench import registry, runner, verdicts
+from rossbench import job, registry, runner, verdicts
 from rossbench.cli.options import changed_scenarios
 from rossbench.records import read_record
 from rossbench.report import tables
