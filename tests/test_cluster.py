@@ -30,6 +30,7 @@ TASK = {"cpus": 1.0}
 @pytest.fixture(scope="module")
 def nodes():
     """A head that runs nothing, and two nodes with a place each."""
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as tasks of one CPU have
     soon = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_failure_threshold": 4}
     head = {"num_cpus": 0, "include_dashboard": False, "_system_config": soon}
@@ -40,6 +41,7 @@ def nodes():
     yield made
     ray.shutdown()
     made.shutdown()
+    torch.set_num_threads(threads)
 
 
 def on(nodes, **changes):
