@@ -7,7 +7,6 @@ what was once finished is not lost with the node that made it.
 from __future__ import annotations
 
 import contextlib
-import logging
 import socket
 import tempfile
 import time
@@ -60,7 +59,7 @@ def hiring(address: str, cpus: float = 1.0, gpus: float = 0.0, device: str = "au
         _check_address(address)
         ours = {"include_dashboard": False} if address == "local" else {}
         with handlers_kept():  # Ray would end the process on SIGTERM
-            ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **ours)
+            ray.init(address, log_to_driver=False, configure_logging=False, **ours)
     except (OSError, ValueError, RuntimeError) as error:
         raise InvalidValue(f"ray {address}: expected a cluster, got {error}") from error
     try:

@@ -3,7 +3,6 @@
 import collections
 import dataclasses
 import os
-import shutil
 import subprocess
 import sys
 import threading
@@ -60,15 +59,23 @@ def slow(epochs=12, **changes):
     return tiny(recipe=dataclasses.replace(recipe, pretraining=pretraining), train_limit=200, **changes)
 
 
-def test_the_records_are_those_of_a_local_run(nodes, tmp_path):
-    """Of a suite: pretrainings and heads that scenarios share are built once."""
+def test_records_and_audits_are_those_of_a_local_run(nodes, tmp_path):
+    """Of a suite: pretrainings and heads that scenarios share are built once, and a data set is sent once."""
     suite = [
         tiny("digits-low-to-low", train_epsilons=(1,), eval_epsilons=(0, 0.5)),
         tiny("digits-low-to-high", train_epsilons=(1,), eval_epsilons=(0, 0.5)),
         tiny("digits-low-to-low-finetuning", train_epsilons=(1,), eval_epsilons=(0, 0.5)),
     ]
-    news = []
-    found = run(suite, tmp_path / "ray", nodes, news.append)
+    news, crews = [], []
+    with on(nodes) as hire:
+
+        def watched(job):
+            crews.append(hire(job))
+            return crews[-1]
+
+        found = runner.run_suite(suite, store=tmp_path / "ray", device="cpu", hire=watched, observe=news.append)
+        places = [name for name in crews[0].sent if name.startswith("(")]
+        audits = runner.audit(["digits-low-to-low"], store=tmp_path / "ray", device="cpu", hire=hire)
     local = runner.run_suite(suite, store=tmp_path / "local", device="cpu")
     assert {name: comparable(one) for name, one in found.items()} == {
         name: comparable(one) for name, one in local.items()
@@ -81,16 +88,11 @@ def test_the_records_are_those_of_a_local_run(nodes, tmp_path):
     assert fractions[-1] == pytest.approx(1)
     assert {one.spec.stage for one in news if one.tick} >= {"pretrain"}  # live
     assert list((tmp_path / "ray" / "locks").iterdir()) == []
-
-
-def test_audits_run_there_too(nodes, finished, tmp_path):
-    shutil.copytree(finished, tmp_path / "ray")
-    shutil.copytree(finished, tmp_path / "local")
-    with on(nodes) as hire:
-        found = runner.audit(store=tmp_path / "ray", device="cpu", hire=hire)
-    local = runner.audit(store=tmp_path / "local", device="cpu")
-    assert {place: audit.verdicts for place, audit in found.items()} == {
-        place: audit.verdicts for place, audit in local.items()
+    splits = [("low", "train", 60), ("high", "train", 60), ("low", "test", 40), ("high", "test", 40)]
+    assert sorted(places) == sorted(str((f"digits-{half}", *rest)) for half, *rest in splits)
+    theirs = runner.audit(["digits-low-to-low"], store=tmp_path / "local", device="cpu")
+    assert {place: one.verdicts for place, one in audits.items()} == {
+        place: one.verdicts for place, one in theirs.items()
     }
 
 
@@ -185,7 +187,7 @@ with cluster.hiring(sys.argv[1]) as hire:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can hide a folder from others")
-def test_nodes_need_no_folder_of_the_machine_that_has_the_store(nodes, finished, tmp_path):
+def test_nodes_need_no_folder_of_the_machine_that_has_the_store(nodes, tmp_path):
     """The store is on a file system that only the submitting process sees, in a mount namespace of its own."""
     hidden, copy = tmp_path / "hidden", tmp_path / "copy"
     hidden.mkdir()
@@ -223,20 +225,6 @@ def test_a_command_line_runs_on_ray(nodes, rossbench, tmp_path):
     assert "pretrain digits ε=0  done in" in out
     assert "audit digits → digits ε=0  done in" in out
     assert "Top-1 accuracy" in out
-
-
-def test_every_node_gets_a_data_set_once(nodes, tmp_path):
-    """It is one object of Ray's for all tasks that read it."""
-    with on(nodes) as hire:
-        crews = []
-
-        def watched(job):
-            crews.append(hire(job))
-            return crews[-1]
-
-        runner.run_suite([tiny()], store=tmp_path, device="cpu", hire=watched)
-        places = [name for name in crews[0].sent if name.startswith("(")]
-    assert sorted(places) == ["('digits', 'test', 40)", "('digits', 'train', 60)"]
 
 
 def test_a_value_that_was_computed_from_a_scenario_is_not_sent():

@@ -138,6 +138,7 @@ def test_a_name_that_is_none_of_those_allowed_is_refused():
 
 
 ADDED = {
+    "batch_norm": "per-rank",
     "precision": "bfloat16",
     "channels_last": True,
     "attacked": "correct",
