@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -383,11 +384,11 @@ def test_a_model_that_draws_random_numbers_of_its_own_is_reproducible(tmp_path):
     assert torch.equal(*weights)
 
 
-def command_line(store, options):
+def command_line(store, options, **environment):
     """``rossbench run digits`` as a process of its own."""
     code = "import sys; from rossbench.cli import main; main(sys.argv[1:])"
     command = [sys.executable, "-c", code, "run", "digits", "--device", "cpu", "--out", str(store), *options.split()]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, env={**os.environ, **environment})
 
 
 def test_a_process_killed_outright_loses_no_finished_epoch(tmp_path):
@@ -415,7 +416,8 @@ def test_two_runs_at_once_share_a_store(finished, tmp_path):
     from rossbench.report import tables
 
     options = "--eval-eps 0,0.5 --epochs 2 --finetune-epochs 2 --train-limit 60 --test-limit 40"
-    runs = [command_line(tmp_path, f"{options} --train-eps {row}") for row in (0, 1, 1)]
+    alone = {"OMP_NUM_THREADS": "1"}  # else the three are in each other's way
+    runs = [command_line(tmp_path, f"{options} --train-eps {row}", **alone) for row in (0, 1, 1)]
     assert [one.wait(timeout=300) for one in runs] == [0, 0, 0]
     (matrix,) = tables.load(Store(tmp_path))
     assert (matrix.rows, matrix.columns) == ([(0, 0), (1, 1)], [0, 0.5])
