@@ -216,7 +216,7 @@ def measure(contenders: Contenders, rounds: int) -> dict[str, list[float]]:
 
 def rows(text: str, seconds: dict[str, list[float]]) -> Iterator[str]:
     """A line for each thing beside which rossbench is put; the ratio says how many times as long the second takes."""
-    pairs = [(name, "naive") for name in seconds if name not in ("naive", "floor")]
+    pairs = [(name, "naive") for name in seconds if name not in ("naive", "floor")] if "naive" in seconds else []
     pairs += [("floor", "rossbench")] if "floor" in seconds else []
     for one, other in pairs:
         ratios = sorted(b / a for a, b in zip(seconds[one], seconds[other], strict=True))

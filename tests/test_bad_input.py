@@ -376,6 +376,7 @@ FIELDS = {
         "augmentation": ["None", "{}"],
         "attack": ["None", "'pgd'", "Attack('fgsm')", "Attack(restarts=2)"],
         "attack_mode": WRONG_WORDS,
+        "batch_norm": WRONG_WORDS,
         "precision": [*WRONG_WORDS, "'float16'"],
     },
     "Finetuning": {

@@ -7,7 +7,7 @@ import pytest
 import torch
 from conftest import tamper, tiny
 
-from rossbench import artifacts, datasets, gallery, metrics, runner
+from rossbench import artifacts, datasets, gallery, job, metrics, runner
 from rossbench.attacks import perturb_each, unit_start
 from rossbench.errors import InvalidValue, RossbenchError, StoreError, UnknownName
 from rossbench.gallery import Gallery, Model, choose, ends
@@ -239,7 +239,7 @@ def test_layers_are_those_of_the_model(shown, models):
 def test_nothing_is_written_or_trained(finished, models, shown, monkeypatch):
     before = sorted((path, path.stat().st_mtime_ns) for path in finished.rglob("*"))
     for name in ("pretrain", "finetune", "evaluate"):
-        monkeypatch.setattr(runner, name, None)
+        monkeypatch.setattr(job, name, None)
     for kind in ("robustness", "matrix", "confusion", "per_class", "training", "examples"):
         assert figures.to_bytes(getattr(shown, kind)(models), "svg").startswith(b"<?xml")
     assert sorted((path, path.stat().st_mtime_ns) for path in finished.rglob("*")) == before
