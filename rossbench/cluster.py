@@ -30,6 +30,7 @@ from .training import Tick
 
 try:
     import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 except ImportError as missing:
     raise InvalidValue("ray: expected the package to be installed, got none; pip install 'rossbench[ray]'") from missing
 
@@ -101,7 +102,10 @@ class _OnRay:
         self.failed: list[str] = []
         self.sent: dict[str, Any] = {}
         """By key, the files of artifacts that tasks were sent, in Ray's memory; and data sets, by place."""
-        self.board = ray.remote(num_cpus=0)(_Board).remote()
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        self.board = ray.remote(num_cpus=0, scheduling_strategy=here)(
+            _Board
+        ).remote()  # no other node's loss is its own
 
     @property
     def busy(self) -> bool:
