@@ -222,6 +222,7 @@ def write_atomically(path: Path, content: bytes) -> None:
         os.close(handle)
         try:
             _write_synced(Path(name), content)
+            os.chmod(name, 0o644)  # mkstemp's files are their owner's alone, and stores are shared
             os.replace(name, path)
         finally:
             Path(name).unlink(missing_ok=True)

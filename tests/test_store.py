@@ -79,6 +79,13 @@ def test_runs_are_noted_by_name_and_once_each(store):
     assert {content["cells"] for content in found} == {1, 2}
 
 
+def test_what_is_written_can_be_read_by_others(store):
+    store.write_matrix("a", "0" * 8, {"name": "a"})
+    store.write(CELL, {"a": b"1"})
+    written = [*(store.root / "matrices").iterdir(), *store.path(CELL).iterdir()]
+    assert {path.stat().st_mode & 0o044 for path in written} == {0o044}
+
+
 def test_what_is_discarded_is_gone(store):
     store.discard(CELL)
     store.write(CELL, {"a": b"1"})
