@@ -48,7 +48,7 @@ def evaluate(
     under_attack, count = sum(spec.epsilon > 0 for spec in specs), _Count(hooks)
     count.total = len(images) * (1 + under_attack)
     parts = []
-    for _, ranked in Pieces(_at_once(images)).of(lambda some: _ranked(classifier, some.float() / 255), images):
+    for _, ranked in Pieces(at_once(images)).of(lambda some: _ranked(classifier, some.float() / 255), images):
         parts.append(ranked)
         count.add(len(ranked))
     natural = torch.cat(parts)
@@ -145,7 +145,7 @@ def attacked(
     epsilons = torch.tensor([spec.epsilon for spec in specs], device=device)
     chosen = torch.ones_like(labels, dtype=torch.bool) if among is None else among
     chosen = chosen.expand(len(specs), len(images))
-    pieces = Pieces(_at_once(images))
+    pieces = Pieces(at_once(images))
     if recipe.attack.name not in BUILTIN_ATTACKS:  # a user's own sees all
         pieces = Pieces(len(specs) * len(images), least=len(specs) * len(images))
     for k, block in enumerate(torch.arange(len(images), device=device).split(recipe.batch_size)):
@@ -163,7 +163,8 @@ def attacked(
             yield Batch(adversarial, pairs[:, 0], block[pairs[:, 1]])
 
 
-def _at_once(images: Images) -> int:
+def at_once(images: Images) -> int:
+    """How many images to work on at once."""
     values = _CPU_AT_ONCE if images.device.type == "cpu" else _AT_ONCE
     return max(32, values // images[0].numel())
 

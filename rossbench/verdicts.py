@@ -20,7 +20,9 @@ from . import adversaries
 from .datasets import balanced
 from .epsilons import EPS, format_epsilon
 from .errors import AttackError
+from .evaluate import at_once
 from .folders import Images
+from .memory import Pieces
 from .recipe import Attack, Evaluation
 from .records import Verdict
 from .seeds import derive
@@ -54,7 +56,7 @@ def judge(
     for each image, int64 [n]; recipe: how they were made.
     """
     bench = _Bench(classifier, images, labels, predictions, recipe, seed)
-    checks = [check for check in CHECKS if bench.epsilon or not check.attacks]
+    checks = [check for check in CHECKS if bench.epsilons or not check.attacks]
     verdicts = []
     for k, check in enumerate(checks):
         try:
@@ -99,36 +101,51 @@ class _Bench:
         return self.logits(self.images)
 
     @property
-    def epsilon(self) -> float:
-        """Of the evaluations under attack, the largest of those nearest to half right; 0 if none is to be judged."""
+    def epsilons(self) -> list[float]:
+        """Of the stored evaluations under attack, ascending; none where there is nothing to judge."""
         if self.attack.name == "negative":  # its epsilon is no distance
-            return 0.0
-        off = {epsilon: abs(_percent(right) - 50) // 5 for epsilon, right in self.stored.items() if epsilon}
-        return min(off, key=lambda epsilon: (off[epsilon], -epsilon), default=0.0)
-
-    @property
-    def attacked(self) -> float:
-        """Accuracy under the stored attack at that epsilon, in percent of the audited part."""
-        return _percent(self.stored[self.epsilon][self.part])
-
-    def under(self, attack: Attack, epsilon: float) -> Tensor:
-        """The images under another attack in the norm of the stored one."""
-        radii = torch.full((len(self.labels),), epsilon, device=self.labels.device)
-        places = torch.arange(len(self.labels), device=self.labels.device)
-        draws = adversaries.Draws(derive(self.seed, "audit"), len(self.labels), places)
-        attack = replace(attack, norm=self.attack.norm)
-        return adversaries.perturb(self.model, self.images, self.labels, attack, radii, draws)
+            return []
+        return [epsilon for epsilon in self.stored if epsilon]
 
     @cached_property
-    def stronger(self) -> Tensor:
-        return self.under(STRONGER, self.epsilon)
+    def standing(self) -> Tensor:
+        """Which audited images the stored attack left right: bool [epsilons, m]."""
+        return torch.stack([self.stored[epsilon][self.part] for epsilon in self.epsilons])
+
+    def perturb(self, attack: Attack, radii: Tensor, places: Tensor) -> Tensor:
+        """Images of some places in the audited part, under another attack in the norm of the stored one."""
+        draws = adversaries.Draws(derive(self.seed, "audit"), len(self.labels), places)
+        attack = replace(attack, norm=self.attack.norm)
+        return adversaries.perturb(self.model, self.images[places], self.labels[places], attack, radii, draws)
+
+    def search(self, attack: Attack) -> _Search:
+        """What another attack finds, at every epsilon, where the stored one found nothing.
+
+        At every epsilon, since one chosen by its accuracy would be another after one image more or less. From the
+        largest, where a blind attack shows; what resists there is not searched again in the smaller balls within.
+        """
+        found = _Search(self)
+        resisted = torch.zeros_like(self.labels, dtype=torch.bool)
+        for k, epsilon in reversed([*enumerate(self.epsilons)]):
+            radii = self.images.new_full((len(self.labels),), epsilon)
+
+            def look(places: Tensor, radii: Tensor = radii) -> Tensor:
+                adversarial = self.perturb(attack, radii[places], places)
+                found.note_bounds(adversarial, self.images[places], radii[places])
+                return self.logits(adversarial).argmax(1) != self.labels[places]
+
+            for places, turned in Pieces(at_once(self.images)).of(look, (found.left[k] & ~resisted).nonzero()[:, 0]):
+                found.left[k, places] = ~turned
+            resisted = found.left[k]
+        return found
+
+    @cached_property
+    def stronger(self) -> _Search:
+        return self.search(STRONGER)
 
     def accuracy(self, images: Tensor) -> float:
         """In percent."""
         return _percent(self.logits(images).argmax(1) == self.labels)
-
-    def beside(self, what: str, other: float) -> str:
-        return f"{self.attacked:.2f} % under {self.attack}, {other:.2f} % under {what}, {EPS} = {_short(self.epsilon)}"
 
     def entering(self, kind: Callable[[nn.Module], bool]) -> tuple[nn.Module, Tensor] | None:
         """The layer of a kind that is called first, and what it is given for the audited images."""
@@ -145,6 +162,34 @@ class _Bench:
             for hook in hooks:
                 hook.remove()
         return calls[0] if calls else None
+
+
+class _Search:
+    """What an attack of the audit left right, and how far it went."""
+
+    def __init__(self, bench: _Bench) -> None:
+        self.bench = bench
+        self.left = bench.standing.clone()
+        """Right under both attacks: bool [epsilons, m]."""
+        self.furthest, self.low, self.high = 0.0, 1.0, 0.0
+        """Of all adversarial images: the largest distance, in epsilons; the darkest and the brightest pixel."""
+
+    def note_bounds(self, adversarial: Tensor, images: Tensor, radii: Tensor) -> None:
+        order = 2 if self.bench.attack.norm == "L2" else torch.inf
+        distances = torch.linalg.vector_norm((adversarial - images).flatten(1), ord=order, dim=1)
+        low, high = adversarial.aminmax()
+        self.furthest = max(self.furthest, float((distances / radii).max()))
+        self.low, self.high = min(self.low, float(low)), max(self.high, float(high))
+
+    def shortfall(self, what: str) -> tuple[float, str]:
+        """By how many percentage points the stored attack falls short of both together where it does so most, in
+        words too."""
+        bench = self.bench
+        stored, after = ([_percent(column) for column in right] for right in (bench.standing, self.left))
+        # Of several equal ones, the column nearest to half right, where there is most to see.
+        worst = max(range(len(stored)), key=lambda k: (stored[k] - after[k], -abs(stored[k] - 50)))
+        words = f"{stored[worst]:.2f} % under {bench.attack}, {after[worst]:.2f} % under that and {what}"
+        return stored[worst] - after[worst], f"{words}, {EPS} = {_short(bench.epsilons[worst])}"
 
 
 Judgement = tuple[str, str]
@@ -243,25 +288,25 @@ def _rising(bench: _Bench) -> Judgement:
 
 
 def _stronger(bench: _Bench) -> Judgement:
-    after = bench.accuracy(bench.stronger)
-    return _grade(bench.attacked - after, MARGIN, WRONG), bench.beside(
-        str(replace(STRONGER, norm=bench.attack.norm)), after
-    )
+    missed, figure = bench.stronger.shortfall(str(replace(STRONGER, norm=bench.attack.norm)))
+    return _grade(missed, MARGIN, WRONG), figure
 
 
 def _noise(bench: _Bench) -> Judgement:
-    noisy = bench.accuracy(bench.under(Attack("gaussian-noise"), bench.epsilon))
-    return _grade(bench.attacked - noisy, SLACK, MARGIN), bench.beside("Gaussian noise", noisy)
+    missed, figure = bench.search(Attack("gaussian-noise")).shortfall("Gaussian noise")
+    return _grade(missed, SLACK, MARGIN), figure
 
 
 def _black_box(bench: _Bench) -> Judgement:
-    searched = bench.accuracy(bench.under(QUERIES, bench.epsilon))
-    return _grade(bench.attacked - searched, SLACK, MARGIN), bench.beside(f"Square, {QUERIES.steps} queries", searched)
+    missed, figure = bench.search(QUERIES).shortfall(f"Square, {QUERIES.steps} queries")
+    return _grade(missed, SLACK, MARGIN), figure
 
 
 def _large(bench: _Bench) -> Judgement:
     epsilon = 0.5 * (math.sqrt(bench.images[0].numel()) if bench.attack.norm == "L2" else 1)
-    left, chance = bench.accuracy(bench.under(LARGE, epsilon)), 1 / bench.clean.shape[1]
+    everywhere = torch.arange(len(bench.labels), device=bench.labels.device)
+    found = bench.perturb(LARGE, bench.images.new_full((len(everywhere),), epsilon), everywhere)
+    left, chance = bench.accuracy(found), 1 / bench.clean.shape[1]
     most = 100 * (chance + 3 * math.sqrt(chance * (1 - chance) / len(bench.labels)))
     return _grade(
         left, most, most
@@ -270,13 +315,8 @@ def _large(bench: _Bench) -> Judgement:
 
 def _bounds(bench: _Bench) -> Judgement:
     """Judged when they were made, as all are: see attacks.check."""
-    order = 2 if bench.attack.norm == "L2" else torch.inf
-    furthest = torch.linalg.vector_norm((bench.stronger - bench.images).flatten(1), ord=order, dim=1).max()
-    low, high = bench.stronger.aminmax()
-    return (
-        "pass",
-        f"at most {float(furthest) / bench.epsilon:.4f} epsilon away, pixels {float(low):.3g} to {float(high):.3g}",
-    )
+    found = bench.stronger
+    return "pass", f"at most {found.furthest:.4f} epsilon away, pixels {found.low:.3g} to {found.high:.3g}"
 
 
 class Check(NamedTuple):
@@ -337,7 +377,7 @@ CHECKS = (
         "more steps and restarts change little",
         _stronger,
         True,
-        f"A stronger search takes away at most {MARGIN:g} points.",
+        f"A stronger search takes away at most {MARGIN:g} points at any epsilon.",
         "The attack stops short and the number is too high by the difference, at least; report a stronger one.",
     ),
     Check(
