@@ -30,15 +30,19 @@ import torchattacks
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from rossbench import attacks, datasets, encoders, get
-from rossbench.contrastive import partners
-from rossbench.evaluate import evaluate
-from rossbench.finetune import Classifier, finetune
-from rossbench.pretrain import pretrain
-from rossbench.recipe import Attack, Augmentation, Evaluation, Finetuning, Pretraining
-from rossbench.specs import EvaluateSpec, FinetuneSpec, PretrainSpec
-from rossbench.training import Hooks, Tick
-from rossbench.views import two_views
+from rossbench import get
+from rossbench.attacks import pgd
+from rossbench.config.recipes import Attack, Augmentation, Evaluation, Finetuning, Pretraining
+from rossbench.config.specs import EvaluateSpec, FinetuneSpec, PretrainSpec
+from rossbench.data import datasets
+from rossbench.models import encoders
+from rossbench.models.classifier import Classifier
+from rossbench.models.simclr import partners
+from rossbench.stages.augment import two_views
+from rossbench.stages.evaluate import evaluate
+from rossbench.stages.finetune import finetune
+from rossbench.stages.pretrain import pretrain
+from rossbench.stages.train_loop import Hooks, Tick
 
 BATCH = 256
 GRID = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
@@ -241,9 +245,9 @@ def same_images(device: torch.device) -> str:
     for epsilon in GRID[1:]:
         made = []
         torch.manual_seed(1)
-        made.append(attacks.perturb(model, images, labels, Attack(steps=20, step_size=3.0), epsilon)[0])
+        made.append(pgd.perturb(model, images, labels, Attack(steps=20, step_size=3.0), epsilon)[0])
         torch.manual_seed(1)
-        floor = attacks.EPS_FOR_DIVISION
+        floor = pgd.EPS_FOR_DIVISION
         made.append(torchattacks.PGDL2(plain, epsilon, 3.0, 20, eps_for_division=floor)(images, labels))
         worst = max(worst, (made[0] - made[1]).abs().max().item())
     return f"adversarial images of one seed, 20 steps: largest difference of a pixel {worst:.2g}"
@@ -285,7 +289,7 @@ def same_counts(device: torch.device) -> str:
     found = evaluate(specs, classifier, test.images, test.labels, Hooks())
     ours = [int((ranked[:, 0] == test.labels.cpu()).sum()) for ranked in found.attacked]
     natural = test.images.cpu().float() / 255
-    division = {"random_start": False, "eps_for_division": attacks.EPS_FOR_DIVISION}
+    division = {"random_start": False, "eps_for_division": pgd.EPS_FOR_DIVISION}
     theirs = naive.evaluate(classifier, natural, test.labels.cpu(), GRID, 1024, steps=20, **division)
     if ours != theirs:
         raise SystemExit(f"expected the same counts, got {ours} and {theirs}")

@@ -8,13 +8,13 @@ from __future__ import annotations
 from importlib.metadata import version as _version
 from typing import TYPE_CHECKING, Any
 
-from .errors import RossbenchError
-from .recipe import Attack, Augmentation, Evaluation, Finetuning, Pretraining, Recipe
+from .config.recipes import Attack, Augmentation, Evaluation, Finetuning, Pretraining, Recipe
+from .config.scenarios import Scenario, Suite
 from .registry import get, members, names, register, register_attack, register_folder
-from .scenario import Scenario, Suite
+from .util.errors import RossbenchError
 
 if TYPE_CHECKING:
-    from .runner import audit, evaluate_encoder, run, run_suite
+    from .runner.run import audit, evaluate_encoder, run, run_suite
 
 __version__ = _version("rossbench")
 __all__ = [
@@ -42,7 +42,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name in ("audit", "evaluate_encoder", "run", "run_suite"):
-        from . import runner
+        from .runner import run
 
-        return getattr(runner, name)
+        return getattr(run, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -20,12 +20,12 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from . import datasets
-from .errors import InvalidValue, RossbenchError, UnknownName, one_line, unknown
-from .interrupts import Interrupted
-from .recipe import ATTACKS, Attack
-from .scenario import NAME, Scenario, Suite
-from .scenarios import BUILTIN
+from .config.builtin import BUILTIN
+from .config.recipes import ATTACKS, Attack
+from .config.scenarios import NAME, Scenario, Suite
+from .data import datasets
+from .util.errors import InvalidValue, RossbenchError, UnknownName, one_line, unknown
+from .util.signals import Interrupted
 
 __all__ = [
     "Scenario",

@@ -17,13 +17,16 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from rossbench import cli, datasets, recipe, registry, runner
-from rossbench.errors import RossbenchError
-from rossbench.recipe import ATTACKS, Attack, Augmentation
-from rossbench.records import VERDICTS, Audit, Record, Verdict
-from rossbench.scenario import Place, Scenario
-from rossbench.specs import AuditSpec, EvaluateSpec, FinetuneSpec, PretrainSpec
-from rossbench.store import encode
+from rossbench import cli, registry
+from rossbench.config import recipes
+from rossbench.config.recipes import ATTACKS, Attack, Augmentation
+from rossbench.config.scenarios import Place, Scenario
+from rossbench.config.specs import AuditSpec, EvaluateSpec, FinetuneSpec, PretrainSpec
+from rossbench.data import datasets
+from rossbench.runner import run as runner
+from rossbench.store.records import VERDICTS, Audit, Record, Verdict
+from rossbench.store.store import encode
+from rossbench.util.errors import RossbenchError
 
 FIXTURES = Path(__file__).parent / "fixtures"
 settings.register_profile("rossbench", deadline=None)
@@ -67,7 +70,7 @@ def own_registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Registrations of a test end with it."""
     for name in ("_scenarios", "_suites", "_attacks"):
         monkeypatch.setattr(registry, name, dict(getattr(registry, name)))
-    known = [(names, dict(names)) for names in (recipe.ATTACKS, datasets.DATASETS)]
+    known = [(names, dict(names)) for names in (recipes.ATTACKS, datasets.DATASETS)]
     registry._load_plugins.cache_clear()
     yield
     registry._load_plugins.cache_clear()

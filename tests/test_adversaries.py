@@ -8,14 +8,16 @@ import torchattacks
 from conftest import tiny
 from torch import nn
 
-from rossbench import adversaries, datasets, registry
-from rossbench.adversaries import Draws, perturb
-from rossbench.errors import AttackError, InvalidValue, UnknownName
-from rossbench.finetune import finetune
-from rossbench.pretrain import build
-from rossbench.recipe import ATTACKS, Attack
-from rossbench.seeds import derive, seeded
-from rossbench.training import Hooks
+from rossbench import registry
+from rossbench.attacks import autoattack
+from rossbench.attacks.autoattack import Draws, perturb
+from rossbench.config.recipes import ATTACKS, Attack
+from rossbench.data import datasets
+from rossbench.stages.finetune import finetune
+from rossbench.stages.pretrain import build
+from rossbench.stages.train_loop import Hooks
+from rossbench.util.errors import AttackError, InvalidValue, UnknownName
+from rossbench.util.seeds import derive, seeded
 
 COUNT = 48
 RADIUS = {"L2": 0.4, "Linf": 0.02}
@@ -132,7 +134,7 @@ def test_the_targeted_loss_is_that_of_the_paper(generator):
     """Croce & Hein (2020), equation 7, written down from the paper."""
     logits, labels = torch.randn(64, 10, generator=generator), torch.randint(0, 10, (64,), generator=generator)
     target = (labels + 3) % 10
-    search = adversaries._Apgd(nn.Linear(1, 1))
+    search = autoattack._Apgd(nn.Linear(1, 1))
     search.target = target
     for z, y, t, found in zip(logits, labels, target, search.dlr_loss(logits, labels), strict=True):
         first, _, third, fourth = z.sort(descending=True).values[:4]
@@ -155,12 +157,12 @@ def test_fab_is_torchattacks_own_and_keeps_what_is_near_enough(trained, norm):
 def test_square_has_the_references_schedule_and_queries(trained, monkeypatch):
     made = []
 
-    class Recorded(adversaries._Square):
+    class Recorded(autoattack._Square):
         def __init__(self, *args, **kwargs):
             super().__init__(*args, **kwargs)
             made.append(self)
 
-    monkeypatch.setattr(adversaries, "_Square", Recorded)
+    monkeypatch.setattr(autoattack, "_Square", Recorded)
     attacked(trained, attack("square"))
     (search,) = made
     assert (search.n_queries, search.rescale_schedule, search.p_init, search.n_restarts) == (150, False, 0.8, 1)
@@ -246,9 +248,9 @@ def test_autoattack_runs_its_parts_in_order_with_the_references_settings_on_thos
         return run
 
     for name, turned in (("_apgd", 1), ("_fab", 0), ("_square", 0)):
-        monkeypatch.setattr(adversaries, name, recorded(name, turned))
-    task = adversaries._Task(*few, AA, torch.full((12,), 30.0), Draws(5, 12, torch.arange(12)))
-    adversaries._autoattack(task)
+        monkeypatch.setattr(autoattack, name, recorded(name, turned))
+    task = autoattack._Task(*few, AA, torch.full((12,), 30.0), Draws(5, 12, torch.arange(12)))
+    autoattack._autoattack(task)
     assert [name for name, *_ in calls] == ["_apgd"] * 10 + ["_fab"] * 9 + ["_square"]
     assert [rank for _, rank, *_ in calls] == [0, *range(1, 10), *range(1, 10), 0]
     assert [steps for *_, steps, _ in calls] == [100] * 19 + [5000]

@@ -5,9 +5,9 @@ import torch
 import torchattacks
 from torch import nn
 
-from rossbench import attacks
-from rossbench.errors import AttackError
-from rossbench.recipe import Attack
+from rossbench.attacks import pgd
+from rossbench.config.recipes import Attack
+from rossbench.util.errors import AttackError
 
 
 class Model(nn.Module):
@@ -37,7 +37,7 @@ def batch(generator):
 
 def seeded(seed, *arguments):
     torch.manual_seed(seed)
-    return attacks.perturb(*arguments)[0]
+    return pgd.perturb(*arguments)[0]
 
 
 THEIRS = {"L2": torchattacks.PGDL2, "Linf": torchattacks.PGD}
@@ -49,7 +49,7 @@ def test_the_result_is_torchattacks_own_for_the_same_seed(model, batch, norm, ep
     attack = Attack(norm=norm, steps=4, step_size=0.1)
     ours = seeded(7, model, *batch, attack, epsilon)
     torch.manual_seed(7)
-    more = {"eps_for_division": attacks.EPS_FOR_DIVISION} if norm == "L2" else {}
+    more = {"eps_for_division": pgd.EPS_FOR_DIVISION} if norm == "L2" else {}
     theirs = THEIRS[norm](model, eps=epsilon, alpha=0.1, steps=4, **more)(*batch)
     assert torch.equal(ours, theirs)
     assert not torch.equal(ours, seeded(8, model, *batch, attack, epsilon))
@@ -59,8 +59,8 @@ def test_the_result_is_torchattacks_own_for_the_same_seed(model, batch, norm, ep
 def test_the_result_is_bounded_in_range_finite_and_stronger_than_nothing(model, batch, norm, epsilon):
     images, labels = batch
     attack = Attack(norm=norm, steps=20, step_size=0.1)
-    adversarial, extremes = attacks.perturb(model, images, labels, attack, epsilon)
-    attacks.check(extremes.tolist(), norm)
+    adversarial, extremes = pgd.perturb(model, images, labels, attack, epsilon)
+    pgd.check(extremes.tolist(), norm)
     order = 2 if norm == "L2" else torch.inf
     distance = torch.linalg.vector_norm((adversarial - images).flatten(1), ord=order, dim=1)
     assert adversarial.isfinite().all()
@@ -75,7 +75,7 @@ def test_the_result_is_bounded_in_range_finite_and_stronger_than_nothing(model, 
 @pytest.mark.parametrize("mode", ["eval", "train"])
 def test_modes_are_as_before(model, batch, mode):
     modes = [module.training for module in model.modules()]
-    attacks.perturb(model, *batch, Attack(steps=2), 0.5, mode=mode)
+    pgd.perturb(model, *batch, Attack(steps=2), 0.5, mode=mode)
     assert [module.training for module in model.modules()] == modes
     assert all(parameter.grad is None for parameter in model.parameters())
 
@@ -83,7 +83,7 @@ def test_modes_are_as_before(model, batch, mode):
 def test_modes_are_as_before_when_the_attack_raises(model, batch):
     modes = [module.training for module in model.modules()]
     with pytest.raises(RuntimeError):
-        attacks.perturb(model, batch[0][:, :2], batch[1], Attack(steps=2), 0.5)
+        pgd.perturb(model, batch[0][:, :2], batch[1], Attack(steps=2), 0.5)
     assert [module.training for module in model.modules()] == modes
 
 
@@ -91,20 +91,20 @@ def test_modes_are_as_before_when_the_attack_raises(model, batch):
 def test_the_mode_under_attack_is_the_one_asked_for(model, batch, mode, changed):
     """Seen from BatchNorm's statistics, which move in train mode only."""
     statistics = model.frozen[1].running_mean.clone()
-    attacks.perturb(model, *batch, Attack(steps=2), 0.5, mode=mode)
+    pgd.perturb(model, *batch, Attack(steps=2), 0.5, mode=mode)
     assert (not torch.equal(model.frozen[1].running_mean, statistics)) is changed
 
 
 def test_epsilon_0_is_no_attack(model, batch):
-    images, extremes = attacks.perturb(model, *batch, Attack(), 0)
+    images, extremes = pgd.perturb(model, *batch, Attack(), 0)
     assert images is batch[0]
-    attacks.check(extremes.tolist(), "L2")
+    pgd.check(extremes.tolist(), "L2")
 
 
 @pytest.mark.parametrize("norm", ["L2", "Linf"])
 def test_nothing_waits_for_the_device(model, batch, no_waiting, norm):
     with no_waiting:
-        attacks.perturb(model, *batch, Attack(norm=norm, steps=2), 0.5)
+        pgd.perturb(model, *batch, Attack(norm=norm, steps=2), 0.5)
 
 
 def test_a_confident_sample_in_a_large_batch_is_attacked_like_any_other(generator):
@@ -116,7 +116,7 @@ def test_a_confident_sample_in_a_large_batch_is_attacked_like_any_other(generato
     with torch.no_grad():
         labels = model(images).argmax(1)
     attack = Attack(steps=1, step_size=0.2, random_start=False)
-    moved = (attacks.perturb(model, images, labels, attack, 0.2)[0] - images).flatten(1).norm(dim=1)
+    moved = (pgd.perturb(model, images, labels, attack, 0.2)[0] - images).flatten(1).norm(dim=1)
     torch.testing.assert_close(moved, torch.full((1024,), 0.2))
 
 
@@ -133,11 +133,11 @@ class Wrong(nn.Module):
 
 def test_a_result_that_is_not_finite_is_refused(batch):
     images, labels = batch[0], batch[1] % 2
-    _, extremes = attacks.perturb(Wrong(), images, labels, Attack(steps=2), 0.5)
+    _, extremes = pgd.perturb(Wrong(), images, labels, Attack(steps=2), 0.5)
     with pytest.raises(AttackError, match="expected finite gradients"):
-        attacks.check(extremes.tolist(), "L2")
+        pgd.check(extremes.tolist(), "L2")
     with pytest.raises(AttackError, match="expected finite gradients"):
-        attacks.perturb_each(Wrong(), images, labels, Attack(steps=2), torch.full((16,), 0.5), torch.zeros_like(images))
+        pgd.perturb_each(Wrong(), images, labels, Attack(steps=2), torch.full((16,), 0.5), torch.zeros_like(images))
 
 
 @pytest.mark.parametrize(
@@ -152,7 +152,7 @@ def test_what_an_attack_returns_is_not_trusted(batch, change, message):
     images = batch[0].clone()
     images[0, 0, 0, 0] = 0
     with pytest.raises(AttackError, match=message):
-        attacks.check(attacks.extremes(change(images), images, "L2", 0.5).tolist(), "L2")
+        pgd.check(pgd.extremes(change(images), images, "L2", 0.5).tolist(), "L2")
 
 
 @pytest.mark.parametrize(("norm", "epsilon"), CASES)
@@ -161,8 +161,8 @@ def test_equal_radii_are_torchattacks_own(model, batch, norm, epsilon):
     torchattacks divides a number by a tensor, which torch does as reciprocal times number.
     """
     attack = Attack(norm=norm, steps=4, step_size=0.1, random_start=False)
-    ours = attacks.perturb_each(model, *batch, attack, torch.full((16,), epsilon), torch.zeros_like(batch[0]))
-    more = {"eps_for_division": attacks.EPS_FOR_DIVISION} if norm == "L2" else {}
+    ours = pgd.perturb_each(model, *batch, attack, torch.full((16,), epsilon), torch.zeros_like(batch[0]))
+    more = {"eps_for_division": pgd.EPS_FOR_DIVISION} if norm == "L2" else {}
     theirs = THEIRS[norm](model, eps=epsilon, alpha=0.1, steps=4, random_start=False, **more)
     torch.testing.assert_close(ours, theirs(*batch), atol=1e-7 if norm == "L2" else 0, rtol=0)
 
@@ -171,12 +171,12 @@ def test_equal_radii_are_torchattacks_own(model, batch, norm, epsilon):
 def test_each_image_has_its_own_radius_and_others_do_not_matter(model, batch, norm, radii):
     attack = Attack(norm=norm, steps=4, step_size=0.1)
     images, labels = batch
-    start = attacks.unit_start(attack, images, torch.Generator().manual_seed(0))
+    start = pgd.unit_start(attack, images, torch.Generator().manual_seed(0))
     mixed = torch.tensor(radii).repeat(6)[:16]
-    together = attacks.perturb_each(model, images, labels, attack, mixed, start)
+    together = pgd.perturb_each(model, images, labels, attack, mixed, start)
     for radius in radii:
         chosen = mixed == radius
-        alone = attacks.perturb_each(model, images[chosen], labels[chosen], attack, mixed[chosen], start[chosen])
+        alone = pgd.perturb_each(model, images[chosen], labels[chosen], attack, mixed[chosen], start[chosen])
         torch.testing.assert_close(together[chosen], alone, atol=1e-6, rtol=0)
         order = 2 if norm == "L2" else torch.inf
         distance = torch.linalg.vector_norm((alone - images[chosen]).flatten(1), ord=order, dim=1)
@@ -188,11 +188,11 @@ def test_each_image_has_its_own_radius_and_others_do_not_matter(model, batch, no
 def test_how_the_images_are_batched_does_not_matter(model, batch, norm, size):
     model.eval()
     attack, radii = Attack(norm=norm, steps=4, step_size=0.1), torch.linspace(0.05, 1, 16)
-    given = (*batch, radii, attacks.unit_start(attack, batch[0], torch.Generator().manual_seed(0)))
+    given = (*batch, radii, pgd.unit_start(attack, batch[0], torch.Generator().manual_seed(0)))
     parts = zip(*(tensor.split(size) for tensor in given), strict=True)
-    made = [attacks.perturb_each(model, x, y, attack, r, start) for x, y, r, start in parts]
+    made = [pgd.perturb_each(model, x, y, attack, r, start) for x, y, r, start in parts]
     images, labels, radii, start = given
-    whole = attacks.perturb_each(model, images, labels, attack, radii, start)
+    whole = pgd.perturb_each(model, images, labels, attack, radii, start)
     torch.testing.assert_close(torch.cat(made), whole, atol=1e-6, rtol=0)
 
 
@@ -206,7 +206,7 @@ def test_a_confident_image_moves_as_far_in_a_large_batch_as_alone():
     moved = []
     for count in (1, 64):
         given = images[:count], labels[:count], attack, torch.ones(count), torch.zeros(count, 3, 2, 2)
-        moved.append((attacks.perturb_each(model, *given)[0] - images[0]).norm())
+        moved.append((pgd.perturb_each(model, *given)[0] - images[0]).norm())
     assert moved[0] > 0.1
     torch.testing.assert_close(*moved, atol=1e-6, rtol=0)
 
@@ -217,24 +217,24 @@ def test_starts_are_torchattacks_own_for_the_same_seed(model, norm):
     gray, radius = torch.full((16, 3, 16, 16), 0.5), 0.5
     torch.manual_seed(5)
     theirs = THEIRS[norm](model, eps=radius, steps=0)(gray, torch.zeros(16, dtype=torch.int64))
-    ours = attacks.unit_start(Attack(norm=norm), gray, torch.Generator().manual_seed(5))
+    ours = pgd.unit_start(Attack(norm=norm), gray, torch.Generator().manual_seed(5))
     torch.testing.assert_close(gray + radius * ours, theirs, atol=1e-6, rtol=0)
 
 
 def test_starts_are_drawn_as_torchattacks_draws_them(generator):
     """L2: a random direction and a length uniform in [0, 1]; L-infinity: uniform in the cube."""
     like = torch.empty(4000, 3, 4, 4)
-    ball = attacks.unit_start(Attack(norm="L2"), like, generator).flatten(1)
+    ball = pgd.unit_start(Attack(norm="L2"), like, generator).flatten(1)
     lengths = ball.norm(dim=1)
     directions = ball / lengths[:, None]
     assert directions.mean(0).abs().max() < 5 / (48 * 4000) ** 0.5  # no coordinate's sign is likelier
     assert directions.pow(4).mean() == pytest.approx(3 / (48 * 50), rel=0.03)  # uniform on the sphere of 48 dimensions
     assert lengths.max() <= 1 + 1e-5
     assert torch.allclose(lengths.quantile(torch.linspace(0, 1, 11)), torch.linspace(0, 1, 11), atol=0.03)
-    cube = attacks.unit_start(Attack(norm="Linf"), like, generator)
+    cube = pgd.unit_start(Attack(norm="Linf"), like, generator)
     assert cube.abs().max() <= 1
     assert torch.allclose(cube[:200].flatten().quantile(torch.linspace(0, 1, 5)), torch.linspace(-1, 1, 5), atol=0.05)
-    assert not attacks.unit_start(Attack(random_start=False), like, generator).any()
+    assert not pgd.unit_start(Attack(random_start=False), like, generator).any()
 
 
 @pytest.mark.parametrize("broken", [False, True])
@@ -242,5 +242,5 @@ def test_radii_leave_modes_as_they_were(model, batch, broken):
     modes = [module.training for module in model.modules()]
     images = batch[0][:, :2] if broken else batch[0]
     with pytest.raises(RuntimeError) if broken else contextlib.nullcontext():
-        attacks.perturb_each(model, images, batch[1], Attack(steps=2), torch.full((16,), 0.5), torch.zeros_like(images))
+        pgd.perturb_each(model, images, batch[1], Attack(steps=2), torch.full((16,), 0.5), torch.zeros_like(images))
     assert [module.training for module in model.modules()] == modes

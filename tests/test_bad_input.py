@@ -18,11 +18,12 @@ from safetensors.torch import save_file
 from torchvision import datasets as tv
 
 import rossbench as package
-from rossbench import datasets, recipe
 from rossbench.cli.figures import figure
-from rossbench.errors import DataError
-from rossbench.scenario import Scenario, Suite
-from rossbench.store import SUMS
+from rossbench.config import recipes
+from rossbench.config.scenarios import Scenario, Suite
+from rossbench.data import datasets
+from rossbench.store.store import SUMS
+from rossbench.util.errors import DataError
 
 LONG = "x" * 5000
 ODD = ["", " ", "\x00", "a\x00b", "a\nb", "[red]", "[/]", "../../x", "é", "\udcff", LONG]
@@ -725,9 +726,9 @@ def test_the_cases_are_many_and_of_every_command():
     assert commands <= {line[0] for line in distinct if line}
     assert set(figure.commands) <= {line[1] for line in distinct if line[0] == "figure" and len(line) > 2}
     assert sum(map(len, NEEDS_TORCH.values())) < 60
-    for cls in (Scenario, Suite, recipe.Recipe, recipe.Pretraining, recipe.Augmentation, recipe.Finetuning):
+    for cls in (Scenario, Suite, recipes.Recipe, recipes.Pretraining, recipes.Augmentation, recipes.Finetuning):
         assert {one.name for one in dataclasses.fields(cls)} == set(FIELDS[cls.__name__])
-    for cls in (recipe.Evaluation, recipe.Attack):
+    for cls in (recipes.Evaluation, recipes.Attack):
         assert {one.name for one in dataclasses.fields(cls)} == set(FIELDS[cls.__name__])
 
 
@@ -737,7 +738,7 @@ for name in ("torch", "torchvision", "timm", "lightly", "torchattacks", "torchme
     sys.modules[name] = None  # to import it is an ImportError
 from rossbench import cli, datasets, recipe, registry
 known = [(one, dict(one)) for one in (
-    registry._scenarios, registry._suites, registry._attacks, recipe.ATTACKS, datasets.DATASETS
+    registry._scenarios, registry._suites, registry._attacks, recipes.ATTACKS, datasets.DATASETS
 )]
 said = []
 for line in json.load(sys.stdin):

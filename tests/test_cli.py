@@ -11,12 +11,15 @@ import time
 import pytest
 from conftest import tamper, tiny
 
-from rossbench import job, registry, runner, verdicts
+from rossbench import registry
 from rossbench.cli.options import changed_scenarios
-from rossbench.records import read_record
+from rossbench.config.scenarios import Suite
 from rossbench.report import tables
-from rossbench.scenario import Suite
-from rossbench.store import Store, encode
+from rossbench.runner import run as runner
+from rossbench.runner import scheduler
+from rossbench.stages import audit
+from rossbench.store.records import read_record
+from rossbench.store.store import Store, encode
 
 TINY = [
     *("--train-eps", "0,1", "--eval-eps", "0,0.5", "--epochs", 2, "--finetune-epochs", 2),
@@ -405,7 +408,7 @@ def whole_study(finished, tmp_path_factory):
     store, like = Store(tmp_path_factory.mktemp("study")), Store(finished)
     record = read_record(like.record_path(tiny().cells[1, 1, 0.5].key))
     for scenario in registry.members("ross2022"):
-        store.write_matrix(scenario.name, scenario.protocol, job._note(scenario))
+        store.write_matrix(scenario.name, scenario.protocol, scheduler._note(scenario))
         for cell in scenario.cells.values():
             one = dataclasses.replace(record, key=cell.key, spec=dataclasses.asdict(cell), scenario=scenario.name)
             store.write(cell, {"record.json": encode(dataclasses.asdict(one))})
@@ -466,7 +469,7 @@ def test_audit_says_each_verdict_and_report_shows_the_worst(rossbench, audited):
     code, out, err = rossbench("audit", "digits")
     assert err == ""
     assert out.count("done in") == 2
-    for check in verdicts.CHECKS:
+    for check in audit.CHECKS:
         assert len(re.findall(check.name.replace(" ", r"[\s│]+"), out)) == 2, check.name
     assert max(map(len, out.splitlines())) <= 80
     code_again, again, _ = rossbench("audit")

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from conftest import tiny
 
-from rossbench import runner
 from rossbench.cli.figures import FORMS, figure
-from rossbench.gallery import Gallery
 from rossbench.report import figures as drawing
-from rossbench.store import Store
+from rossbench.report.figure_data import Gallery
+from rossbench.runner import run as runner
+from rossbench.store.store import Store
 
 SMALL = ["--perplexity", 5, "--iterations", 250]
 MAGIC = {"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}

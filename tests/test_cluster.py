@@ -15,11 +15,13 @@ from conftest import tiny
 from ray.cluster_utils import Cluster
 from test_runner import comparable
 
-from rossbench import cluster, registry, runner
-from rossbench.errors import InvalidValue, RossbenchError
-from rossbench.scenario import Scenario, specs_of
-from rossbench.store import Store
-from rossbench.upkeep import verify
+from rossbench import registry
+from rossbench.config.scenarios import Scenario, specs_of
+from rossbench.runner import cluster
+from rossbench.runner import run as runner
+from rossbench.store.maintenance import verify
+from rossbench.store.store import Store
+from rossbench.util.errors import InvalidValue, RossbenchError
 
 pytestmark = pytest.mark.filterwarnings("default")  # Ray's own
 

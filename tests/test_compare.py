@@ -6,10 +6,10 @@ import pytest
 from rich.console import Console
 
 from rossbench import registry
-from rossbench.errors import InvalidValue
-from rossbench.records import Record
-from rossbench.report import compare, forms, tables
-from rossbench.report.compare import published
+from rossbench.report import formats, tables
+from rossbench.report.published import compare, published
+from rossbench.store.records import Record
+from rossbench.util.errors import InvalidValue
 
 TABLES = {table.number: table for table in published()}
 
@@ -135,7 +135,7 @@ def only(comparisons, number="5.1"):
 
 
 def test_a_run_that_gives_the_published_numbers_agrees_in_all():
-    one = only(compare.compare([matrix("cifar10-to-cifar10")]))
+    one = only(compare([matrix("cifar10-to-cifar10")]))
     assert one.refusal is None
     assert one.within(0) == (36, 36)
     assert one.agreement() == pytest.approx([1] * 6)
@@ -143,7 +143,7 @@ def test_a_run_that_gives_the_published_numbers_agrees_in_all():
 
 @pytest.mark.parametrize(("shift", "tolerance", "near"), [(0.5, 0.49, 0), (0.5, 0.5, 36), (-0.15, 0.2, 36)])
 def test_cells_within_a_tolerance_are_counted(shift, tolerance, near):
-    one = only(compare.compare([matrix("cifar10-to-cifar10", shift)]))
+    one = only(compare([matrix("cifar10-to-cifar10", shift)]))
     assert one.within(tolerance) == (near, 36)
 
 
@@ -153,19 +153,19 @@ def test_rows_in_the_opposite_order_disagree():
         place: dataclasses.replace(found, top1_right=found.n - found.top1_right)
         for place, found in straight.cells.items()
     }
-    one = only(compare.compare([dataclasses.replace(straight, cells=turned)]))
+    one = only(compare([dataclasses.replace(straight, cells=turned)]))
     assert one.agreement() == pytest.approx([-1] * 6)
 
 
 def test_with_one_row_there_is_no_order():
-    one = only(compare.compare([matrix("cifar10-to-cifar10", rows=[(0, 0)])]))
+    one = only(compare([matrix("cifar10-to-cifar10", rows=[(0, 0)])]))
     assert one.agreement() == [None] * 6
     assert one.within(0) == (6, 6)
 
 
 def test_a_table_of_two_scenarios_takes_both_and_shows_gains():
     runs = [matrix("cifar10-to-cifar10-finetuning"), matrix("cifar100-to-cifar10-finetuning", 1)]
-    one = only(compare.compare(runs), "5.6")
+    one = only(compare(runs), "5.6")
     gain = next(line for line in one.table.rows if line.minus and line.scenario == "cifar100-to-cifar10-finetuning")
     assert one.ours(gain) == pytest.approx(gain.values, abs=0.0051)
     assert one.within(0.0051) == (24, 36)
@@ -173,15 +173,15 @@ def test_a_table_of_two_scenarios_takes_both_and_shows_gains():
 
 
 def test_without_the_other_scenario_its_rows_are_left_out():
-    one = only(compare.compare([matrix("cifar10-to-cifar10-finetuning")]), "5.6")
-    shown = compare.grid(one, 2)
+    one = only(compare([matrix("cifar10-to-cifar10-finetuning")]), "5.6")
+    shown = published.grid(one, 2)
     assert [labels[1] for labels, _ in shown.lines] == ["ours", "published", "difference"] * 3 + ["Kendall τ"]
     assert "3 of 6 published rows were not run" in shown.notes
     assert "18 of 18 cells within 2 points" in shown.caption
 
 
 def test_ours_published_and_difference_stand_below_each_other():
-    shown = compare.grid(only(compare.compare([matrix("cifar10-to-cifar10", 1.5)])), 2)
+    shown = published.grid(only(compare([matrix("cifar10-to-cifar10", 1.5)])), 2)
     assert shown.lines[0] == (["cifar10", "ours"], ["76.29", "44.95", "19.64", "6.71", "2.62", "1.71"])
     assert shown.lines[1] == (["→ cifar10", "published"], ["74.79", "43.45", "18.14", "5.21", "1.12", "0.21"])
     assert shown.lines[2] == (["ε=0", "difference"], ["+1.50"] * 6)
@@ -196,9 +196,9 @@ def test_mcc_has_a_hundredth_of_the_tolerance():
         place: dataclasses.replace(old, mcc=values[place[:2]][near.columns.index(place[2])] + 0.015)
         for place, old in near.cells.items()
     }
-    one = only(compare.compare([dataclasses.replace(near, cells=found)]), "5.3")
-    assert "36 of 36 cells within 0.02" in compare.grid(one, 2).caption
-    assert "0 of 36 cells within 0.01" in compare.grid(one, 1).caption
+    one = only(compare([dataclasses.replace(near, cells=found)]), "5.3")
+    assert "36 of 36 cells within 0.02" in published.grid(one, 2).caption
+    assert "0 of 36 cells within 0.01" in published.grid(one, 1).caption
 
 
 @pytest.mark.parametrize(
@@ -215,23 +215,23 @@ def test_mcc_has_a_hundredth_of_the_tolerance():
     ],
 )
 def test_another_protocol_is_refused_with_the_reason_and_shown_under_a_label(changes, reason):
-    one = only(compare.compare([matrix("cifar10-to-cifar10", **changes)]))
+    one = only(compare([matrix("cifar10-to-cifar10", **changes)]))
     assert reason in one.refusal
-    assert f"NOT COMPARABLE: {one.refusal}" in compare.grid(one, 2).notes
-    assert compare.refusals([one, one]) == [f"{one.refusal} (tables 5.1, 5.1)"]
+    assert f"NOT COMPARABLE: {one.refusal}" in published.grid(one, 2).notes
+    assert published.refusals([one, one]) == [f"{one.refusal} (tables 5.1, 5.1)"]
 
 
 def test_a_record_whose_spec_was_changed_is_refused():
     one = matrix("cifar10-to-cifar10")
     for found in one.cells.values():
         found.spec["finetune"]["pretrain"]["recipe"]["epochs"] = 3
-    assert "another protocol" in only(compare.compare([one])).refusal
+    assert "another protocol" in only(compare([one])).refusal
 
 
 def test_another_seed_may_be_compared_and_is_named():
-    found = compare.compare([matrix("cifar10-to-cifar10"), matrix("cifar10-to-cifar10", ran=changed(seed=3))])
+    found = compare([matrix("cifar10-to-cifar10"), matrix("cifar10-to-cifar10", ran=changed(seed=3))])
     assert [one.refusal for one in found] == [None, None]
-    assert [compare.grid(one, 2).caption.split(":")[0] for one in found] == [
+    assert [published.grid(one, 2).caption.split(":")[0] for one in found] == [
         "Section 5.4.1, seed 0",
         "Section 5.4.1, seed 3",
     ]
@@ -240,7 +240,7 @@ def test_another_seed_may_be_compared_and_is_named():
 def test_runs_under_several_protocols_are_compared_apart():
     reduced = matrix("cifar10-to-cifar10", deviations={"test_limit": [200, None]}, protocol="1" * 8)
     stale = matrix("cifar10-to-cifar10", ran=changed(test_limit=200))
-    found = compare.compare([reduced, matrix("cifar10-to-cifar10"), stale, stale])
+    found = compare([reduced, matrix("cifar10-to-cifar10"), stale, stale])
     assert [one.refusal is None for one in found] == [False, True, False, False]
 
 
@@ -248,7 +248,7 @@ def test_a_run_without_a_published_cell_is_not_compared():
     elsewhere = changed(train_epsilons=(0.1,), eval_epsilons=(0.3,))
     found = {place: record(cell, 50) for place, cell in elsewhere.cells.items()}
     with pytest.raises(InvalidValue, match="expected runs with published numbers"):
-        compare.compare([dataclasses.replace(matrix("cifar10-to-cifar10"), cells=found)])
+        compare([dataclasses.replace(matrix("cifar10-to-cifar10"), cells=found)])
 
 
 # The protocol that stands for the study's: when it changes, published numbers are compared with something else.
@@ -268,12 +268,12 @@ def test_the_protocol_beside_the_published_numbers_never_changes_without_notice(
 def test_what_nobody_published_cannot_be_compared():
     digits = dataclasses.replace(matrix("cifar10-to-cifar10"), name="digits")
     with pytest.raises(InvalidValue, match=r"expected runs with published numbers, cifar10-to-cifar10, .*; got digits"):
-        compare.compare([digits])
+        compare([digits])
 
 
 def test_a_whole_table_fits_a_terminal_of_80_columns(capsys):
-    one = only(compare.compare([matrix("cifar100-to-cifar100", -10)]), "5.2")
-    Console(width=80).print(forms.to_rich(compare.grid(one, 2), 80))
+    one = only(compare([matrix("cifar100-to-cifar100", -10)]), "5.2")
+    Console(width=80).print(formats.to_rich(published.grid(one, 2), 80))
     out = capsys.readouterr().out
     assert max(map(len, out.splitlines())) <= 80
     assert out.count("ε=1 ") == 2  # one head, one row: nothing was split

@@ -5,15 +5,16 @@ import torch
 import torchattacks
 from lightly.loss import NTXentLoss
 
-from rossbench import attacks, contrastive
-from rossbench.pretrain import build
-from rossbench.recipe import Attack, Pretraining
-from rossbench.specs import PretrainSpec
+from rossbench.attacks import pgd
+from rossbench.config.recipes import Attack, Pretraining
+from rossbench.config.specs import PretrainSpec
+from rossbench.models import simclr
+from rossbench.stages.pretrain import build
 
 
 def nt_xent(projections, temperature):
-    logits = contrastive.similarities(projections, temperature)
-    return torch.nn.functional.cross_entropy(logits, contrastive.partners(len(logits), logits.device))
+    logits = simclr.similarities(projections, temperature)
+    return torch.nn.functional.cross_entropy(logits, simclr.partners(len(logits), logits.device))
 
 
 @pytest.fixture
@@ -60,14 +61,14 @@ def test_a_view_is_never_its_own_partner(model, views):
     logits = model(views)
     assert logits.shape == (24, 24)
     assert logits.diagonal().isneginf().all()
-    assert contrastive.partners(6, views.device).tolist() == [3, 4, 5, 0, 1, 2]
+    assert simclr.partners(6, views.device).tolist() == [3, 4, 5, 0, 1, 2]
 
 
 def test_adversarial_views_raise_the_loss_within_epsilon(model, views):
     """In the mode in which they are made; the loss is that of the whole batch."""
     epsilon = 1.0
-    adversarial, extremes = contrastive.adversarial_views(model, views, epsilon)
-    attacks.check(extremes.tolist(), "L2")
+    adversarial, extremes = simclr.adversarial_views(model, views, epsilon)
+    pgd.check(extremes.tolist(), "L2")
     assert (adversarial - views).flatten(1).norm(dim=1).max() <= epsilon * (1 + 1e-4)
     noise = torch.randn_like(views)
     noise = (views + epsilon * noise / noise.flatten(1).norm(dim=1)[:, None, None, None]).clamp(0, 1)
@@ -80,9 +81,9 @@ def test_adversarial_views_raise_the_loss_within_epsilon(model, views):
 
 def test_adversarial_views_are_torchattacks_on_the_similarities(model, views):
     torch.manual_seed(3)
-    ours, _ = contrastive.adversarial_views(model, views, 0.5)
+    ours, _ = simclr.adversarial_views(model, views, 0.5)
     torch.manual_seed(3)
-    floor = attacks.EPS_FOR_DIVISION
+    floor = pgd.EPS_FOR_DIVISION
     theirs = torchattacks.PGDL2(model, eps=0.5, alpha=1.0, steps=3, random_start=True, eps_for_division=floor)
     assert torch.equal(ours, theirs(views, torch.arange(24).roll(12)))
 
@@ -92,13 +93,13 @@ def test_views_are_attacked_in_the_recipes_mode(recipe, views, mode, moved):
     """Seen from BatchNorm's statistics, which move in train mode only; afterwards the model trains on."""
     spec = PretrainSpec("digits", None, "conv3", recipe=dataclasses.replace(recipe, attack_mode=mode))
     model = build(spec).train()
-    contrastive.adversarial_views(model, views, 0.5)
+    simclr.adversarial_views(model, views, 0.5)
     assert bool(model.encoder.backbone[1].running_mean.any()) is moved
     assert all(module.training for module in model.modules())
 
 
 def test_epsilon_0_is_plain_simclr(model, views):
-    assert contrastive.adversarial_views(model, views, 0)[0] is views
+    assert simclr.adversarial_views(model, views, 0)[0] is views
 
 
 @pytest.mark.parametrize(("norm", "layers"), [(False, 3), (True, 5)])
@@ -128,12 +129,12 @@ def test_channels_last_can_be_attacked_and_changes_rounding_alone(model, recipe,
     other = changed(model, recipe, **layout).to(memory_format=torch.channels_last)
     close = 1e-5 if len(layout) == 1 else 1e-2
     torch.testing.assert_close(other.project(views), model.project(views), atol=close, rtol=close)
-    adversarial, extremes = contrastive.adversarial_views(other, views, 0.5)
-    attacks.check(extremes.tolist(), "L2")
+    adversarial, extremes = simclr.adversarial_views(other, views, 0.5)
+    pgd.check(extremes.tolist(), "L2")
     assert nt_xent(model.project(adversarial), 0.2) > nt_xent(model.project(views), 0.2)
 
 
 def test_a_step_waits_for_nothing(model, views, no_waiting):
     with no_waiting:
-        adversarial, _ = contrastive.adversarial_views(model, views, 0.5)
-        torch.nn.functional.cross_entropy(model(adversarial), contrastive.partners(24, views.device)).backward()
+        adversarial, _ = simclr.adversarial_views(model, views, 0.5)
+        torch.nn.functional.cross_entropy(model(adversarial), simclr.partners(24, views.device)).backward()

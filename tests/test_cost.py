@@ -12,16 +12,20 @@ import torch
 from conftest import tiny
 from torch.utils.flop_counter import FlopCounterMode
 
-from rossbench import datasets, encoders, registry, runner
+from rossbench import registry
 from rossbench.cli.costs import duration, scaled
-from rossbench.cost import Calibration, Counter, by_stage
-from rossbench.evaluate import evaluate
-from rossbench.finetune import Classifier, finetune
-from rossbench.pretrain import build, pretrain
-from rossbench.recipe import Attack
-from rossbench.scenario import specs_of
-from rossbench.store import Store
-from rossbench.training import Hooks
+from rossbench.config.recipes import Attack
+from rossbench.config.scenarios import specs_of
+from rossbench.data import datasets
+from rossbench.models import encoders
+from rossbench.models.classifier import Classifier
+from rossbench.runner import run as runner
+from rossbench.runner.cost import Calibration, Counter, by_stage
+from rossbench.stages.evaluate import evaluate
+from rossbench.stages.finetune import finetune
+from rossbench.stages.pretrain import build, pretrain
+from rossbench.stages.train_loop import Hooks
+from rossbench.store.store import Store
 
 STAGES = ["pretrain", "finetune", "evaluate"]
 

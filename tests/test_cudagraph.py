@@ -6,13 +6,14 @@ import pytest
 import torch
 from conftest import tiny
 
-from rossbench import datasets, training
-from rossbench.cudagraph import WARM_UP, Replayed
-from rossbench.finetune import finetune
-from rossbench.pretrain import build, pretrain
-from rossbench.recipe import Finetuning
-from rossbench.seeds import seeded
-from rossbench.training import Hooks
+from rossbench.config.recipes import Finetuning
+from rossbench.data import datasets
+from rossbench.stages import train_loop
+from rossbench.stages.finetune import finetune
+from rossbench.stages.pretrain import build, pretrain
+from rossbench.stages.train_loop import Hooks
+from rossbench.util.cuda_graph import WARM_UP, Replayed
+from rossbench.util.seeds import seeded
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 RECIPE = Finetuning(learning_rate=0.01, weight_decay=0.1)
@@ -40,7 +41,7 @@ def test_a_stages_step_waits_for_nothing(monkeypatch, no_waiting, stage, epsilon
 
         return call
 
-    monkeypatch.setattr(training, "Replayed", watched)
+    monkeypatch.setattr(train_loop, "Replayed", watched)
     histories(stage, epsilon, torch.device("cpu"))
     assert len(steps) > WARM_UP
 
@@ -50,7 +51,7 @@ def losses(wrap, sizes):
     device = torch.device("cuda")
     with seeded(0, device):
         model, data = torch.nn.Linear(8, 1).to(device), torch.randn(64, 8, device=device)
-    optimizer = training.adam(model, RECIPE)
+    optimizer = train_loop.adam(model, RECIPE)
 
     def step(indices):
         noise = torch.randn(len(indices), 1, device=device)
@@ -62,7 +63,7 @@ def losses(wrap, sizes):
 
     wrapped, found = wrap(step), []
     for k, size in enumerate(sizes):
-        training._set_rate(optimizer, 0.01 / (1 + k))
+        train_loop._set_rate(optimizer, 0.01 / (1 + k))
         with seeded(k, device):
             found.append(wrapped(torch.arange(k, k + size, device=device)).clone())
     return torch.stack(found)
@@ -114,7 +115,7 @@ def deterministic(monkeypatch):
 def test_a_stage_is_the_same_replayed(monkeypatch, deterministic, stage, epsilon):
     device = torch.device("cuda")
     replayed = histories(stage, epsilon, device)
-    monkeypatch.setattr(training, "Replayed", lambda step: step)
+    monkeypatch.setattr(train_loop, "Replayed", lambda step: step)
     same(replayed, histories(stage, epsilon, device))
 
 

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from rossbench import datasets
-from rossbench.errors import DataError, InvalidValue, UnknownName
+from rossbench.data import datasets
+from rossbench.util.errors import DataError, InvalidValue, UnknownName
 
 EMBEDDED = [name for name in datasets.DATASETS if name.startswith("digits")]
 

@@ -5,9 +5,10 @@ import pytest
 import torch
 from rich.console import Console
 
-from rossbench import display, registry
-from rossbench.progress import Progress
-from rossbench.training import Tick
+from rossbench import registry
+from rossbench.runner import display
+from rossbench.runner.progress import Progress
+from rossbench.stages.train_loop import Tick
 
 SPEC = registry.get("digits").cells[1.0, 1.0, 0.0].finetune.pretrain
 TICK = Tick(0.35, "epoch 4/10", 64, torch.tensor(4.3119))

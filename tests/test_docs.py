@@ -10,9 +10,10 @@ from pathlib import Path
 import click
 import pytest
 
-from rossbench import cli, datasets, registry
+from rossbench import cli, registry
 from rossbench.cli import options
-from rossbench.values import flatten
+from rossbench.config.values import flatten
+from rossbench.data import datasets
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -3,8 +3,8 @@ import timm
 import torch
 from torch import nn
 
-from rossbench import encoders
-from rossbench.errors import InvalidValue, UnknownName
+from rossbench.models import encoders
+from rossbench.util.errors import InvalidValue, UnknownName
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,8 @@ from conftest import TEXTS, refusal
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from rossbench.epsilons import format_epsilon, format_model, parse_epsilons, parse_models
-from rossbench.errors import InvalidValue
+from rossbench.config.epsilons import format_epsilon, format_model, parse_epsilons, parse_models
+from rossbench.util.errors import InvalidValue
 
 
 @pytest.mark.parametrize(

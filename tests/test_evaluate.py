@@ -8,13 +8,16 @@ from conftest import tiny
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from rossbench import attacks, datasets, evaluate, registry
-from rossbench.errors import Diverged, OutOfMemory
-from rossbench.finetune import finetune
-from rossbench.interrupts import Interrupted
-from rossbench.pretrain import build
-from rossbench.seeds import derive, seeded
-from rossbench.training import Hooks
+from rossbench import registry
+from rossbench.attacks import pgd
+from rossbench.data import datasets
+from rossbench.stages import evaluate
+from rossbench.stages.finetune import finetune
+from rossbench.stages.pretrain import build
+from rossbench.stages.train_loop import Hooks
+from rossbench.util.errors import Diverged, OutOfMemory
+from rossbench.util.seeds import derive, seeded
+from rossbench.util.signals import Interrupted
 
 GRID = (0, 0.1, 0.5, 2)
 LINF = {"norm": "Linf", "step_size": 0.02}
@@ -55,13 +58,13 @@ def right(ranked, test):
 @pytest.fixture
 def moved(monkeypatch):
     """What is attacked: (radii, images) of each batch."""
-    calls, real = [], attacks.perturb_each
+    calls, real = [], pgd.perturb_each
 
     def recorded(model, images, labels, attack, radii, start):
         calls.append((radii, images))
         return real(model, images, labels, attack, radii, start)
 
-    monkeypatch.setattr(attacks, "perturb_each", recorded)
+    monkeypatch.setattr(pgd, "perturb_each", recorded)
     return calls
 
 
@@ -103,7 +106,7 @@ def test_the_predictions_are_those_of_torchattacks_from_the_same_starts(trained,
     found = predicted(under(cell, epsilons[1:], settings), classifier, test, count)
     made, more = torchattacks.PGD, {}
     if not attack:
-        made, more = torchattacks.PGDL2, {"eps_for_division": attacks.EPS_FOR_DIVISION}
+        made, more = torchattacks.PGDL2, {"eps_for_division": pgd.EPS_FOR_DIVISION}
     for epsilon, ranked in zip(epsilons[1:], found.attacked, strict=True):
         theirs = made(classifier, eps=epsilon, alpha=step_size, steps=20, random_start=random_start, **more)
         with seeded(derive(cell.seed, "evaluate", 0)):
@@ -129,7 +132,7 @@ def test_every_batch_draws_starts_of_its_own_and_each_epsilon_the_same(trained, 
     cell, classifier, test = trained
     starts = []
     monkeypatch.setattr(
-        attacks, "perturb_each", lambda model, images, labels, attack, radii, start: starts.append(start) or images
+        pgd, "perturb_each", lambda model, images, labels, attack, radii, start: starts.append(start) or images
     )
     ticks = []
     specs = under(cell, (0.1, 0.5), batch_size=40)

@@ -4,10 +4,11 @@ import torch
 from conftest import tiny
 from torch import nn
 
-from rossbench import features
-from rossbench.errors import InvalidValue, UnknownName
-from rossbench.finetune import Classifier
-from rossbench.pretrain import build
+from rossbench.models import layers
+from rossbench.models.classifier import Classifier
+from rossbench.report.tsne import embed
+from rossbench.stages.pretrain import build
+from rossbench.util.errors import InvalidValue, UnknownName
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +21,7 @@ def images(n, generator):
 
 
 def test_layers_are_named_in_their_order_with_their_shapes(classifier):
-    found = features.layers(classifier, 16)
+    found = layers.layers(classifier, 16)
     assert list(found)[-3:] == ["encoder.backbone", "encoder", "linear"]
     assert found["encoder.backbone.0"] == (32, 8, 8)
     assert found["encoder"] == (512,)
@@ -30,8 +31,8 @@ def test_layers_are_named_in_their_order_with_their_shapes(classifier):
 @pytest.mark.parametrize("layer", ["encoder", "linear", "encoder.backbone.1", "encoder.backbone.8"])
 def test_features_are_what_the_layer_gives(classifier, generator, layer):
     batch = images(8, generator)
-    found = features.extract(classifier, layer, batch.split(3))
-    assert found.shape == (8, *features.layers(classifier, 16)[layer])
+    found = layers.extract(classifier, layer, batch.split(3))
+    assert found.shape == (8, *layers.layers(classifier, 16)[layer])
     with torch.no_grad():
         if layer == "encoder":
             expected = classifier.encoder(batch)
@@ -47,8 +48,8 @@ def test_a_following_relu_in_place_does_not_write_into_them(classifier, generato
     batch_norm, relu = list(classifier.encoder.backbone)[1:3]
     assert isinstance(batch_norm, nn.BatchNorm2d)
     assert relu.inplace
-    assert features.extract(classifier, "encoder.backbone.1", [images(4, generator)]).min() < 0
-    assert features.extract(classifier, "encoder.backbone.2", [images(4, generator)]).min() == 0
+    assert layers.extract(classifier, "encoder.backbone.1", [images(4, generator)]).min() < 0
+    assert layers.extract(classifier, "encoder.backbone.2", [images(4, generator)]).min() == 0
 
 
 def test_batches_may_be_made_by_running_the_model(classifier, generator):
@@ -62,13 +63,13 @@ def test_batches_may_be_made_by_running_the_model(classifier, generator):
             classifier(torch.zeros_like(part))
             yield part.detach() + 0 * gradient
 
-    expected = features.extract(classifier, "linear", batch.split(2))
-    assert torch.equal(features.extract(classifier, "linear", moved()), expected)
+    expected = layers.extract(classifier, "linear", batch.split(2))
+    assert torch.equal(layers.extract(classifier, "linear", moved()), expected)
 
 
 def test_nothing_stays_hooked(classifier, generator):
-    features.layers(classifier, 16)
-    features.extract(classifier, "encoder", [images(2, generator)])
+    layers.layers(classifier, 16)
+    layers.extract(classifier, "encoder", [images(2, generator)])
     assert not any(module._forward_hooks for module in classifier.modules())
 
 
@@ -91,18 +92,18 @@ class Pair(nn.Module):
 @pytest.mark.parametrize("layer", ["unused", "pair"])
 def test_a_layer_without_features_is_refused(layer):
     with pytest.raises(InvalidValue, match=f"layer '{layer}': expected one that runs and gives a tensor"):
-        features.extract(Odd(), layer, [torch.zeros(1, 3, 4, 4)])
+        layers.extract(Odd(), layer, [torch.zeros(1, 3, 4, 4)])
 
 
 def test_of_a_layer_that_runs_twice_the_last_output_is_taken():
-    assert features.extract(Odd(), "twice", [torch.zeros(1, 3, 4, 4)]).unique().tolist() == [1]
-    assert "pair" not in features.layers(Odd(), 4)
-    assert "unused" not in features.layers(Odd(), 4)
+    assert layers.extract(Odd(), "twice", [torch.zeros(1, 3, 4, 4)]).unique().tolist() == [1]
+    assert "pair" not in layers.layers(Odd(), 4)
+    assert "unused" not in layers.layers(Odd(), 4)
 
 
 def test_an_unknown_layer_gets_the_nearest_names(classifier):
     with pytest.raises(UnknownName, match="unknown layer 'encodr'; did you mean encoder"):
-        features.extract(classifier, "encodr", [])
+        layers.extract(classifier, "encodr", [])
 
 
 def clusters(generator, n=30):
@@ -112,10 +113,10 @@ def clusters(generator, n=30):
 
 def test_one_seed_gives_one_map_and_clusters_stay_together(generator):
     points = clusters(generator)
-    first, second = (features.embed(points, 10, 500) for _ in range(2))
+    first, second = (embed(points, 10, 500) for _ in range(2))
     assert first.shape == (90, 2)
     assert np.array_equal(first, second)
-    assert not np.array_equal(first, features.embed(points, 10, 500, seed=1))
+    assert not np.array_equal(first, embed(points, 10, 500, seed=1))
     centres = first.reshape(3, 30, 2).mean(1)
     spread = first.reshape(3, 30, 2).std(1).max()
     gaps = [np.linalg.norm(centres[i] - centres[j]) for i, j in ((0, 1), (0, 2), (1, 2))]
@@ -124,7 +125,7 @@ def test_one_seed_gives_one_map_and_clusters_stay_together(generator):
 
 def test_features_of_any_shape_are_flattened(generator):
     points = clusters(generator)
-    assert np.array_equal(features.embed(points, 10, 300), features.embed(points.view(90, 2, 2, 2), 10, 300))
+    assert np.array_equal(embed(points, 10, 300), embed(points.view(90, 2, 2, 2), 10, 300))
 
 
 @pytest.mark.parametrize(
@@ -137,10 +138,10 @@ def test_features_of_any_shape_are_flattened(generator):
 )
 def test_what_t_sne_cannot_do_is_refused(generator, perplexity, iterations, message):
     with pytest.raises(InvalidValue, match=message):
-        features.embed(clusters(generator), perplexity, iterations)
+        embed(clusters(generator), perplexity, iterations)
 
 
 @pytest.mark.parametrize("points", [torch.ones(90, 4), torch.full((90, 4), torch.nan), torch.zeros(0, 4)])
 def test_features_that_cannot_be_mapped_are_refused(points):
     with pytest.raises(InvalidValue, match="expected features that are finite and differ, got others"):
-        features.embed(points, 10, 500)
+        embed(points, 10, 500)

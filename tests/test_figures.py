@@ -11,9 +11,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from PIL import Image
 
-from rossbench.errors import InvalidValue
 from rossbench.report import figures
 from rossbench.report.figures import INK, Example
+from rossbench.util.errors import InvalidValue
 
 EPSILONS = [0, 0.25, 0.5, 1, 2, 3]
 CIFAR = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]

@@ -4,11 +4,13 @@ import pytest
 import torch
 from conftest import tiny
 
-from rossbench import attacks, datasets
-from rossbench.finetune import Classifier, encode, finetune
-from rossbench.pretrain import build
-from rossbench.seeds import derive, seeded
-from rossbench.training import Hooks
+from rossbench.attacks import pgd
+from rossbench.data import datasets
+from rossbench.models.classifier import Classifier
+from rossbench.stages.finetune import encode, finetune
+from rossbench.stages.pretrain import build
+from rossbench.stages.train_loop import Hooks
+from rossbench.util.seeds import derive, seeded
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +84,7 @@ def test_adversarial_finetuning_sees_attacked_images(encoder, data, monkeypatch)
         seen.append((epsilon, attack))
         return images * 0, torch.zeros(3)
 
-    monkeypatch.setattr("rossbench.finetune.perturb", recorded)
+    monkeypatch.setattr("rossbench.stages.finetune.perturb", recorded)
     one = spec(0.3, epochs=2)
     finetune(one, encoder, data.images, data.labels, 10, Hooks())
     assert seen == [(0.3, one.recipe.attack)] * 6
@@ -100,14 +102,14 @@ def test_a_full_finetuning_trains_encoder_statistics_and_all(encoder, data, epsi
 
 
 def test_a_full_finetuning_attacks_in_eval_mode_and_trains_in_train_mode(encoder, data, monkeypatch):
-    modes, real = [], attacks.perturb
+    modes, real = [], pgd.perturb
 
     def recorded(model, *arguments):
         made = real(model, *arguments)
         modes.append({module.training for module in model.modules()})
         return made
 
-    monkeypatch.setattr("rossbench.finetune.perturb", recorded)
+    monkeypatch.setattr("rossbench.stages.finetune.perturb", recorded)
     batches = []
     hook = encoder.backbone[0].register_forward_hook(lambda layer, *_: batches.append(layer.training))
     finetune(spec(0.5, epochs=1, trained="full"), encoder, data.images, data.labels, 10, Hooks())

@@ -17,14 +17,18 @@ from PIL import Image
 from torchvision import datasets as tv
 from torchvision import transforms
 
-from rossbench import datasets, folders, pretrain, registry, runner, training
-from rossbench.errors import DataError, InvalidValue
-from rossbench.finetune import Classifier, finetune
-from rossbench.folders import ImageFiles
-from rossbench.gallery import Gallery, choose
-from rossbench.interrupts import Interrupted
-from rossbench.scenario import Scenario
-from rossbench.training import Hooks
+from rossbench import registry
+from rossbench.config.scenarios import Scenario
+from rossbench.data import datasets, image_folder
+from rossbench.data.image_folder import ImageFiles
+from rossbench.models.classifier import Classifier
+from rossbench.report.figure_data import Gallery, choose
+from rossbench.runner import run as runner
+from rossbench.stages import pretrain, train_loop
+from rossbench.stages.finetune import finetune
+from rossbench.stages.train_loop import Hooks
+from rossbench.util.errors import DataError, InvalidValue
+from rossbench.util.signals import Interrupted
 
 pytestmark = pytest.mark.usefixtures("own_registry")
 CLASSES = ["Zaunkönig", "a & b|c", "great tit", "ξ 50% $x_$"]
@@ -69,7 +73,7 @@ def birds(world):
 @pytest.fixture
 def in_files(monkeypatch):
     """Nothing is little enough to be decoded at once."""
-    monkeypatch.setattr(folders, "IN_MEMORY", 0)
+    monkeypatch.setattr(image_folder, "IN_MEMORY", 0)
 
 
 def test_the_facts_are_found_without_torch(world):
@@ -86,10 +90,10 @@ def test_the_facts_are_found_without_torch(world):
 def test_files_labels_and_pixels_are_those_of_torchvision(world, birds, split):
     square = transforms.Compose([transforms.Resize(SIZE), transforms.CenterCrop(SIZE), transforms.PILToTensor()])
     theirs = tv.ImageFolder(str(world / split), square)
-    found, data = folders.find(world, split), datasets.load("birds", split)
+    found, data = image_folder.find(world, split), datasets.load("birds", split)
     assert [str(world / split / file) for file in found.files] == [path for path, _ in theirs.samples]
     assert found.names == tuple(theirs.classes) == birds.names
-    assert folders.ENDINGS == tv.folder.IMG_EXTENSIONS
+    assert image_folder.ENDINGS == tv.folder.IMG_EXTENSIONS
     assert torch.equal(data.images, torch.stack([image for image, _ in theirs]))
     assert data.labels.tolist() == theirs.targets
     assert (data.images.dtype, data.labels.dtype) == (torch.uint8, torch.int64)
@@ -234,7 +238,7 @@ def test_a_limit_is_that_part_of_all_and_opens_nothing_else(birds, monkeypatch, 
 def test_what_stands_for_a_tensor_gives_what_it_gives(birds, monkeypatch):
     """Whatever order it is asked in, and whatever was begun before."""
     images = datasets.load("birds", "train").images
-    monkeypatch.setattr(folders, "IN_MEMORY", images.numel() - 1)
+    monkeypatch.setattr(image_folder, "IN_MEMORY", images.numel() - 1)
     files = datasets.load("birds", "train").images
     assert isinstance(files, ImageFiles)
     assert (files.shape, len(files), files.device) == (images.shape, len(images), images.device)
@@ -258,7 +262,7 @@ def test_batches_are_read_ahead_and_in_a_step_it_is_work_on_the_device(birds, in
     images, order = files.decoded(), torch.randperm(48, generator=torch.Generator().manual_seed(0))
     for size in (7, 5, 48):
         seen, places = [], set()
-        for indices in folders.ahead(files, order.split(size)):
+        for indices in image_folder.ahead(files, order.split(size)):
             with no_waiting:
                 batch = files[indices]
                 half = files[indices.flip(0)[: len(indices) // 2]]
@@ -268,20 +272,20 @@ def test_batches_are_read_ahead_and_in_a_step_it_is_work_on_the_device(birds, in
             seen += indices.tolist()
         assert seen == order.tolist()
         assert len(places) == 1  # where a recorded step looks for it
-    for indices in folders.ahead(files, order.split(7)):
+    for indices in image_folder.ahead(files, order.split(7)):
         outside = next(k for k in range(48) if k not in indices.tolist())
         with pytest.raises(IndexError):
             files[torch.tensor([outside])]
         break
     assert torch.equal(files[order], images[order])  # as before
-    assert list(folders.ahead(files, [])) == []
+    assert list(image_folder.ahead(files, [])) == []
 
 
 def test_what_is_not_wanted_any_more_is_not_decoded(birds, in_files, monkeypatch):
     monkeypatch.setenv("ROSSBENCH_WORKERS", "1")
     files, gate, decoded = datasets.load("birds", "train").images, threading.Event(), []
     monkeypatch.setattr(files, "decode", lambda place, into: (gate.wait(10), decoded.append(place)))
-    reading = folders._Reading(files, list(range(40)))
+    reading = image_folder._Reading(files, list(range(40)))
     reading.cancel()
     gate.set()
     files.pool.shutdown()
@@ -295,7 +299,7 @@ def test_what_is_not_wanted_any_more_is_not_decoded(birds, in_files, monkeypatch
 )
 def test_what_cannot_be_decoded_is_named_in_one_line(own, monkeypatch, how, damage):
     if how == "files":
-        monkeypatch.setattr(folders, "IN_MEMORY", 0)
+        monkeypatch.setattr(image_folder, "IN_MEMORY", 0)
     broken = sorted((own / "train" / CLASSES[1]).glob("*.jpg"))[0]
     broken.write_bytes(damage(broken.read_bytes()))
     registry.register_folder("own", own, size=SIZE)
@@ -370,7 +374,7 @@ def test_a_full_finetuning_reads_files_too(birds, monkeypatch):
     spec = next(iter(dataclasses.replace(one, recipe=recipe).cells.values())).finetune
     found = []
     for bound in (2**32, 0):
-        monkeypatch.setattr(folders, "IN_MEMORY", bound)
+        monkeypatch.setattr(image_folder, "IN_MEMORY", bound)
         data = datasets.load("birds", "train")
         model = pretrain.build(spec.pretrain).encoder
         classifier, _ = finetune(spec, model, data.images, data.labels, 4, Hooks())
@@ -392,7 +396,7 @@ def test_a_step_that_reads_files_waits_for_nothing(birds, in_files, monkeypatch,
 
         return call
 
-    monkeypatch.setattr(training, "Replayed", watched)
+    monkeypatch.setattr(train_loop, "Replayed", watched)
     spec = next(iter(scenario(train_epsilons=(1,)).cells.values())).finetune
     data = datasets.load("birds", "train")
     if stage == 0:

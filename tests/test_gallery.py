@@ -7,13 +7,17 @@ import pytest
 import torch
 from conftest import tamper, tiny
 
-from rossbench import artifacts, datasets, gallery, job, metrics, runner
-from rossbench.attacks import perturb_each, unit_start
-from rossbench.errors import InvalidValue, RossbenchError, StoreError, UnknownName
-from rossbench.gallery import Gallery, Model, choose, ends
-from rossbench.report import figures, tables
-from rossbench.seeds import derive
-from rossbench.store import Store
+from rossbench.attacks.pgd import perturb_each, unit_start
+from rossbench.data import datasets
+from rossbench.report import figure_data, figures, tables
+from rossbench.report.figure_data import Gallery, Model, choose, ends
+from rossbench.runner import run as runner
+from rossbench.runner import scheduler
+from rossbench.stages import metrics
+from rossbench.store import artifacts
+from rossbench.store.store import Store
+from rossbench.util.errors import InvalidValue, RossbenchError, StoreError, UnknownName
+from rossbench.util.seeds import derive
 
 
 @pytest.fixture
@@ -239,7 +243,7 @@ def test_layers_are_those_of_the_model(shown, models):
 def test_nothing_is_written_or_trained(finished, models, shown, monkeypatch):
     before = sorted((path, path.stat().st_mtime_ns) for path in finished.rglob("*"))
     for name in ("pretrain", "finetune", "evaluate"):
-        monkeypatch.setattr(job, name, None)
+        monkeypatch.setattr(scheduler, name, None)
     for kind in ("robustness", "matrix", "confusion", "per_class", "training", "examples"):
         assert figures.to_bytes(getattr(shown, kind)(models), "svg").startswith(b"<?xml")
     assert sorted((path, path.stat().st_mtime_ns) for path in finished.rglob("*")) == before
@@ -262,7 +266,7 @@ def test_a_row_without_evaluations_says_so(models):
 )
 def test_labels_say_as_little_as_tells_models_apart(models, changes, rows, expected):
     matrices = [dataclasses.replace(models[0].matrix, **change) for change in changes]
-    assert gallery._labels([Model(matrix, row) for matrix, row in zip(matrices, rows, strict=True)]) == expected
+    assert figure_data._labels([Model(matrix, row) for matrix, row in zip(matrices, rows, strict=True)]) == expected
 
 
 def partly(matrix, *places):
@@ -280,7 +284,7 @@ def test_rows_that_are_not_there_yet_are_left_out(models):
 def test_models_are_compared_at_the_epsilons_that_they_share(shown, models, drawn):
     matrix = models[0].matrix
     some = [Model(partly(matrix, (0, 0, 0), (0, 0, 0.5)), (0, 0)), Model(partly(matrix, (1, 1, 0)), (1, 1))]
-    assert gallery.shared(some) == (0,)
+    assert figure_data.shared(some) == (0,)
     shown.confusion(some)
     assert [len(line) for line in drawn["confusions"][0]] == [2]
     other = [some[1], Model(partly(matrix, (0, 0, 0.5)), (0, 0))]

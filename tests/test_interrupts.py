@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from rossbench.interrupts import SIGNALS, Interrupted, held, listening
+from rossbench.util.signals import SIGNALS, Interrupted, held, listening
 
 
 def send(number):

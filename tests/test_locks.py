@@ -5,9 +5,9 @@ import time
 
 import pytest
 
-from rossbench import locks
-from rossbench.errors import StoreError
-from rossbench.locks import Locks
+from rossbench.util import locks
+from rossbench.util.errors import StoreError
+from rossbench.util.locks import Locks
 
 HOLD = "import sys, time; from pathlib import Path; from rossbench.locks import Locks; "
 HOLD += "one = Locks(Path(sys.argv[1])); print(one.take('a'), flush=True); time.sleep(100)"

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from rossbench.errors import OutOfMemory
-from rossbench.memory import Pieces, attempt
+from rossbench.util.errors import OutOfMemory
+from rossbench.util.memory import Pieces, attempt
 
 SHORT = [
     torch.OutOfMemoryError("CUDA out of memory"),

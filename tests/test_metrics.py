@@ -9,7 +9,7 @@ from sklearn.metrics import (
     top_k_accuracy_score,
 )
 
-from rossbench import metrics
+from rossbench.stages import metrics
 
 CLASSES = [2, 5, 10, 100]
 

@@ -5,11 +5,12 @@ import torch
 from conftest import tiny
 from lightly.loss import NTXentLoss
 
-from rossbench import contrastive, datasets
-from rossbench.pretrain import build, learning_rate, pretrain
-from rossbench.recipe import Pretraining
-from rossbench.training import Hooks
-from rossbench.views import two_views
+from rossbench.config.recipes import Pretraining
+from rossbench.data import datasets
+from rossbench.models import simclr
+from rossbench.stages.augment import two_views
+from rossbench.stages.pretrain import build, learning_rate, pretrain
+from rossbench.stages.train_loop import Hooks
 
 
 @pytest.fixture(scope="module")
@@ -50,9 +51,9 @@ def test_precision_and_layout_change_the_first_step_by_rounding_alone_and_train_
 def test_work_is_linear_in_the_epochs(images, monkeypatch, epochs, steps):
     """Views and attacks are made once a step, and of a step there are as many in every epoch."""
     calls = []
-    for name, real in (("two_views", two_views), ("adversarial_views", contrastive.adversarial_views)):
+    for name, real in (("two_views", two_views), ("adversarial_views", simclr.adversarial_views)):
         monkeypatch.setattr(
-            f"rossbench.pretrain.{name}", lambda *given, name=name, real=real: calls.append(name) or real(*given)
+            f"rossbench.stages.pretrain.{name}", lambda *given, name=name, real=real: calls.append(name) or real(*given)
         )
     pretrain(spec(0.5, epochs=epochs), images, Hooks())
     assert calls == ["two_views", "adversarial_views"] * steps
@@ -61,14 +62,14 @@ def test_work_is_linear_in_the_epochs(images, monkeypatch, epochs, steps):
 def test_the_first_step_is_one_of_adam_on_nt_xent_of_adversarial_views(images, monkeypatch):
     """The hook is called with the spec's epsilon, and what it returns is what is trained on."""
     calls = []
-    real = contrastive.adversarial_views
+    real = simclr.adversarial_views
 
     def recorded(model, views, epsilon):
         adversarial, extremes = real(model, views, epsilon)
         calls.append((views, epsilon, adversarial))
         return adversarial, extremes
 
-    monkeypatch.setattr("rossbench.pretrain.adversarial_views", recorded)
+    monkeypatch.setattr("rossbench.stages.pretrain.adversarial_views", recorded)
     one = spec(0.7, epochs=1, batch_size=60)
     trained, history = pretrain(one, images, Hooks())
     (views, epsilon, adversarial), *rest = calls
@@ -79,7 +80,7 @@ def test_the_first_step_is_one_of_adam_on_nt_xent_of_adversarial_views(images, m
     optimizer = torch.optim.Adam(by_hand.parameters(), one.recipe.learning_rate, weight_decay=1e-4, fused=True)
     theirs = NTXentLoss(temperature=one.recipe.temperature)(*by_hand.project(adversarial).chunk(2)).item()
     by_hand.load_state_dict(build(one).state_dict())  # that pass moved BatchNorm's statistics
-    loss = torch.nn.functional.cross_entropy(by_hand(adversarial), contrastive.partners(120, views.device))
+    loss = torch.nn.functional.cross_entropy(by_hand(adversarial), simclr.partners(120, views.device))
     loss.backward()
     optimizer.step()
     assert history[0]["loss"] == pytest.approx(loss.item(), rel=1e-6) == pytest.approx(theirs, rel=1e-6)

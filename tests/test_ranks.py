@@ -21,19 +21,23 @@ import torch
 from conftest import tiny
 from lightly.loss import NTXentLoss
 
-from rossbench import contrastive, datasets, pretrain, ranks, runner
-from rossbench.contrastive import SimCLR
-from rossbench.encoders import BatchNorm2d, synchronised
-from rossbench.errors import InvalidValue, RankError
-from rossbench.interrupts import Interrupted, listening
-from rossbench.recipe import Attack
-from rossbench.store import read_json
-from rossbench.training import Hooks
-from rossbench.views import two_views
+from rossbench.config.recipes import Attack
+from rossbench.data import datasets
+from rossbench.models import simclr
+from rossbench.models.encoders import BatchNorm2d, synchronised
+from rossbench.models.simclr import SimCLR
+from rossbench.runner import run as runner
+from rossbench.stages import pretrain
+from rossbench.stages.augment import two_views
+from rossbench.stages.train_loop import Hooks
+from rossbench.store.store import read_json
+from rossbench.util import distributed
+from rossbench.util.errors import InvalidValue, RankError
+from rossbench.util.signals import Interrupted, listening
 
 ROOT = Path(__file__).parent.parent
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["rossbench.pretrain", "sklearn.datasets", "torch.nn.parallel"])
+PROCESSES.set_forkserver_preload(["rossbench.stages.pretrain", "sklearn.datasets", "torch.nn.parallel"])
 
 
 def on_ranks(size, folder, job, *arguments, codes=None):
@@ -59,9 +63,9 @@ def work(rank, size, port, path, job, arguments):
     place = {"RANK": rank, "WORLD_SIZE": size, "LOCAL_RANK": rank, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     os.environ |= {name: str(value) for name, value in place.items()}
     try:
-        with ranks.together() as leads:
-            for _ in [None] if leads else ranks.called():
-                with ranks.joined():
+        with distributed.together() as leads:
+            for _ in [None] if leads else distributed.called():
+                with distributed.joined():
                     found = job(*arguments)
     except RankError as error:
         path.with_suffix(".txt").write_text(str(error))
@@ -79,7 +83,7 @@ def train(one, double=True, resume=None, stop_at=None):
 
     ``stop_at``: after so many steps a signal comes, to the last rank alone.
     """
-    steps, ticks, real = [], [], contrastive.adversarial_views
+    steps, ticks, real = [], [], simclr.adversarial_views
 
     def recorded(*given):
         steps.append(real(*given))
@@ -87,10 +91,10 @@ def train(one, double=True, resume=None, stop_at=None):
 
     def tick(news):
         ticks.append(news)
-        if len(ticks) == stop_at and ranks.rank() == ranks.size() - 1:
+        if len(ticks) == stop_at and distributed.rank() == distributed.size() - 1:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    hooks = Hooks(tick, resume if ranks.rank() == 0 else None)
+    hooks = Hooks(tick, resume if distributed.rank() == 0 else None)
     patches = [mock.patch.object(pretrain, "adversarial_views", recorded)]
     if double:
         build = pretrain.build
@@ -156,16 +160,16 @@ def test_batchnorm_per_rank_is_another_training_and_leaves_one_model(tmp_path):
 
 def losses_and_gradients():
     projections = torch.randn(24, 8, generator=torch.Generator().manual_seed(1))
-    mine = ranks.share(12)
+    mine = distributed.share(12)
     found = []
     for ours in (True, False):
         own = projections.view(2, 12, 8)[:, mine].flatten(0, 1).requires_grad_()
         if ours:
             loss = torch.nn.functional.cross_entropy(
-                contrastive.similarities(own, 0.3), contrastive.partners(len(own), own.device)
+                simclr.similarities(own, 0.3), simclr.partners(len(own), own.device)
             )
         else:
-            loss = NTXentLoss(0.3, gather_distributed=ranks.size() > 1)(*own.chunk(2))
+            loss = NTXentLoss(0.3, gather_distributed=distributed.size() > 1)(*own.chunk(2))
         found += [loss.detach(), *torch.autograd.grad(loss, own)]
     return found
 
@@ -217,22 +221,22 @@ def test_an_encoder_whose_batchnorm_is_not_known_is_refused():
 def test_without_torchruns_environment_a_process_is_alone(monkeypatch):
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR"):
         monkeypatch.delenv(name, raising=False)
-    assert ranks.environment() == (0, 1, 0)
-    with ranks.together() as leads, ranks.joined({}):
-        assert (leads, ranks.rank(), ranks.size(), ranks.share(7)) == (True, 0, 1, slice(0, 7))
+    assert distributed.environment() == (0, 1, 0)
+    with distributed.together() as leads, distributed.joined({}):
+        assert (leads, distributed.rank(), distributed.size(), distributed.share(7)) == (True, 0, 1, slice(0, 7))
 
 
 def test_a_batch_that_cannot_be_split_is_refused_before_any_work(tmp_path, monkeypatch):
-    monkeypatch.setattr(ranks, "_company", ranks._Company(0, 3, 0, None))
+    monkeypatch.setattr(distributed, "_company", distributed._Company(0, 3, 0, None))
     with pytest.raises(InvalidValue, match="expected a number of images a batch that 3 ranks share equally, got 20"):
         runner.run(tiny(), store=tmp_path, device="cpu")
     assert not (tmp_path / "pretrain").exists()
 
 
 def die():
-    if ranks.rank() == 1:
+    if distributed.rank() == 1:
         os._exit(3)
-    ranks.gathered(torch.zeros(1))
+    distributed.gathered(torch.zeros(1))
 
 
 def test_a_rank_that_dies_ends_the_others(tmp_path):

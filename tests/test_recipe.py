@@ -5,10 +5,19 @@ from conftest import TEXTS, refusal, values
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from rossbench.errors import InvalidValue, UnknownName
-from rossbench.recipe import ATTACKS, Attack, Augmentation, Evaluation, Finetuning, Pretraining, Recipe, attack_of
-from rossbench.scenario import Scenario
-from rossbench.values import flatten
+from rossbench.config.recipes import (
+    ATTACKS,
+    Attack,
+    Augmentation,
+    Evaluation,
+    Finetuning,
+    Pretraining,
+    Recipe,
+    attack_of,
+)
+from rossbench.config.scenarios import Scenario
+from rossbench.config.values import flatten
+from rossbench.util.errors import InvalidValue, UnknownName
 
 
 def test_the_defaults_are_the_protocol_of_the_study():

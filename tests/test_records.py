@@ -12,12 +12,14 @@ from conftest import AUDITS, FIXTURES, JSON, RECORDS, TEXTS, changed, refusal, t
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from rossbench import artifacts, records, uncertainty
-from rossbench.errors import StoreError
-from rossbench.records import Audit, Record, Verdict, read_audit, read_record
-from rossbench.specs import AuditSpec, EvaluateSpec
-from rossbench.store import Store, encode
-from rossbench.values import build
+from rossbench.config.specs import AuditSpec, EvaluateSpec
+from rossbench.config.values import build
+from rossbench.stages.evaluate import save_cell
+from rossbench.store import artifacts, records
+from rossbench.store.records import Audit, Record, Verdict, read_audit, read_record
+from rossbench.store.store import Store, encode
+from rossbench.util import statistics
+from rossbench.util.errors import StoreError
 
 
 @pytest.fixture
@@ -79,7 +81,7 @@ def test_the_commit_is_that_of_the_code_and_of_no_other_checkout(tmp_path):
     for path in here.glob("*.py"):
         (tmp_path / "rossbench" / path.name).write_bytes(path.read_bytes())
     (tmp_path / "rossbench" / "__init__.py").write_text("")
-    code = "from rossbench import records; print(records._git())"
+    code = "from rossbench.store import records; print(records._git())"
     found = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "(None, None)"
 
@@ -123,7 +125,7 @@ def test_what_an_earlier_schema_named_has_the_same_key_now(schema):
 def test_intervals_of_the_known_rates_are_in_the_record(record):
     assert set(record.wilson95) == {"top1", "top5", "robust"}
     for name, (low, high) in record.wilson95.items():
-        assert (low, high) == uncertainty.wilson(getattr(record, f"{name}_right"), record.n) == record.interval(name)
+        assert (low, high) == statistics.wilson(getattr(record, f"{name}_right"), record.n) == record.interval(name)
         assert 0 <= low <= record.metric(name) <= high <= 1
 
 
@@ -200,7 +202,7 @@ def test_what_an_attack_turns_right_counts_as_right_and_not_as_robust(finished, 
     natural[30:] = wrong[30:]
     under[20:30], under[35:] = wrong[20:30], wrong[35:]
     made = {"scenario": "digits", "deviations": {}, "seconds": 1.0, "provenance": {}}
-    artifacts.save_cell(Store(tmp_path), cell, under, natural, labels, **made)
+    save_cell(Store(tmp_path), cell, under, natural, labels, **made)
     record = read_record(Store(tmp_path).record_path(cell.key))
     assert record.robust_right == 20
     assert (record.top1_right, record.top5_right, record.right_by_class) == COUNTED[attacked]

@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from rossbench import resume
-from rossbench.errors import StoreError
-from rossbench.resume import Saving
+from rossbench.store import resume
+from rossbench.store.resume import Saving
+from rossbench.util.errors import StoreError
 
 STATE = {"history": [{"epoch": 1, "loss": 0.5}], "model": {"weight": torch.arange(1000.0)}, "done": (torch.ones(3), 2)}
 

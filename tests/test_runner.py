@@ -11,11 +11,16 @@ import pytest
 import torch
 from conftest import tamper, tiny
 
-from rossbench import artifacts, job, metrics, progress, registry, runner
-from rossbench.errors import InvalidValue, StoreError, UnknownName
-from rossbench.scenario import Scenario, Suite
-from rossbench.specs import EvaluateSpec
-from rossbench.store import Store
+from rossbench import registry
+from rossbench.config.scenarios import Scenario, Suite
+from rossbench.config.specs import EvaluateSpec
+from rossbench.runner import progress, scheduler
+from rossbench.runner import run as runner
+from rossbench.stages import metrics
+from rossbench.store import artifacts
+from rossbench.store.store import Store
+from rossbench.util.devices import resolve_device
+from rossbench.util.errors import InvalidValue, StoreError, UnknownName
 
 TIMES = ("seconds", "created")
 
@@ -157,7 +162,7 @@ def test_evaluations_that_differ_in_epsilon_alone_are_one_piece_of_work(tmp_path
     """Told by its first, then finished one by one, each with its share of the time, by its passes."""
     seen = []
     clock = SimpleNamespace(perf_counter=lambda: sum(bool(one.tick) for one in seen))
-    for module in (job, progress):
+    for module in (scheduler, progress):
         monkeypatch.setattr(module, "time", clock)
 
     scenario = tiny(recipe=attacking(attacked), train_epsilons=(1,), eval_epsilons=(0, 0.5, 1))
@@ -356,8 +361,8 @@ def test_what_another_run_finished_meanwhile_is_kept_and_not_built_again(finishe
 
 
 def test_data_that_is_missing_is_said_before_anything_is_built(tmp_path, monkeypatch):
-    from rossbench import datasets
-    from rossbench.errors import DataError
+    from rossbench.data import datasets
+    from rossbench.util.errors import DataError
 
     real = datasets.load
 
@@ -493,11 +498,11 @@ def test_a_device_that_is_not_there_is_refused(name):
     if name == "cuda:" and torch.cuda.is_available():
         pytest.skip("cuda is there")
     with pytest.raises(InvalidValue, match="device"):
-        runner.resolve_device(name)
+        resolve_device(name)
 
 
 def test_auto_finds_a_device():
-    assert runner.resolve_device("auto").type in ("cpu", "cuda", "mps")
+    assert resolve_device("auto").type in ("cpu", "cuda", "mps")
 
 
 def test_a_large_images_scenario_can_be_declared_without_its_data():
@@ -551,7 +556,7 @@ def test_run_suite_takes_a_name_a_suite_or_any_of_names_and_scenarios(finished, 
 @pytest.mark.parametrize("names", [("ross2022",), ("digits-study",), ("digits",)])
 def test_parts_are_whole_models_and_together_everything(names, total):
     cells = [c for name in names for one in registry.members(name) for c in one.cells.values()]
-    parts = [job._part(cells, k, total) for k in range(1, total + 1)]
+    parts = [scheduler._part(cells, k, total) for k in range(1, total + 1)]
     assert sorted(cell.key for part in parts for cell in part) == sorted(cell.key for cell in cells)
     heads = [{cell.finetune.key for cell in part} for part in parts]
     assert sum(map(len, heads)) == len({cell.finetune.key for cell in cells})

@@ -7,10 +7,10 @@ from conftest import JSON, refusal, values
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rossbench.errors import InvalidValue, UnknownName
-from rossbench.recipe import ATTACKS, Attack, Evaluation, Finetuning, Pretraining, Recipe
-from rossbench.scenario import Scenario, Suite, specs_of
-from rossbench.values import build
+from rossbench.config.recipes import ATTACKS, Attack, Evaluation, Finetuning, Pretraining, Recipe
+from rossbench.config.scenarios import Scenario, Suite, specs_of
+from rossbench.config.values import build
+from rossbench.util.errors import InvalidValue, UnknownName
 
 
 def scenario(**changes: object) -> Scenario:

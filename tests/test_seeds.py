@@ -3,7 +3,7 @@ import contextlib
 import pytest
 import torch
 
-from rossbench.seeds import derive, seeded
+from rossbench.util.seeds import derive, seeded
 
 
 def test_every_purpose_has_a_stream_of_its_own():

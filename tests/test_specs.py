@@ -7,11 +7,11 @@ from conftest import SPECS, values
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from rossbench.errors import InvalidValue
-from rossbench.recipe import Attack, Evaluation, Finetuning, Pretraining, Recipe
-from rossbench.scenario import Scenario, specs_of
-from rossbench.specs import EvaluateSpec, passes
-from rossbench.values import build, flatten
+from rossbench.config.recipes import Attack, Evaluation, Finetuning, Pretraining, Recipe
+from rossbench.config.scenarios import Scenario, specs_of
+from rossbench.config.specs import EvaluateSpec, passes
+from rossbench.config.values import build, flatten
+from rossbench.util.errors import InvalidValue
 
 
 def scenario(**changes: object) -> Scenario:

@@ -2,10 +2,10 @@ import os
 
 import pytest
 
-from rossbench import store as store_module
-from rossbench.errors import StoreError
-from rossbench.scenario import Scenario
-from rossbench.store import Store, write_atomically
+from rossbench.config.scenarios import Scenario
+from rossbench.store import store as store_module
+from rossbench.store.store import Store, write_atomically
+from rossbench.util.errors import StoreError
 
 CELL = Scenario("x", "digits", "digits").cells[0, 0, 0]
 

@@ -21,15 +21,18 @@ import torch
 from conftest import tiny
 from test_runner import comparable
 
-from rossbench import artifacts, cli, job, registry, runner
-from rossbench.errors import StoreError
-from rossbench.interrupts import Interrupted, listening
-from rossbench.scenario import specs_of
-from rossbench.store import SUMS, Store
-from rossbench.upkeep import verify
+from rossbench import cli, registry
+from rossbench.config.scenarios import specs_of
+from rossbench.runner import run as runner
+from rossbench.runner import scheduler
+from rossbench.store import artifacts
+from rossbench.store.maintenance import verify
+from rossbench.store.store import SUMS, Store
+from rossbench.util.errors import StoreError
+from rossbench.util.signals import Interrupted, listening
 
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["rossbench.runner", "rossbench.weights", "sklearn.datasets"])
+PROCESSES.set_forkserver_preload(["rossbench.runner.run", "rossbench.models.checkpoints", "sklearn.datasets"])
 
 
 def longer():
@@ -42,7 +45,7 @@ def longer():
 
 def work(scenario, root, built=None, shard=(1, 1)):
     """A run, in a process of its own; tells the keys of what it has built."""
-    job.POLL = 0.05
+    scheduler.POLL = 0.05
     torch.set_num_threads(1)  # several such processes share the cores
     keys = []
     runner.run_suite(
@@ -285,7 +288,7 @@ def test_the_same_damage_twice_ends_a_run(finished, tmp_path, monkeypatch):
     """As on a disk that gives back other bytes than it was given."""
     store = Store(tmp_path / "store")
     shutil.copytree(finished, store.root)
-    real = artifacts.save_cell
+    real = scheduler.save_cell
     spec = tiny().cells[1, 1, 0.5]
     flip(store.record_path(spec.key))
 
@@ -293,7 +296,7 @@ def test_the_same_damage_twice_ends_a_run(finished, tmp_path, monkeypatch):
         real(store, cell, *arguments, **keywords)
         flip(store.record_path(cell.key))
 
-    monkeypatch.setattr(artifacts, "save_cell", worse)
+    monkeypatch.setattr(scheduler, "save_cell", worse)
     with pytest.raises(StoreError, match=f"{spec.key}.*expected the SHA-256"):
         runner.run(tiny(), store=store, device="cpu")
 

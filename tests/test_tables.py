@@ -15,12 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from rossbench import registry, runner
-from rossbench.errors import InvalidValue, StoreError, UnknownName
-from rossbench.records import read_record
-from rossbench.report import forms, tables
-from rossbench.scenario import Suite
-from rossbench.store import Store
+from rossbench import registry
+from rossbench.config.scenarios import Suite
+from rossbench.report import formats, tables
+from rossbench.runner import run as runner
+from rossbench.store.records import read_record
+from rossbench.store.store import Store
+from rossbench.util.errors import InvalidValue, StoreError, UnknownName
 
 
 @pytest.fixture
@@ -31,7 +32,7 @@ def matrix(finished):
 
 def terminal(matrix, metric="top1", width=80, **console):
     console = Console(file=io.StringIO(), width=width, **console)
-    console.print(forms.to_rich(tables.grid(matrix, metric), width))
+    console.print(formats.to_rich(tables.grid(matrix, metric), width))
     return console.file.getvalue().replace("┃", "│")
 
 
@@ -40,9 +41,9 @@ def shown(matrix, row, column, metric):
 
 
 def in_form(matrix, form, metric="top1"):
-    if form in forms.TEXTS:
-        return forms.TEXTS[form](tables.grid(matrix, metric))
-    return forms.DATA[form]([matrix], metric)
+    if form in formats.TEXTS:
+        return formats.TEXTS[form](tables.grid(matrix, metric))
+    return formats.DATA[form]([matrix], metric)
 
 
 def with_rates(matrix, rates, columns=(0, 0.2, 0.4, 0.6, 0.8, 1)):
@@ -117,17 +118,17 @@ def test_a_run_that_differs_says_so_above_its_table(matrix):
     assert text.index("REDUCED") < text.index("Top-1")
 
 
-@pytest.mark.parametrize("form", [*forms.TEXTS, *forms.DATA])
+@pytest.mark.parametrize("form", [*formats.TEXTS, *formats.DATA])
 def test_every_format_says_that_a_run_differs(matrix, form):
     assert "REDUCED OR CHANGED PROTOCOL" in in_form(matrix, form)
 
 
 def test_the_formats_are_these():
-    assert (list(forms.TEXTS), list(forms.DATA)) == (["markdown", "latex"], ["csv", "json"])
+    assert (list(formats.TEXTS), list(formats.DATA)) == (["markdown", "latex"], ["csv", "json"])
 
 
 def test_csv_has_one_line_a_cell(matrix):
-    rows = list(csv.DictReader(io.StringIO(forms.to_csv([matrix], "mcc"))))
+    rows = list(csv.DictReader(io.StringIO(formats.to_csv([matrix], "mcc"))))
     places = [tuple(float(r[f"{name}_epsilon"]) for name in ("train", "finetune", "eval")) for r in rows]
     assert places == sorted(matrix.cells)
     for place, row in zip(places, rows, strict=True):
@@ -137,7 +138,7 @@ def test_csv_has_one_line_a_cell(matrix):
 
 
 def test_json_carries_the_records(matrix):
-    (content,) = json.loads(forms.to_json([matrix], "top1"))
+    (content,) = json.loads(formats.to_json([matrix], "top1"))
     assert content["scenario"] == "digits"
     assert content["cells"][0]["record"]["n"] == 40
     epsilons = [(cell["train_epsilon"], cell["finetune_epsilon"], cell["eval_epsilon"]) for cell in content["cells"]]
@@ -176,8 +177,8 @@ def test_rows_with_columns_of_their_own_leave_cells_missing_in_every_format(fini
     runner.run(tiny(train_epsilons=(1,), eval_epsilons=(0.25,)), store=tmp_path, device="cpu")
     (matrix,) = tables.load(Store(tmp_path))
     assert (len(matrix.cells), len(matrix.records)) == (6, 3)
-    assert len(list(csv.DictReader(io.StringIO(forms.to_csv([matrix], "top1"))))) == 6
-    assert len(json.loads(forms.to_json([matrix], "top1"))[0]["cells"]) == 6
+    assert len(list(csv.DictReader(io.StringIO(formats.to_csv([matrix], "top1"))))) == 6
+    assert len(json.loads(formats.to_json([matrix], "top1"))[0]["cells"]) == 6
     assert terminal(matrix).count("—") == 3 + 1  # and once in the note that says so
 
 
@@ -585,8 +586,8 @@ def test_a_note_of_schema_2_is_of_a_family_where_it_says_of_which(tmp_path, seed
 
 @given(st.text(max_size=30))
 def test_latex_escapes_whatever_a_name_holds(text):
-    escaped = forms._latex(text)
-    for command in forms._LATEX.values():
+    escaped = formats._latex(text)
+    for command in formats._LATEX.values():
         escaped = escaped.replace(command, "")
     assert not set(escaped) & set("&%#_{}~^")
 
@@ -630,7 +631,7 @@ def test_of_notes_that_disagree_the_one_that_warns_counts(finished, tmp_path, ma
 
 def test_every_symbol_of_a_comparison_is_known_to_latex():
     shown = tables.Grid("t", ["model"], ["0"], [(["Kendall τ → ε"], ["—"])])
-    assert forms.to_latex(shown).isascii()
+    assert formats.to_latex(shown).isascii()
 
 
 # --- seeds and intervals -------------------------------------------------------------------------------------
@@ -673,7 +674,7 @@ def test_a_family_is_shown_by_mean_and_sample_deviation(seeds, metric):
     assert "seeds 1, 2, 3" in grid.caption
     assert "mean ± sample deviation over 3 seeds" in grid.caption
     assert not any(note.startswith("seed ") for note in grid.notes)
-    for form in (forms.to_markdown(grid), forms.to_latex(grid)):
+    for form in (formats.to_markdown(grid), formats.to_latex(grid)):
         assert cells[1] in form or cells[1].replace("±", r"$\pm$") in form
 
 
@@ -723,8 +724,8 @@ def whole_or_refused(root, note):
     assert said is None or str(path) in said
     for matrix in tables.load(Store(root)) if said is None else []:
         grid = tables.grid(matrix, "top1")
-        assert [forms.TEXTS[form](grid) for form in forms.TEXTS]
-        assert [forms.DATA[form]([matrix], "top1") for form in forms.DATA]
+        assert [formats.TEXTS[form](grid) for form in formats.TEXTS]
+        assert [formats.DATA[form]([matrix], "top1") for form in formats.DATA]
     return said
 
 
@@ -794,10 +795,10 @@ UNESCAPED = re.compile(r"(?<!\\)(?:\\\\)*\|")
 @given(GRIDS)
 def test_whatever_is_in_it_a_markdown_table_keeps_its_columns(grid):
     """And its title is one line, and its notes are quoted."""
-    head, _, *notes = forms.to_markdown(grid).split("\n")[: 2 + 2 * len(grid.notes)]
+    head, _, *notes = formats.to_markdown(grid).split("\n")[: 2 + 2 * len(grid.notes)]
     assert head.startswith("### ")
     assert all(line.startswith("> ") or not line for line in notes)
-    lines = forms.to_markdown(grid).split("\n")[2 + 2 * len(grid.notes) : -3]
+    lines = formats.to_markdown(grid).split("\n")[2 + 2 * len(grid.notes) : -3]
     assert len(lines) == 2 + len(grid.lines)
     assert {len(line.splitlines()) for line in lines} == {1}
     for line in lines:
@@ -810,7 +811,7 @@ SPECIAL = set("#$%&_{}~^\\\n\r")
 @given(GRIDS)
 def test_whatever_is_in_it_a_latex_table_is_made_of_its_own_commands_alone(grid):
     before, columns = len(grid.labels), len(grid.columns)
-    lines = forms.to_latex(grid).split("\n")
+    lines = formats.to_latex(grid).split("\n")
     assert [*lines[:2], *lines[3:6]] == [
         r"\begin{table}",
         r"\centering",
@@ -825,7 +826,7 @@ def test_whatever_is_in_it_a_latex_table_is_made_of_its_own_commands_alone(grid)
     cells = [row.removesuffix(r" \\").removeprefix("{}").split(" & ") for row in rows]
     assert {len(row) for row in cells} == {before + columns}
     for text in [lines[2].removeprefix(r"\caption{").removesuffix("}"), *itertools.chain(*cells)]:
-        for command in forms._LATEX.values():
+        for command in formats._LATEX.values():
             text = text.replace(command, "")
         assert not set(text) & SPECIAL
 
@@ -834,14 +835,14 @@ def test_whatever_is_in_it_a_latex_table_is_made_of_its_own_commands_alone(grid)
 @settings(max_examples=50)
 def test_whatever_is_in_it_a_terminal_shows_it(grid, width):
     console = Console(file=io.StringIO(), width=width)
-    console.print(forms.to_rich(grid, width))
+    console.print(formats.to_rich(grid, width))
 
 
 def test_markup_in_a_table_is_text():
     marked = ["[red]a", "[/]", "[bold]b[/bold]"]
     grid = tables.Grid(marked[0], [marked[1]], [marked[2]], [([marked[0]], [marked[1]])], notes=[marked[2]])
     console = Console(file=io.StringIO(), width=80)
-    console.print(forms.to_rich(dataclasses.replace(grid, caption=marked[1])))
+    console.print(formats.to_rich(dataclasses.replace(grid, caption=marked[1])))
     shown = console.file.getvalue()
     assert [shown.count(text) for text in marked] == [2, 3, 2]
 
@@ -857,7 +858,7 @@ def test_whatever_names_are_csv_is_read_as_it_was_written_and_runs_no_formula(fi
     (matrix,) = tables.load(Store(finished))
     matrix = named(matrix, name, {other: [name, None]}, other)
     matrix.cells[0, 0, 0.5] = dataclasses.replace(matrix.cells[0, 0, 0.5], mcc=mcc)
-    text = forms.to_csv([matrix], "mcc")
+    text = formats.to_csv([matrix], "mcc")
     rows = list(csv.reader(io.StringIO(text, newline="")))
     assert [len(row) for row in rows] == [12] * 3
     first = dict(zip(rows[0], rows[1], strict=True))
@@ -873,6 +874,6 @@ def test_whatever_names_are_csv_is_read_as_it_was_written_and_runs_no_formula(fi
 @given(name=TEXTS, other=TEXTS)
 def test_whatever_names_are_json_holds_them(finished, name, other):
     (matrix,) = tables.load(Store(finished))
-    (content,) = json.loads(forms.to_json([named(matrix, name, {other: [name, other]}, other)], None))
+    (content,) = json.loads(formats.to_json([named(matrix, name, {other: [name, other]}, other)], None))
     assert (content["scenario"], content["protocol"]) == (name, other)
     assert content["cells"][0]["record"]["key"] == other

@@ -5,10 +5,11 @@ import types
 import pytest
 from conftest import tiny
 
-from rossbench import artifacts, runner
-from rossbench.errors import InvalidValue
-from rossbench.store import Store
-from rossbench.tensorboard import logging_to
+from rossbench.runner import run as runner
+from rossbench.runner.tensorboard import logging_to
+from rossbench.store import artifacts
+from rossbench.store.store import Store
+from rossbench.util.errors import InvalidValue
 
 FIELDS = ("loss", "top1", "top5", "learning_rate")
 

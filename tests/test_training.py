@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from rossbench import registry
-from rossbench.errors import AttackError, Diverged, OutOfMemory
-from rossbench.interrupts import Interrupted, listening
-from rossbench.recipe import Finetuning
-from rossbench.training import Hooks, Loop, Step, adam
+from rossbench.config.recipes import Finetuning
+from rossbench.stages.train_loop import Hooks, Loop, Step, adam
+from rossbench.util.errors import AttackError, Diverged, OutOfMemory
+from rossbench.util.signals import Interrupted, listening
 
 SPEC = dataclasses.replace(registry.get("digits").cells[0, 0, 0].finetune, recipe=Finetuning(epochs=4, batch_size=4))
 

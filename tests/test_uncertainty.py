@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rossbench.errors import InvalidValue
-from rossbench.uncertainty import kendall, mcnemar, mean_deviation, wilson
+from rossbench.util.errors import InvalidValue
+from rossbench.util.statistics import kendall, mcnemar, mean_deviation, wilson
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,10 @@ import time
 import pytest
 from conftest import tiny
 
-from rossbench import runner
-from rossbench.scenario import specs_of
-from rossbench.store import Store, write_atomically
-from rossbench.upkeep import LEFT_OVER, Holdings, read_spec, verify
+from rossbench.config.scenarios import specs_of
+from rossbench.runner import run as runner
+from rossbench.store.maintenance import LEFT_OVER, Holdings, read_spec, verify
+from rossbench.store.store import Store, write_atomically
 
 
 @pytest.fixture

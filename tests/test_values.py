@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rossbench import registry
-from rossbench.errors import InvalidValue, UnknownName
-from rossbench.recipe import NORMS, Attack, Augmentation, Evaluation, Finetuning, Pretraining, Recipe
-from rossbench.scenario import Scenario, Suite
-from rossbench.specs import EvaluateSpec, FinetuneSpec, PretrainSpec
-from rossbench.values import build, flatten, settled
+from rossbench.config.recipes import NORMS, Attack, Augmentation, Evaluation, Finetuning, Pretraining, Recipe
+from rossbench.config.scenarios import Scenario, Suite
+from rossbench.config.specs import EvaluateSpec, FinetuneSpec, PretrainSpec
+from rossbench.config.values import build, flatten, settled
+from rossbench.util.errors import InvalidValue, UnknownName
 
 POSITIVE = st.floats(1e-6, 1e6)
 NUMBERS = st.floats(0, 1000) | st.integers(0, 1000)

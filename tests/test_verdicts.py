@@ -9,13 +9,16 @@ import torch
 from conftest import tiny
 from torch import nn
 
-from rossbench import datasets, registry, runner, verdicts
-from rossbench.artifacts import load_classifier, load_predictions
-from rossbench.evaluate import evaluate
-from rossbench.recipe import ATTACKS
-from rossbench.records import Verdict
-from rossbench.store import Store
-from rossbench.training import Hooks
+from rossbench import registry
+from rossbench.config.recipes import ATTACKS
+from rossbench.data import datasets
+from rossbench.runner import run as runner
+from rossbench.stages import audit
+from rossbench.stages.evaluate import evaluate
+from rossbench.stages.train_loop import Hooks
+from rossbench.store.artifacts import load_classifier, load_predictions
+from rossbench.store.records import Verdict
+from rossbench.store.store import Store
 
 MEAN, STD = 0.3, 0.37  # about those of the digits
 
@@ -49,8 +52,8 @@ def judged(classifier, cells, test, predictions=None):
         found = evaluate(cells, classifier, test.images, test.labels, Hooks())
         predictions = {cell.epsilon: ranked[:, 0] for cell, ranked in zip(cells, found.attacked, strict=True)}
     recipe = max(cells, key=lambda cell: cell.epsilon).recipe
-    made = verdicts.judge(classifier, test.images, test.labels, predictions, recipe, cells[0].seed, Hooks())
-    assert [one.check for one in made] == [check.name for check in verdicts.CHECKS]
+    made = audit.judge(classifier, test.images, test.labels, predictions, recipe, cells[0].seed, Hooks())
+    assert [one.check for one in made] == [check.name for check in audit.CHECKS]
     assert all(one.figure and one.meaning for one in made)
     return {one.check: one for one in made}
 
@@ -220,8 +223,8 @@ def test_the_verdict_hangs_on_no_single_image(name, monkeypatch):
 
     Shortfalls are at least 3 images from where a verdict changes, but for the image itself.
     """
-    monkeypatch.setattr(verdicts, "CHECKS", tuple(c for c in verdicts.CHECKS if "steps" in c.name))
-    monkeypatch.setattr(verdicts, "STRONGER", dataclasses.replace(verdicts.STRONGER, steps=10, restarts=1))
+    monkeypatch.setattr(audit, "CHECKS", tuple(c for c in audit.CHECKS if "steps" in c.name))
+    monkeypatch.setattr(audit, "STRONGER", dataclasses.replace(audit.STRONGER, steps=10, restarts=1))
     images, labels = by_pixel()
     recipe = tiny().recipe.evaluation
     rights, expected = ATTACKED[name]
@@ -230,7 +233,7 @@ def test_the_verdict_hangs_on_no_single_image(name, monkeypatch):
         changed = [
             one_image_more_or_less(right, change) for right, change in zip(rights(distances()), changes, strict=True)
         ]
-        made = verdicts.judge(ByPixel(), images, labels, stored_as(labels, changed), recipe, 0, Hooks())
+        made = audit.judge(ByPixel(), images, labels, stored_as(labels, changed), recipe, 0, Hooks())
         found.add(made[0].verdict)
     assert len(found) == 1
     assert found <= expected
@@ -240,7 +243,7 @@ def test_the_verdict_hangs_on_no_single_image(name, monkeypatch):
 def test_a_blind_attack_fails_at_the_epsilon_where_it_shows(check):
     images, labels = by_pixel()
     stored = stored_as(labels, [distances() > 0] * 4)
-    made = verdicts.judge(ByPixel(), images, labels, stored, tiny().recipe.evaluation, 0, Hooks())
+    made = audit.judge(ByPixel(), images, labels, stored, tiny().recipe.evaluation, 0, Hooks())
     found = {one.check: one for one in made}[check]
     assert found.verdict == "fail"
     assert found.figure.startswith("100.00 % under PGD-L2")
@@ -253,11 +256,9 @@ def test_more_masked_is_not_judged_milder():
     masked = []
     for rates in [(0.99, 0.99, 0.99, 0.99), (0.99, 0.99, 0.7, 0.5), (0.99, 0.7, 0.5, 0.5), (0.7, 0.6, 0.55, 0.5)]:
         rights = [torch.arange(200) >= 200 - round(200 * rate) for rate in rates]
-        made = verdicts.judge(
-            ByPixel(), images, labels, stored_as(labels, rights), tiny().recipe.evaluation, 0, Hooks()
-        )
+        made = audit.judge(ByPixel(), images, labels, stored_as(labels, rights), tiny().recipe.evaluation, 0, Hooks())
         found = {one.check: one.verdict for one in made}["more steps and restarts change little"]
-        masked.append(verdicts._ORDER.index(found))
+        masked.append(audit._ORDER.index(found))
     assert masked == sorted(masked, reverse=True)
 
 
@@ -265,7 +266,7 @@ def test_what_a_search_finds_is_within_the_stated_distance():
     """Each image is found where its distance says so, and nowhere else: to a tenth of a gray level."""
     images, labels = by_pixel()
     stored = stored_as(labels, [distances() > 0] * 4)
-    bench = verdicts._Bench(ByPixel(), images, labels, stored, tiny().recipe.evaluation, 0)
+    bench = audit._Bench(ByPixel(), images, labels, stored, tiny().recipe.evaluation, 0)
     for epsilon, left in zip(EPSILONS, bench.stronger.left, strict=True):
         assert left[distances() > epsilon].all()
         assert left[distances() < 0.95 * epsilon].sum() == 0
@@ -276,7 +277,7 @@ def test_what_a_search_finds_is_within_the_stated_distance():
 def test_predictions_that_are_not_this_classifiers_are_noticed(study, test_split, others, verdict):
     cells = cells_of(study[1], 0.0)
     stored = {cell.epsilon: load_predictions(study[0], cell)[0][:, 0] for cell in cells}
-    some = verdicts.audited(test_split.labels)[:others]
+    some = audit.audited(test_split.labels)[:others]
     right = stored[0][some] == test_split.labels[some]
     stored[0][some] = torch.where(right, (test_split.labels[some] + 1) % 10, test_split.labels[some])
     found = judged(load_classifier(study[0], cells[0].finetune), cells, test_split, stored)
@@ -298,8 +299,8 @@ def test_accuracy_that_rises_with_epsilon(rates, verdict, figure):
         epsilon: torch.where(torch.arange(200) < rate * 200, labels, (labels + 1) % 10)
         for epsilon, rate in zip((0.0, 0.5, 1.0), rates, strict=True)
     }
-    bench = verdicts._Bench(nn.Identity(), torch.zeros(200, 3, 2, 2), labels, predictions, tiny().recipe.evaluation, 0)
-    assert verdicts._rising(bench) == (verdict, figure)
+    bench = audit._Bench(nn.Identity(), torch.zeros(200, 3, 2, 2), labels, predictions, tiny().recipe.evaluation, 0)
+    assert audit._rising(bench) == (verdict, figure)
 
 
 def test_of_a_negative_image_and_without_an_attack_only_the_classifier_is_judged(study, test_split):
@@ -307,9 +308,9 @@ def test_of_a_negative_image_and_without_an_attack_only_the_classifier_is_judged
     classifier = load_classifier(study[0], cells[0].finetune)
     recipe = dataclasses.replace(cells[-1].recipe, attack=ATTACKS["negative"])
     classes = test_split.labels
-    of_classifier = [check.name for check in verdicts.CHECKS if not check.attacks]
+    of_classifier = [check.name for check in audit.CHECKS if not check.attacks]
     for predictions in ({0.0: classes}, {0.0: classes, 0.5: classes}):
-        made = verdicts.judge(classifier, test_split.images, classes, predictions, recipe, 0, Hooks())
+        made = audit.judge(classifier, test_split.images, classes, predictions, recipe, 0, Hooks())
         assert [one.check for one in made] == of_classifier
 
 
@@ -335,12 +336,12 @@ def test_a_gradient_that_is_no_number_fails_and_does_not_raise(test_split):
 
 def test_the_audited_part_is_balanced_and_always_the_same():
     labels = torch.arange(1000) % 7
-    part = verdicts.audited(labels)
-    assert torch.equal(part, verdicts.audited(labels))
+    part = audit.audited(labels)
+    assert torch.equal(part, audit.audited(labels))
     assert len(part) == 200
     assert labels[part].bincount().max() - labels[part].bincount().min() <= 1
-    assert len(verdicts.audited(torch.arange(300) % 300)) == 300  # one of each class
-    assert torch.equal(verdicts.audited(torch.arange(40) % 10), torch.arange(40))
+    assert len(audit.audited(torch.arange(300) % 300)) == 300  # one of each class
+    assert torch.equal(audit.audited(torch.arange(40) % 10), torch.arange(40))
 
 
 def test_nothing_of_the_classifier_is_changed(study, few):
@@ -360,9 +361,9 @@ def test_a_batch_norm_that_has_seen_little_is_known_all_the_same():
     values = 3 + 0.1 * torch.randn(256, 4, 8, 8)
     for _ in range(5):
         norm(values)
-    shift, scale = verdicts._moved(norm, values)
+    shift, scale = audit._moved(norm, values)
     assert shift == pytest.approx(0, abs=0.05)
     assert scale == pytest.approx(1, abs=0.05)
-    shift, scale = verdicts._moved(norm, 2 * values)
+    shift, scale = audit._moved(norm, 2 * values)
     assert shift > 10
     assert scale == pytest.approx(2, abs=0.1)

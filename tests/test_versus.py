@@ -4,14 +4,14 @@ import shutil
 import pytest
 from conftest import tiny
 
-from rossbench import runner, versus
-from rossbench.artifacts import load_predictions
-from rossbench.errors import InvalidValue
-from rossbench.gallery import Model
-from rossbench.recipe import Attack
-from rossbench.report import tables
-from rossbench.store import Store
-from rossbench.uncertainty import mcnemar
+from rossbench.config.recipes import Attack
+from rossbench.report import tables, versus
+from rossbench.report.figure_data import Model
+from rossbench.runner import run as runner
+from rossbench.store.artifacts import load_predictions
+from rossbench.store.store import Store
+from rossbench.util.errors import InvalidValue
+from rossbench.util.statistics import mcnemar
 
 
 def test_two_models_are_compared_image_for_image(finished):

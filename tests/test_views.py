@@ -9,8 +9,8 @@ from lightly.transforms import SimCLRTransform
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from rossbench import views
-from rossbench.recipe import Augmentation
+from rossbench.config.recipes import Augmentation
+from rossbench.stages import augment
 
 TOLERANCE = 1e-5
 WHOLE = {"crop_scale": (1, 1), "crop_ratio": (1, 1), "flip_probability": 0}
@@ -32,10 +32,10 @@ def images(generator):
 @pytest.mark.parametrize(
     ("ours", "theirs", "low", "high"),
     [
-        (lambda x, f: views.adjust(x, *views.brightness(f)), F.adjust_brightness, 0, 2),
-        (lambda x, f: views.adjust(x, *views.contrast(f)), F.adjust_contrast, 0, 2),
-        (lambda x, f: views.adjust(x, *views.saturation(f)), F.adjust_saturation, 0, 2),
-        (views.hue, F.adjust_hue, -0.5, 0.5),
+        (lambda x, f: augment.adjust(x, *augment.brightness(f)), F.adjust_brightness, 0, 2),
+        (lambda x, f: augment.adjust(x, *augment.contrast(f)), F.adjust_contrast, 0, 2),
+        (lambda x, f: augment.adjust(x, *augment.saturation(f)), F.adjust_saturation, 0, 2),
+        (augment.hue, F.adjust_hue, -0.5, 0.5),
     ],
 )
 def test_colour_operations_are_torchvisions(images, generator, ours, theirs, low, high):
@@ -47,7 +47,7 @@ def test_colour_operations_are_torchvisions(images, generator, ours, theirs, low
 def test_grayscale_is_torchvisions(images):
     """It is a saturation of 0, for all samples that are grayed."""
     plain = {"jitter_probability": 0, "blur_kernel": 0, **WHOLE}
-    made = views.augment(to_bytes(images), Augmentation(grayscale_probability=1, **plain))
+    made = augment.augment(to_bytes(images), Augmentation(grayscale_probability=1, **plain))
     expected = F.rgb_to_grayscale(to_bytes(images) / 255, num_output_channels=3)
     torch.testing.assert_close(made, expected, atol=TOLERANCE, rtol=0)
 
@@ -56,30 +56,30 @@ def test_grayscale_is_torchvisions(images):
 def test_blur_is_torchvisions(generator, size, share):
     batch = torch.rand(12, 3, size, size, generator=generator)
     sigma = torch.linspace(0.1, 2, 12)
-    width = views.blur_width(share, size)
-    blur = views.blur_matrix(sigma, width, size)
+    width = augment.blur_width(share, size)
+    blur = augment.blur_matrix(sigma, width, size)
     expected = torch.stack(
         [F.gaussian_blur(x, [width, width], [float(s)] * 2) for x, s in zip(batch, sigma, strict=True)]
     )
-    torch.testing.assert_close(views._separable(batch, blur, blur), expected, atol=TOLERANCE, rtol=0)
+    torch.testing.assert_close(augment._separable(batch, blur, blur), expected, atol=TOLERANCE, rtol=0)
 
 
 @pytest.mark.parametrize(("size", "width"), [(32, 3), (96, 9), (28, 3), (16, 1), (224, 23)])
 def test_blur_kernel_is_a_tenth_of_the_image_and_odd(size, width):
-    assert views.blur_width(0.1, size) == width
+    assert augment.blur_width(0.1, size) == width
 
 
 def test_crop_and_flip_are_torchvisions(images, generator):
-    draw = views._Draw(len(images), generator, images.device)
-    top, left, height, width = views._boxes(draw, 32, Augmentation())
+    draw = augment._Draw(len(images), generator, images.device)
+    top, left, height, width = augment._boxes(draw, 32, Augmentation())
     flipped = torch.arange(len(images)) % 2 == 1
-    rows, columns = views.resize_matrix(top, height, 32), views.resize_matrix(left, width, 32, flipped)
+    rows, columns = augment.resize_matrix(top, height, 32), augment.resize_matrix(left, width, 32, flipped)
     boxes = torch.stack([top, left, height, width], 1).int().tolist()
     expected = torch.stack(
         [F.resized_crop(x, *box, [32, 32], antialias=True) for x, box in zip(images, boxes, strict=True)]
     )
     expected[flipped] = F.horizontal_flip(expected[flipped])
-    torch.testing.assert_close(views._separable(images, rows, columns), expected, atol=TOLERANCE, rtol=0)
+    torch.testing.assert_close(augment._separable(images, rows, columns), expected, atol=TOLERANCE, rtol=0)
 
 
 def _close(ours, theirs, *, places):
@@ -100,8 +100,8 @@ def test_crop_boxes_are_distributed_as_torchvisions(generator, scale, ratio):
     torch.manual_seed(0)
     params = v2.RandomResizedCrop(32, scale, ratio)
     theirs = [params.make_params([torch.empty(3, 32, 32)]) for _ in range(count)]
-    draw = views._Draw(count, generator, torch.device("cpu"))
-    ours = views._boxes(draw, 32, Augmentation(crop_scale=scale, crop_ratio=ratio))
+    draw = augment._Draw(count, generator, torch.device("cpu"))
+    ours = augment._boxes(draw, 32, Augmentation(crop_scale=scale, crop_ratio=ratio))
     for mine, name in zip(ours, ("top", "left", "height", "width"), strict=True):
         _close(mine, [box[name] for box in theirs], places=0.2)
 
@@ -109,8 +109,8 @@ def test_crop_boxes_are_distributed_as_torchvisions(generator, scale, ratio):
 def test_flip_mirrors_columns(generator):
     batch = to_bytes(torch.rand(64, 3, 32, 32, generator=generator))
     whole = Augmentation(**WHOLE, jitter_probability=0, grayscale_probability=0, blur_kernel=0)
-    kept = views.augment(batch, whole, generator)
-    flipped = views.augment(batch, dataclasses.replace(whole, flip_probability=1), generator)
+    kept = augment.augment(batch, whole, generator)
+    flipped = augment.augment(batch, dataclasses.replace(whole, flip_probability=1), generator)
     torch.testing.assert_close(kept, batch / 255, atol=TOLERANCE, rtol=0)
     torch.testing.assert_close(flipped, batch.flip(3) / 255, atol=TOLERANCE, rtol=0)
 
@@ -119,7 +119,7 @@ def test_flip_mirrors_columns(generator):
 @pytest.mark.parametrize("no_blur", [{"blur_probability": 0}, {"blur_kernel": 0}])
 def test_what_is_off_does_nothing(images, generator, nothing, no_blur):
     batch = to_bytes(images)
-    made = views.augment(batch, Augmentation(**WHOLE, **nothing, **no_blur, grayscale_probability=0), generator)
+    made = augment.augment(batch, Augmentation(**WHOLE, **nothing, **no_blur, grayscale_probability=0), generator)
     torch.testing.assert_close(made, batch / 255, atol=TOLERANCE, rtol=0)
 
 
@@ -127,7 +127,7 @@ def test_what_is_off_does_nothing(images, generator, nothing, no_blur):
 def test_one_operation_alone_is_jitter_too(images, generator, jitter):
     batch = to_bytes(images)
     plain = {"grayscale_probability": 0, "blur_probability": 0, **WHOLE}
-    made = views.augment(batch, Augmentation(**plain, jitter=jitter, jitter_probability=1), generator)
+    made = augment.augment(batch, Augmentation(**plain, jitter=jitter, jitter_probability=1), generator)
     moved = (made - batch / 255).abs().flatten(1).amax(1)
     colourful = slice(4, None)  # the first four are gray
     assert (moved[colourful] > 1e-3).all()
@@ -150,7 +150,7 @@ def test_whole_views_are_distributed_as_lightlys(generator):
     torch.manual_seed(0)
     pil = v2.functional.to_pil_image(image)
     theirs = torch.stack([view for _ in range(count // 2) for view in transform(pil)])
-    ours = views.augment(image[None].repeat(count, 1, 1, 1), Augmentation(blur_kernel=0), generator)
+    ours = augment.augment(image[None].repeat(count, 1, 1, 1), Augmentation(blur_kernel=0), generator)
     for statistic in (
         lambda x: x.mean((1, 2, 3)),
         lambda x: x.std((1, 2, 3)),
@@ -161,7 +161,7 @@ def test_whole_views_are_distributed_as_lightlys(generator):
 
 def test_each_sample_has_parameters_of_its_own(generator):
     same = torch.randint(0, 256, (1, 3, 32, 32), generator=generator, dtype=torch.uint8).repeat(50, 1, 1, 1)
-    made = views.two_views(same, Augmentation(), generator)
+    made = augment.two_views(same, Augmentation(), generator)
     assert made.shape == (100, 3, 32, 32)
     assert made.dtype == torch.float32
     assert made.min() >= 0
@@ -172,13 +172,13 @@ def test_each_sample_has_parameters_of_its_own(generator):
 def test_the_two_views_of_a_sample_are_of_the_same_image(generator):
     batch = torch.arange(10, dtype=torch.uint8)[:, None, None, None].expand(10, 3, 32, 32) * 25
     plain = Augmentation(jitter_probability=0, grayscale_probability=0)
-    made = views.two_views(batch, plain, generator)
+    made = augment.two_views(batch, plain, generator)
     torch.testing.assert_close(made, batch.repeat(2, 1, 1, 1) / 255)
 
 
 def test_one_state_of_the_generator_gives_the_same_views():
     batch = torch.randint(0, 256, (8, 3, 32, 32), dtype=torch.uint8)
-    made = [views.two_views(batch, Augmentation(), torch.Generator().manual_seed(s)) for s in (1, 1, 2)]
+    made = [augment.two_views(batch, Augmentation(), torch.Generator().manual_seed(s)) for s in (1, 1, 2)]
     assert torch.equal(made[0], made[1])
     assert not torch.equal(made[0], made[2])
 
@@ -199,7 +199,7 @@ def _orders(colours, shares, turn):
 def test_jitter_comes_in_all_orders_alike_and_each_operation_once(generator):
     count = 4800
     augmentation = Augmentation(jitter_probability=1)
-    orders = Counter(_orders(*views._jitter(views._Draw(count, generator, torch.device("cpu")), augmentation)))
+    orders = Counter(_orders(*augment._jitter(augment._Draw(count, generator, torch.device("cpu")), augmentation)))
     assert set(orders) == set(itertools.permutations(("hue", *OPERATIONS)))
     expected = count / 24
     chi_square = sum((found - expected) ** 2 / expected for found in orders.values())
@@ -208,8 +208,8 @@ def test_jitter_comes_in_all_orders_alike_and_each_operation_once(generator):
 
 def test_jitters_strengths_and_probability_are_torchvisions(generator):
     count, strengths = 20_000, (0.8, 0.6, 0.4, 0.2)
-    draw = views._Draw(count, generator, torch.device("cpu"))
-    colours, shares, turns = views._jitter(draw, Augmentation(jitter=strengths, jitter_probability=0.7))
+    draw = augment._Draw(count, generator, torch.device("cpu"))
+    colours, shares, turns = augment._jitter(draw, Augmentation(jitter=strengths, jitter_probability=0.7))
     changed = (colours != torch.eye(3)).flatten(1).any(1) | (shares != 0).any(1)
     assert changed.float().mean() == pytest.approx(0.7, abs=0.015)
     torch.manual_seed(0)
@@ -232,7 +232,7 @@ def test_jitter_is_torchvisions_one_operation_after_another(images, generator):
     """Each sample in its own order, with its own factors, read off the plan."""
     plain = Augmentation(jitter_probability=1, grayscale_probability=0, blur_probability=0, **WHOLE)
     batch = to_bytes(images)
-    plan = views._plan(views._Draw(len(batch), generator, batch.device), 32, plain)
+    plan = augment._plan(augment._Draw(len(batch), generator, batch.device), 32, plain)
     orders = _orders(plan.colours, plan.shares, plan.turns)
     assert len(set(orders)) > 12
     expected = []
@@ -248,15 +248,15 @@ def test_jitter_is_torchvisions_one_operation_after_another(images, generator):
             assert name != "contrast" or share == pytest.approx(1 - factor)
             made = getattr(F, f"adjust_{name}")(made, factor)
         expected.append(made)
-    torch.testing.assert_close(views._apply(batch, plan), torch.stack(expected), atol=TOLERANCE, rtol=0)
+    torch.testing.assert_close(augment._apply(batch, plan), torch.stack(expected), atol=TOLERANCE, rtol=0)
 
 
 def test_how_many_are_made_at_once_changes_nothing(monkeypatch):
     batch = torch.randint(0, 256, (20, 3, 32, 32), dtype=torch.uint8)
     made = []
-    for cached in (views._CACHED, 3 * 32 * 32 * 7):
-        monkeypatch.setattr(views, "_CACHED", cached)
-        made.append(views.two_views(batch, Augmentation(), torch.Generator().manual_seed(1)))
+    for cached in (augment._CACHED, 3 * 32 * 32 * 7):
+        monkeypatch.setattr(augment, "_CACHED", cached)
+        made.append(augment.two_views(batch, Augmentation(), torch.Generator().manual_seed(1)))
     torch.testing.assert_close(made[0], made[1], atol=1e-6, rtol=0)
 
 
@@ -264,10 +264,10 @@ def test_nothing_waits_for_the_device(no_waiting):
     """Whatever reads a number back, or makes a tensor whose size hangs on one, cannot be part of a CUDA graph."""
     batch = torch.randint(0, 256, (8, 3, 32, 32), dtype=torch.uint8)
     with no_waiting:
-        views.two_views(batch, Augmentation())
+        augment.two_views(batch, Augmentation())
 
 
 def test_no_shape_hangs_on_a_number():
     """On a device without numbers: to select by a mask, or to read a number back, fails there."""
     batch = torch.empty(8, 3, 32, 32, dtype=torch.uint8, device="meta")
-    assert views.two_views(batch, Augmentation()).shape == (16, 3, 32, 32)
+    assert augment.two_views(batch, Augmentation()).shape == (16, 3, 32, 32)

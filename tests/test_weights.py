@@ -16,13 +16,16 @@ from safetensors.torch import save_file
 from torch import nn
 
 import rossbench as package
-from rossbench import artifacts, encoders, registry, runner, weights
-from rossbench.errors import InvalidValue, RossbenchError, StoreError
-from rossbench.exhibits import exhibits
-from rossbench.gallery import Gallery, choose
-from rossbench.report import page, tables
-from rossbench.specs import PretrainSpec
-from rossbench.store import Store, read_json
+from rossbench import registry
+from rossbench.config.specs import PretrainSpec
+from rossbench.models import checkpoints, encoders
+from rossbench.report import html, tables
+from rossbench.report.figure_data import Gallery, choose
+from rossbench.report.page_figures import exhibits
+from rossbench.runner import run as runner
+from rossbench.store import artifacts
+from rossbench.store.store import Store, read_json
+from rossbench.util.errors import InvalidValue, RossbenchError, StoreError
 
 SMALL = ["--eval-eps", "0,0.5", "--finetune-epochs", 2, "--train-limit", 60, "--test-limit", 40, "--device", "cpu"]
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -118,7 +121,7 @@ def _features(net, images):
 def test_a_usual_file_gives_the_modules_own_features(name, tmp_path):
     net = plain()
     path = _save(FILES[name](net), tmp_path / name)
-    given = weights.read(str(path), "resnet18", 16, IMAGENET)
+    given = checkpoints.read(str(path), "resnet18", 16, IMAGENET)
     images = torch.rand(3, 3, 16, 16)
     mean, std = (torch.tensor(values)[:, None, None] for values in IMAGENET)
     with torch.no_grad():
@@ -133,14 +136,14 @@ def test_a_usual_file_gives_the_modules_own_features(name, tmp_path):
 def test_the_same_weights_have_the_same_name_whatever_the_file_and_others_another(tmp_path):
     net = plain()
     names = {
-        weights.read(str(_save(FILES[name](copy.deepcopy(net)), tmp_path / name)), "resnet18", 16).weights
+        checkpoints.read(str(_save(FILES[name](copy.deepcopy(net)), tmp_path / name)), "resnet18", 16).weights
         for name in ("torchvision.pt", "lightly.pt", "moco.pt", "plain.safetensors", "uncounted.pt")
     }
     assert len(names) == 1
-    assert weights.read(str(tmp_path / "moco.pt"), "resnet18", 16, IMAGENET).weights not in names
+    assert checkpoints.read(str(tmp_path / "moco.pt"), "resnet18", 16, IMAGENET).weights not in names
     with torch.no_grad():
         net.layer4[1].bn2.running_var += 1
-    assert weights.read(str(_save(net.state_dict(), tmp_path / "x.pt")), "resnet18", 16).weights not in names
+    assert checkpoints.read(str(_save(net.state_dict(), tmp_path / "x.pt")), "resnet18", 16).weights not in names
 
 
 @pytest.mark.parametrize(
@@ -149,7 +152,7 @@ def test_the_same_weights_have_the_same_name_whatever_the_file_and_others_anothe
 def test_what_timm_saved_comes_back(name, tmp_path):
     theirs = encoders.build(name, 32, seed=5)
     path = _save(theirs.backbone.state_dict(), tmp_path / "timm.pt")
-    given = weights.read(str(path), name, 32)
+    given = checkpoints.read(str(path), name, 32)
     images = torch.rand(2, 3, 32, 32)
     assert torch.equal(given.encoder(images), theirs.eval()(images))
     assert given.account["dropped"] == []
@@ -161,7 +164,7 @@ def test_timms_folders_bring_architecture_and_normalisation(name, classes, tmp_p
     arguments = {"img_size": 32} if name.startswith("vit") else {}
     net = timm.create_model(name, num_classes=classes, **arguments).eval()
     timm.models.save_for_hf(net, tmp_path / "folder", safe_serialization=True)
-    given = weights.read(f"local-dir:{tmp_path / 'folder'}", "conv3", 32)
+    given = checkpoints.read(f"local-dir:{tmp_path / 'folder'}", "conv3", 32)
     assert given.name == name
     images = torch.rand(2, 3, 32, 32)
     mean, std = (torch.tensor(net.pretrained_cfg[key])[:, None, None] for key in ("mean", "std"))
@@ -177,11 +180,11 @@ def test_a_folder_whose_weights_are_not_whole_or_whose_model_is_another_is_refus
     state = {name: tensor for name, tensor in net.state_dict().items() if name != "layer2.0.conv1.weight"}
     save_file(state, tmp_path / "part" / "model.safetensors")
     with pytest.raises(InvalidValue, match=r"part: expected a model that timm can load, got .*layer2\.0\.conv1"):
-        weights.read(f"local-dir:{tmp_path / 'part'}", "", 32)
+        checkpoints.read(f"local-dir:{tmp_path / 'part'}", "", 32)
     net = lived(timm.create_model("resnet18", num_classes=7, output_stride=8))
     timm.models.save_for_hf(net, tmp_path / "other", safe_serialization=True)
     with pytest.raises(InvalidValue, match="other: expected timm's resnet18 as it is"):
-        weights.read(f"local-dir:{tmp_path / 'other'}", "", 32)
+        checkpoints.read(f"local-dir:{tmp_path / 'other'}", "", 32)
 
 
 def _cifar_stem(net):
@@ -320,7 +323,7 @@ def evaluated(tmp_path_factory):
         net = plain()
     net.fc = nn.Identity()
     _save(net.state_dict(), root / "net.pt")
-    given = weights.read(str(root / "net.pt"), "resnet18", 16, IMAGENET)
+    given = checkpoints.read(str(root / "net.pt"), "resnet18", 16, IMAGENET)
     scenario = dataclasses.replace(tiny(train_epsilons=(0,)), encoder=given.name, weights=given.weights)
     by_file = runner.run_suite([scenario], store=root / "store", device="cpu", encoders=[given])["digits"]
     by_module = _evaluate(net, root / "store")
@@ -394,7 +397,7 @@ def test_a_report_draws_no_history_of_what_was_not_trained(evaluated):
     drawn = exhibits(gallery, matrices)
     assert not any(one.caption.startswith("Pretraining") for one in drawn)
     assert all(one.svg for one in drawn)
-    text = page.render((), matrices, drawn, "now")
+    text = html.render((), matrices, drawn, "now")
     assert "pretraining.epochs" not in text
     assert matrices[0].weights in text
 
@@ -430,7 +433,7 @@ def test_a_module_that_is_no_encoder_is_refused_in_one_line(case, tmp_path):
 @pytest.mark.parametrize("std", [(1, 0, 1), (1, 1)])
 def test_a_std_that_divides_by_nothing_is_refused(std):
     with pytest.raises(InvalidValue, match=r"std"):
-        weights.of_module(nn.Flatten(), 16, ((0, 0, 0), std))
+        checkpoints.of_module(nn.Flatten(), 16, ((0, 0, 0), std))
 
 
 def test_pretraining_settings_change_nothing_of_a_given_encoder():

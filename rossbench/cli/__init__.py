@@ -10,10 +10,10 @@ from collections.abc import Sequence
 
 import click
 
-from .. import ranks
-from ..errors import RankError, RossbenchError
-from ..interrupts import Interrupted, listening
-from . import figures, results, study, upkeep
+from ..util import distributed
+from ..util.errors import RankError, RossbenchError
+from ..util.signals import Interrupted, listening
+from . import figures, results, run, store
 from .options import debug_option
 
 EXIT_UNEXPECTED = 1
@@ -26,7 +26,7 @@ LONGEST = 2000
 def main(arguments: list[str] | None = None) -> None:
     """Entry point. Errors are one line on stderr and exit code 2; --debug shows where they come from."""
     given = sys.argv[1:] if arguments is None else arguments
-    if not ranks.leads() and "run" not in given:  # there is nothing to share
+    if not distributed.leads() and "run" not in given:  # there is nothing to share
         sys.exit()
     try:
         with listening():
@@ -35,7 +35,7 @@ def main(arguments: list[str] | None = None) -> None:
         click.echo(error.format_message())
     except (Exception, KeyboardInterrupt, Interrupted) as error:
         message, code = _explain(error, given)
-        if not ranks.leads() and _is_said_by_rank_0(error):
+        if not distributed.leads() and _is_said_by_rank_0(error):
             sys.exit(code if isinstance(error, Interrupted) else 0)  # torchrun ends rank 0 when another fails
         if "--debug" in given:
             traceback.print_exc()
@@ -75,6 +75,6 @@ def cli() -> None:
     """How robust are self-supervised encoders, and how does their robustness transfer?"""
 
 
-_RESULTS = (results.report, results.audit, results.compare, upkeep.store_)
-for _command in (study.list_, study.show, study.run, *_RESULTS, *figures.COMMANDS):
+_RESULTS = (results.report, results.audit, results.compare, store.store_)
+for _command in (run.list_, run.show, run.run, *_RESULTS, *figures.COMMANDS):
     cli.add_command(_command)

@@ -9,13 +9,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from ..scenario import Scenario, specs_of
-from ..specs import AnySpec, FinetuneSpec, PretrainSpec
-from ..store import Store
+from ..config.scenarios import Scenario, specs_of
+from ..config.specs import AnySpec, FinetuneSpec, PretrainSpec
+from ..store.store import Store
 
 if TYPE_CHECKING:
-    from ..cost import Counter
-    from ..encoders import Encoder
+    from ..models.encoders import Encoder
+    from ..runner.cost import Counter
 
 
 def show(
@@ -32,13 +32,14 @@ def show(
     """
     whole = list(specs_of(scenarios))
     lacking = store.missing([cell for scenario in scenarios for cell in scenario.cells.values()])
-    from .. import cost, runner
+    from ..runner import cost
+    from ..util.devices import resolve_device
 
     counter = cost.Counter(encoders)
     seconds: Callable[[AnySpec], float] | None = None
     notes = _notes(whole, counter)
     if device is not None:
-        where = runner.resolve_device(device)
+        where = resolve_device(device)
         with console.status(f"calibrating on {where}"):
             seconds = cost.Calibration(whole, counter, where).seconds
         taken = sum(map(seconds, whole))

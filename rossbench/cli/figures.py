@@ -11,15 +11,15 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from .. import datasets
-from ..epsilons import EPS, check_models, format_epsilon, format_model
-from ..errors import InvalidValue
+from ..config.epsilons import EPS, check_models, format_epsilon, format_model
+from ..data import datasets
 from ..report import tables
-from ..store import Store
+from ..store.store import Store
+from ..util.errors import InvalidValue
 from . import options
 
 if TYPE_CHECKING:
-    from ..gallery import Gallery, Model
+    from ..report.figure_data import Gallery, Model
 
 FORMS = ("png", "svg", "pdf")
 _names = click.argument("names", nargs=-1, required=True, metavar="NAME...")
@@ -66,7 +66,7 @@ def _add(kind: str, default: str, text: str, *choices: options.Decorator) -> Non
     def command(names: tuple[str, ...], rows: tuple[tables.Row, ...], save: Path | None, **given: Any) -> None:
         target = options.place(save, f"{'-'.join(names)}-{kind}.png", FORMS)
         gallery, matrices = _open(names, rows, given)
-        from ..gallery import choose, ends
+        from ..report.figure_data import choose, ends
         from ..report.figures import to_bytes
 
         models = choose(matrices, rows) if rows or default == "all" else ends(matrices)
@@ -97,7 +97,7 @@ def _open(
     for matrix in matrices:
         _check_inputs(matrix, given)
     with Console(stderr=True).status("loading torch"):
-        from ..gallery import Gallery
+        from ..report.figure_data import Gallery
     return Gallery(store, given.pop("data_dir"), given.pop("device")), matrices
 
 
@@ -129,7 +129,7 @@ _model = click.option("--model", "rows", callback=options.models, help="Such as 
 def _one(name: str, rows: tuple[tables.Row, ...], given: dict[str, Any]) -> tuple[Gallery, Model]:
     """The gallery, and the model of a scenario that was asked for."""
     gallery, matrices = _open((name,), rows, given, one=True)
-    from ..gallery import choose
+    from ..report.figure_data import choose
 
     return gallery, choose(matrices, rows)[-1]
 

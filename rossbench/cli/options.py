@@ -13,11 +13,11 @@ from typing import Any
 import click
 
 from .. import registry
-from ..epsilons import parse_epsilons, parse_models
-from ..errors import InvalidValue
-from ..recipe import attack_of
+from ..config.epsilons import parse_epsilons, parse_models
+from ..config.recipes import attack_of
+from ..config.scenarios import Scenario
 from ..report.tables import METRICS
-from ..scenario import Scenario
+from ..util.errors import InvalidValue
 
 SAME = "same"
 STORE = "rossbench-store"

@@ -11,11 +11,11 @@ import click
 from rich.console import Console
 from rich.markup import escape
 
-from ..epsilons import check_models, parse_models
-from ..errors import NotComparable
-from ..report import audits, forms, tables
-from ..report import compare as comparing
-from ..store import Store
+from ..config.epsilons import check_models, parse_models
+from ..report import audits, formats, tables
+from ..report import published as comparing
+from ..store.store import Store
+from ..util.errors import NotComparable
 from . import options
 
 EXIT_FAILED_AUDIT = 3
@@ -27,7 +27,7 @@ EXIT_FAILED_AUDIT = 3
 @click.option(
     "--format",
     "form",
-    type=click.Choice(["table", *forms.TEXTS, *forms.DATA]),
+    type=click.Choice(["table", *formats.TEXTS, *formats.DATA]),
     default="table",
     show_default=True,
 )
@@ -54,12 +54,12 @@ def report(
     matrices = tables.load(Store(store), names, protocol)
     if save is not None and (form, metric, intervals) != ("table", None, False):
         raise click.UsageError("--html: expected no --format, --metric or --intervals, since a page has its own")
-    if intervals and form in forms.DATA:
+    if intervals and form in formats.DATA:
         raise click.UsageError(f"--intervals: expected a table, markdown or latex, got {form}, which has the counts")
     if save is not None:
         _write_page(save, names, matrices, store, data_dir, device)
-    elif form in forms.DATA:
-        click.echo(forms.DATA[form](matrices, metric), nl=False)
+    elif form in formats.DATA:
+        click.echo(formats.DATA[form](matrices, metric), nl=False)
     else:
         families = [(family, metric or family[0].metric) for family in tables.families(matrices)]
         _print([tables.over_seeds(family, shown, intervals) for family, shown in families], form)
@@ -70,9 +70,9 @@ def _write_page(
 ) -> None:
     console = Console()
     with console.status("loading torch") as status:
-        from ..exhibits import exhibits
-        from ..gallery import Gallery
-        from ..report.page import render
+        from ..report.figure_data import Gallery
+        from ..report.html import render
+        from ..report.page_figures import exhibits
 
         drawn = exhibits(Gallery(store, data_dir, device), matrices, lambda caption: status.update(escape(caption)))
     created = datetime.now(UTC).isoformat(" ", "minutes").removesuffix("+00:00") + " UTC"
@@ -80,12 +80,12 @@ def _write_page(
 
 
 def _print(grids: Sequence[tables.Grid], form: str) -> None:
-    if form in forms.TEXTS:
-        click.echo("\n".join(map(forms.TEXTS[form], grids)), nl=False)
+    if form in formats.TEXTS:
+        click.echo("\n".join(map(formats.TEXTS[form], grids)), nl=False)
     else:
         console = Console()
         for grid in grids:
-            console.print(forms.to_rich(grid, console.width))
+            console.print(formats.to_rich(grid, console.width))
 
 
 @click.command()
@@ -101,9 +101,9 @@ def audit(names: tuple[str, ...], protocol: str | None, store: Path, data_dir: P
     console = Console()
     tables.load(Store(store), names, protocol)  # what is not there is said before torch is loaded
     with console.status("loading torch") if console.is_terminal else contextlib.nullcontext():
-        from .. import display, runner
+        from ..runner import display, run
     with display.showing(console) as observe:
-        found = runner.audit(names, store=store, data_dir=data_dir, device=device, protocol=protocol, observe=observe)
+        found = run.audit(names, store=store, data_dir=data_dir, device=device, protocol=protocol, observe=observe)
     for matrix in tables.load(Store(store), names, protocol):
         console.print(audits.to_rich(matrix))
     if any(one.verdict == "fail" for one in found.values()):
@@ -114,7 +114,7 @@ def audit(names: tuple[str, ...], protocol: str | None, store: Path, data_dir: P
 @click.argument("names", nargs=-1, metavar="[NAME]...")
 @click.option("--tolerance", type=options.Number(min=0), default=2.0, show_default=True, help="In percentage points.")
 @click.option("--show-reduced", is_flag=True, help="Show runs under another protocol too, labelled as not comparable.")
-@click.option("--format", "form", type=click.Choice(["table", *forms.TEXTS]), default="table", show_default=True)
+@click.option("--format", "form", type=click.Choice(["table", *formats.TEXTS]), default="table", show_default=True)
 @options.protocol
 @options.store
 @options.scenario_file
@@ -150,7 +150,7 @@ def _compare_models(names: Sequence[str], store: Store, protocol: str | None) ->
     for matrix, model in zip(matrices, models, strict=True):
         check_models(model, matrix.rows)
     with Console(stderr=True).status("loading torch"):
-        from ..gallery import choose
-        from ..versus import versus
+        from ..report.figure_data import choose
+        from ..report.versus import versus
     first, second = (choose([matrix], model)[0] for matrix, model in zip(matrices, models, strict=True))
     return versus(store, first, second)

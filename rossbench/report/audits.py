@@ -6,7 +6,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from ..epsilons import EPS, format_model
+from ..config.epsilons import EPS, format_model
 from .tables import Matrix
 
 _STYLES = {"pass": "green", "warn": "yellow", "fail": "bold red"}

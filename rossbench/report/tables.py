@@ -13,15 +13,15 @@ from functools import cached_property
 from typing import Any, get_type_hints
 
 from .. import registry
-from ..epsilons import EPS, format_epsilon, format_model
-from ..errors import InvalidValue, StoreError, UnknownName, of_file, one_line, unknown
-from ..recipe import Attack
-from ..records import NOTE_SCHEMA, Audit, Record, read_audit, read_record
-from ..scenario import NAME, Place
-from ..specs import AuditSpec, EvaluateSpec
-from ..store import Store
-from ..uncertainty import mean_deviation
-from ..values import build, expect
+from ..config.epsilons import EPS, format_epsilon, format_model
+from ..config.recipes import Attack
+from ..config.scenarios import NAME, Place
+from ..config.specs import AuditSpec, EvaluateSpec
+from ..config.values import build, expect
+from ..store.records import NOTE_SCHEMA, Audit, Record, read_audit, read_record
+from ..store.store import Store
+from ..util.errors import InvalidValue, StoreError, UnknownName, of_file, one_line, unknown
+from ..util.statistics import mean_deviation
 
 METRICS = {
     "top1": "Top-1 accuracy (%)",

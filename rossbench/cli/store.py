@@ -1,0 +1,78 @@
+"""store list, verify and gc: what is in a store, whether it is whole, and what of it can go."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.filesize import decimal
+from rich.markup import escape
+from rich.table import Table
+
+from ..store.maintenance import Holdings, remove, verify
+from ..store.store import Store
+from . import options
+
+EXIT_DAMAGED = 3
+
+
+@click.group("store", no_args_is_help=True)
+@options.debug_option
+def store_() -> None:
+    """What a store holds, whether it is whole, and what nobody needs."""
+
+
+@store_.command("list")
+@options.store
+@options.debug_option
+def list_(store: Path) -> None:
+    """Artifacts with size and age, and the scenarios that they were made for."""
+    holdings = Holdings(Store(store))
+    table = Table(show_edge=False)
+    for title in ("artifact", "key", "size", "age", "used by"):
+        table.add_column(title, no_wrap=title in ("key", "size", "age"), justify="right" if title == "size" else "left")
+    found = holdings.artifacts()
+    for one in found:
+        users = ", ".join(one.used_by) or ("unfinished runs" if holdings.unfinished else "nothing")
+        table.add_row(escape(str(one.spec)), one.spec.key, decimal(one.size), _age(one.age), users)
+    console = Console()
+    console.print(table)
+    console.print(f"{len(found)} artifacts, {decimal(sum(one.size for one in found))}")
+
+
+@store_.command("verify")
+@options.store
+@options.debug_option
+def verify_(store: Path) -> None:
+    """Read all of it; what is not as it was written is set aside and named, and the exit code is 3."""
+    one = Store(store)
+    count, without, found = verify(one)
+    for damage in found:
+        one.set_aside(damage)
+    older = f"; {without} of earlier versions have no checksums" if without else ""
+    click.echo(f"{count} artifacts read, {len(found)} files or artifacts damaged{older}")
+    if found:
+        raise click.exceptions.Exit(EXIT_DAMAGED)
+
+
+@store_.command("gc")
+@click.option("--dry-run", is_flag=True, help="Only say what would go.")
+@options.store
+@options.debug_option
+def gc(store: Path, dry_run: bool) -> None:
+    """Delete what no run needs: leftovers of killed processes, what was set aside, artifacts that no note names."""
+    found = Holdings(Store(store)).garbage()
+    size = sum(file.stat().st_size for path in found for file in (path, *path.rglob("*")) if file.is_file())
+    for path, why in found.items():
+        click.echo(f"{path}: {why}")
+        if not dry_run:
+            remove(path)
+    click.echo(f"{len(found)} {'would go' if dry_run else 'deleted'}, {decimal(size)}")
+
+
+def _age(seconds: float) -> str:
+    for unit, length in (("d", 86400), ("h", 3600), ("m", 60)):
+        if seconds >= length:
+            return f"{int(seconds // length)}{unit}"
+    return f"{int(seconds)}s"

@@ -1,0 +1,118 @@
+"""The built-in scenarios: declarations only."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from .recipes import ATTACKS, Attack, Augmentation, Evaluation, Finetuning, Pretraining, Recipe
+from .scenarios import Scenario, Suite
+
+ROSS2022 = Recipe("ross2022")
+
+# Digits are gray and 16 pixels wide: no colour to jitter, nothing to flip, a crop that keeps most of the figure.
+# The attacks are the study's; the rest is what gives good encoders in a minute.
+DIGITS = Recipe(
+    "digits",
+    Pretraining(
+        epochs=10,
+        batch_size=64,
+        learning_rate=2e-3,
+        constant_epochs=5,
+        temperature=0.5,
+        augmentation=Augmentation(crop_scale=(0.7, 1.0), flip_probability=0, jitter_probability=0),
+    ),
+    Finetuning(epochs=10, batch_size=64, learning_rate=1e-2, weight_decay=0),
+)
+
+
+def _leaderboard(norm: str) -> Recipe:
+    """Attacks as the field's leaderboards have them: evaluated by AutoAttack, counted where right without it.
+
+    Steps and sizes in training are those of adversarial contrastive learning (Jiang et al., 2020): five in pretraining
+    and ten in finetuning, each a quarter of epsilon, which is 2/255 for 8/255.
+    """
+    step = Attack(norm=norm, steps=5, step_size=0.25, step_unit="epsilon")
+    return Recipe(
+        f"leaderboard-{norm.lower()}",
+        Pretraining(attack=step),
+        Finetuning(attack=replace(step, steps=10)),
+        Evaluation(attack=replace(ATTACKS["autoattack-standard"], norm=norm), attacked="correct"),
+    )
+
+
+def _cifar(source: str, target: str) -> Scenario:
+    task = "the same task" if source == target else "another task"
+    text = f"Pretrained on {source}, finetuned and attacked on {task} (study, tables 5.1 to 5.5)."
+    return Scenario(f"{source}-to-{target}", source, target, ROSS2022, description=text)
+
+
+def _digits(name: str, source: str, target: str, description: str) -> Scenario:
+    return Scenario(
+        name,
+        source,
+        target,
+        DIGITS,
+        encoder="conv3",
+        train_epsilons=(0, 0.5, 1),
+        eval_epsilons=(0, 0.25, 0.5, 0.75, 1),
+        description=description,
+    )
+
+
+def _heads(base: Scenario) -> Scenario:
+    """The models pretrained at epsilon 1, with a standard and with an adversarial head (study, section 5.4.3)."""
+    text = f"Pretrained on {base.source} at epsilon 1: standard against adversarial finetuning on {base.target}."
+    name = f"{base.name}-finetuning"
+    return replace(base, name=name, train_epsilons=(1,), finetune_epsilons=(0, 1), description=text)
+
+
+def _study(name: str, on: str, scenarios: tuple[Scenario, ...]) -> tuple[Scenario | Suite, ...]:
+    """The study's three experiments on two data sets, from the four scenarios between them."""
+    same = tuple(one.name for one in scenarios if one.source == one.target)
+    other = tuple(one.name for one in scenarios if one.source != one.target)
+    heads = tuple(map(_heads, scenarios))
+    experiments = (
+        Suite(f"{name}-same-task", same, f"Experiment 1 on {on}: finetuned on the source's task (section 5.4.1)."),
+        Suite(f"{name}-transfer", other, f"Experiment 2 on {on}: finetuned on another task (section 5.4.2)."),
+        Suite(
+            f"{name}-finetuning",
+            tuple(one.name for one in heads),
+            f"Experiment 3 on {on}: what adversarial finetuning adds (section 5.4.3).",
+        ),
+    )
+    whole = Suite(name, tuple(one.name for one in experiments), f"All three experiments of the study, on {on}.")
+    return (*heads, *experiments, whole)
+
+
+CIFAR = (
+    _cifar("cifar10", "cifar10"),
+    _cifar("cifar10", "cifar100"),
+    _cifar("cifar100", "cifar10"),
+    _cifar("cifar100", "cifar100"),
+)
+LEADERBOARDS = tuple(
+    replace(
+        one,
+        name=f"{one.name}-{norm.lower()}",
+        recipe=_leaderboard(norm),
+        train_epsilons=(0, epsilon),
+        eval_epsilons=(0, epsilon),
+        description=f"{one.source} to {one.target} under the leaderboards' threat, {norm} {shown}, by AutoAttack.",
+    )
+    for one in CIFAR
+    for norm, epsilon, shown in (("Linf", 8 / 255, "8/255"), ("L2", 0.5, "0.5"))
+)
+HALVES = (
+    _digits("digits-low-to-low", "digits-low", "digits-low", "The digits 0 to 4."),
+    _digits("digits-low-to-high", "digits-low", "digits-high", "Pretrained on 0 to 4, tuned and attacked on 5 to 9."),
+    _digits("digits-high-to-low", "digits-high", "digits-low", "Pretrained on 5 to 9, tuned and attacked on 0 to 4."),
+    _digits("digits-high-to-high", "digits-high", "digits-high", "The digits 5 to 9."),
+)
+BUILTIN: tuple[Scenario | Suite, ...] = (
+    *CIFAR,
+    *LEADERBOARDS,
+    _digits("digits", "digits", "digits", "Handwritten digits, embedded: needs no download."),
+    *HALVES,
+    *_study("ross2022", "CIFAR-10 and CIFAR-100", CIFAR),
+    *_study("digits-study", "two halves of the digits", HALVES),
+)

@@ -1,0 +1,186 @@
+"""Scenarios: source, target, recipe and grids of epsilon, which enumerate the specs of a matrix; suites of them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import pairwise
+from typing import Any
+
+from ..data import datasets
+from ..util.errors import InvalidValue, unknown
+from .recipes import ATTACKS, MIN_CLASSES, Recipe, unattacked
+from .specs import AnySpec, EvaluateSpec, FinetuneSpec, PretrainSpec
+from .values import Value, added, flatten, settled, within
+
+_GRID = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+Place = tuple[float, float, float]
+"""A cell's epsilons: of pretraining, finetuning and evaluation."""
+NAME = r"[a-z0-9][a-z0-9._-]{0,63}"
+"""How names of scenarios, suites and data sets are spelled: such a file's name leads nowhere else."""
+_ENCODER = re.compile(r"[a-z0-9][\w.-]{0,99}(:cifar)?|module:.+", re.IGNORECASE | re.ASCII)
+
+
+@dataclass(frozen=True)
+class Scenario(Value):
+    """RoSS(source -> target): a row for each model, by its training epsilons, a column for each evaluation epsilon.
+
+    Raises InvalidValue or UnknownName when a field is out of its range, the grids are not ascending, or the
+    target's images do not fit an encoder of the source.
+    """
+
+    name: str
+    source: str
+    target: str
+    recipe: Recipe = Recipe()
+    encoder: str = "resnet18"
+    """A name of ``rossbench.encoders``: any timm model, with ``:cifar`` appended for ResNets with a CIFAR stem."""
+    train_epsilons: tuple[float, ...] = within(_GRID, 0)
+    """Of pretraining."""
+    finetune_epsilons: tuple[float, ...] | None = within(None, 0)
+    """Of finetuning, each for every pretraining; None: the pretraining's own."""
+    eval_epsilons: tuple[float, ...] = within(_GRID, 0)
+    seed: int = within(0, 0, 2**62)
+    train_limit: int | None = within(None, 1)
+    """Class-balanced part of both training splits; None for all."""
+    test_limit: int | None = within(None, 1)
+    description: str = ""
+    weights: str = added("")
+    """Of an encoder that was trained elsewhere, so that nothing is pretrained: 16 hex digits of a hash of them
+    (``rossbench.weights``), whose encoder the run is given. The only training epsilon is then 0."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_name("Scenario", self.name)
+        if not _ENCODER.fullmatch(self.encoder):
+            expected = "conv3, a timm model, or a timm ResNet with :cifar appended"
+            raise InvalidValue(f"Scenario.encoder: expected {expected}, got {self.encoder!r:.100}")
+        if self.weights and not re.fullmatch("[0-9a-f]{16}", self.weights):
+            raise InvalidValue(f"Scenario.weights: expected 16 hex digits, got {self.weights!r}")
+        if self.weights and self.train_epsilons != (0,):
+            raise InvalidValue(
+                f"Scenario.train_epsilons: expected 0 alone beside given weights, got {self.train_epsilons}"
+            )
+        for name in ("train_epsilons", "finetune_epsilons", "eval_epsilons"):
+            grid = getattr(self, name)
+            if grid is not None and (not grid or any(a >= b for a, b in pairwise(grid))):
+                raise InvalidValue(f"Scenario.{name}: expected ascending epsilons, at least one, got {grid}")
+        source, target = datasets.facts(self.source), datasets.facts(self.target)
+        if source.size != target.size:
+            raise InvalidValue(
+                f"Scenario.target: expected images of {self.source}'s size, {source.size} pixels, "
+                f"got {self.target}'s, {target.size}"
+            )
+        if target.classes < 2:
+            raise InvalidValue(f"Scenario.target: expected at least 2 classes, got {self.target}'s {target.classes}")
+        self._check_attacks()
+        counts = [datasets.count(dataset, "train", self.train_limit) for dataset in (self.source, self.target)]
+        if counts == [source.train, target.train]:
+            object.__setattr__(self, "train_limit", None)  # a limit that leaves nothing out is none
+        if datasets.count(self.target, "test", self.test_limit) == target.test:
+            object.__setattr__(self, "test_limit", None)
+
+    def _check_attacks(self) -> None:
+        recipe, classes = self.recipe, datasets.facts(self.target).classes
+        for stage, attack in (("pretraining", recipe.pretraining.attack), ("finetuning", recipe.finetuning.attack)):
+            if (attack.name, attack.restarts) != ("pgd", 1):
+                raise InvalidValue(f"{stage} attack: expected pgd without restarts, got {attack}")
+        attack = recipe.evaluation.attack
+        if attack.name not in ATTACKS:
+            raise unknown("attack", attack.name, ATTACKS)
+        if attack.name in ("apgd-t", "autoattack-standard") and classes < MIN_CLASSES:
+            least = f"at least {MIN_CLASSES} classes, which its loss needs"
+            raise InvalidValue(f"{attack.name}: expected a target with {least}, got {self.target} with {classes}")
+        if attack.name == "negative" and self.eval_epsilons[-1] > 1:
+            raise InvalidValue(f"negative: expected shares of at most 1 as epsilons, got {self.eval_epsilons[-1]:g}")
+
+    @property
+    def rows(self) -> list[tuple[float, float]]:
+        """The models: (pretraining epsilon, finetuning epsilon)."""
+        return [(first, second) for first in self.train_epsilons for second in self.finetune_epsilons or (first,)]
+
+    @cached_property
+    def cells(self) -> dict[Place, EvaluateSpec]:
+        """The matrix: (pretraining epsilon, finetuning epsilon, evaluation epsilon) -> spec."""
+        cells = {}
+        for first, second in self.rows:
+            pretrain = self._pretrain(first)
+            finetuning = unattacked(self.recipe.finetuning, second)
+            finetune = FinetuneSpec(pretrain, self.target, self.train_limit, second, finetuning)
+            for column in self.eval_epsilons:
+                evaluation = unattacked(self.recipe.evaluation, column)
+                cells[first, second, column] = EvaluateSpec(finetune, self.test_limit, column, evaluation)
+        return cells
+
+    def _pretrain(self, epsilon: float) -> PretrainSpec:
+        if self.weights:  # what pretraining would be like changes nothing
+            return PretrainSpec(self.source, None, self.encoder, seed=self.seed, weights=self.weights)
+        recipe = unattacked(self.recipe.pretraining, epsilon)
+        return PretrainSpec(self.source, self.train_limit, self.encoder, epsilon, recipe, self.seed)
+
+    @cached_property
+    def protocol(self) -> str:
+        """A short hash of everything but the name and the grids: matrices that agree in it can be merged."""
+        flat = flatten(settled(self))
+        text = json.dumps({name: flat[name] for name in flat if self._matters(name)}, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+    @property
+    def family(self) -> str:
+        """The protocol of the same scenario with seed 0: what matrices of several seeds agree in."""
+        return replace(self, seed=0).protocol
+
+    def deviations(self, registered: Scenario) -> dict[str, tuple[Any, Any]]:
+        """Fields in which this scenario differs from the registered one: name -> (here, registered).
+
+        The seed and the grids are left out: they choose cells, and change none.
+        """
+        ours, theirs = flatten(self), flatten(registered)
+        return {
+            name: (ours[name], theirs[name])
+            for name in ours
+            if self._matters(name) and name != "seed" and ours[name] != theirs[name]
+        }
+
+    def _matters(self, name: str) -> bool:
+        """Whether a field, by its name in ``flatten``, is of the protocol."""
+        return name not in _NOT_PROTOCOL and not (self.weights and name.startswith("recipe.pretraining."))
+
+
+_NOT_PROTOCOL = ("name", "description", "recipe.name", "train_epsilons", "finetune_epsilons", "eval_epsilons")
+
+
+def specs_of(scenarios: Iterable[Scenario]) -> Iterator[AnySpec]:
+    """Every artifact of some scenarios once, each after those that it is made from."""
+    seen: set[str] = set()
+    for scenario in scenarios:
+        for cell in scenario.cells.values():
+            for spec in cell.chain:
+                if spec.key not in seen:
+                    seen.add(spec.key)
+                    yield spec
+
+
+@dataclass(frozen=True)
+class Suite(Value):
+    """A named list of scenarios and suites, run and reported as one. Raises InvalidValue."""
+
+    name: str
+    members: tuple[str, ...]
+    """Names in the registry."""
+    description: str = ""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_name("Suite", self.name)
+        if not self.members:
+            raise InvalidValue(f"Suite.members: expected names of scenarios, got none for {self.name}")
+
+
+def _check_name(kind: str, name: str) -> None:
+    if not re.fullmatch(NAME, name):
+        raise InvalidValue(f"{kind}.name: expected lower-case letters, digits, . _ or -, got {name!r}")

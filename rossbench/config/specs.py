@@ -1,0 +1,193 @@
+"""The nested specs: each names one artifact by a hash of all that can change it, and of nothing else."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar
+
+from ..data import datasets
+from ..util.errors import one_line
+from .epsilons import EPS, format_epsilon, format_model
+from .recipes import Evaluation, Finetuning, Pretraining, unattacked
+from .values import Value, added, settled, within
+
+
+class Spec(Value):
+    """Base of the specs. Nothing that cannot change a result is in a spec."""
+
+    stage: ClassVar[str]
+
+    @cached_property
+    def key(self) -> str:
+        """The first 16 hex digits of the SHA-256 of the spec's canonical JSON; the artifact's name."""
+        text = json.dumps({self.stage: settled(self)}, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class PretrainSpec(Spec):
+    """One encoder. ``limit`` is the number of training images, None for all."""
+
+    stage: ClassVar[str] = "pretrain"
+    source: str
+    limit: int | None
+    encoder: str
+    epsilon: float = within(0.0, 0)
+    recipe: Pretraining = Pretraining()
+    seed: int = within(0, 0, 2**62)
+    weights: str = added("")
+    """Of an encoder that was trained elsewhere: a hash of them, see Scenario.weights; then nothing is pretrained."""
+
+    @property
+    def parents(self) -> tuple[AnySpec, ...]:
+        """All that it is made from, in the order of their making."""
+        return ()
+
+    @property
+    def images(self) -> int:
+        """Images an epoch, without those of a dropped last batch."""
+        total = datasets.count(self.source, "train", self.limit)
+        size = min(self.recipe.batch_size, total)
+        return total // size * size
+
+    @property
+    def passes(self) -> int:
+        """See passes."""
+        if self.weights:
+            return 0
+        step = 3 + (2 * self.recipe.attack.steps if self.epsilon else 0)
+        return 2 * self.images * self.recipe.epochs * step
+
+    def __str__(self) -> str:
+        if self.weights:
+            return one_line(f"encoder {self.encoder}, weights {self.weights[:8]}")
+        return f"pretrain {self.source} {EPS}={format_epsilon(self.epsilon)}"
+
+
+@dataclass(frozen=True)
+class FinetuneSpec(Spec):
+    """One classifier on one encoder."""
+
+    stage: ClassVar[str] = "finetune"
+    pretrain: PretrainSpec
+    target: str
+    limit: int | None
+    epsilon: float = within(0.0, 0)
+    recipe: Finetuning = Finetuning()
+
+    @property
+    def parents(self) -> tuple[AnySpec, ...]:
+        return (self.pretrain,)
+
+    @property
+    def chain(self) -> tuple[PretrainSpec, FinetuneSpec]:
+        """What it is made from, and itself last."""
+        return self.pretrain, self
+
+    @property
+    def seed(self) -> int:
+        return self.pretrain.seed
+
+    @property
+    def task(self) -> str:
+        return f"{self.pretrain.source} → {self.target}"
+
+    @property
+    def passes(self) -> int:
+        """See passes. Without an attack a frozen encoder sees each image once."""
+        images, recipe = datasets.count(self.target, "train", self.limit), self.recipe
+        if recipe.trained == "linear" and not self.epsilon:
+            return images
+        step = (3 if recipe.trained == "full" else 1) + (2 * recipe.attack.steps if self.epsilon else 0)
+        return images * recipe.epochs * step
+
+    def __str__(self) -> str:
+        return f"finetune {self.task} {EPS}={format_model(self.pretrain.epsilon, self.epsilon)}"
+
+
+@dataclass(frozen=True)
+class EvaluateSpec(Spec):
+    """One classifier on one test split under one attack: a cell of a matrix."""
+
+    stage: ClassVar[str] = "evaluate"
+    finetune: FinetuneSpec
+    limit: int | None
+    epsilon: float = within(0.0, 0)
+    recipe: Evaluation = Evaluation()
+
+    @property
+    def parents(self) -> tuple[AnySpec, ...]:
+        return self.finetune.chain
+
+    @property
+    def chain(self) -> tuple[AnySpec, ...]:
+        """What the cell is made from, and itself last."""
+        return *self.finetune.chain, self
+
+    @property
+    def seed(self) -> int:
+        return self.finetune.seed
+
+    @property
+    def passes(self) -> int:
+        """See passes."""
+        images = datasets.count(self.finetune.target, "test", self.limit)
+        return images * (1 + (self.recipe.attack.passes if self.epsilon else 0))
+
+    def __str__(self) -> str:
+        model = format_model(self.finetune.pretrain.epsilon, self.finetune.epsilon)
+        return f"evaluate {self.finetune.task} {EPS}={model} at {format_epsilon(self.epsilon)}"
+
+
+@dataclass(frozen=True)
+class AuditSpec(Spec):
+    """The audit of a classifier's evaluations, which differ in their epsilon alone."""
+
+    stage: ClassVar[str] = "audit"
+    finetune: FinetuneSpec
+    limit: int | None
+    epsilons: tuple[float, ...]
+    recipe: Evaluation = Evaluation()
+    """Of those under attack."""
+
+    @property
+    def parents(self) -> tuple[AnySpec, ...]:
+        return *self.finetune.chain, *self.cells
+
+    @property
+    def cells(self) -> tuple[EvaluateSpec, ...]:
+        """The evaluations, one an epsilon."""
+        recipes = {epsilon: unattacked(self.recipe, epsilon) for epsilon in self.epsilons}
+        return tuple(EvaluateSpec(self.finetune, self.limit, epsilon, recipes[epsilon]) for epsilon in self.epsilons)
+
+    @property
+    def seed(self) -> int:
+        return self.finetune.seed
+
+    @property
+    def passes(self) -> int:
+        """See passes; about what the checks need for each of 200 images."""
+        return 200 * 600
+
+    def __str__(self) -> str:
+        model = format_model(self.finetune.pretrain.epsilon, self.finetune.epsilon)
+        return f"audit {self.finetune.task} {EPS}={model}"
+
+
+AnySpec = PretrainSpec | FinetuneSpec | EvaluateSpec | AuditSpec
+
+
+def passes(specs: Iterable[AnySpec]) -> dict[str, int]:
+    """Work by stage, in passes of one image through the encoder.
+
+    A forward pass counts 1, a backward pass to the input 1, and one to input and weights 2: a training
+    step is 3 passes an image, an attack step 2.
+    """
+    work = {cls.stage: 0 for cls in (PretrainSpec, FinetuneSpec, EvaluateSpec)}
+    for spec in specs:
+        work[spec.stage] += spec.passes
+    return work

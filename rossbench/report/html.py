@@ -1,0 +1,167 @@
+"""The report as one HTML page that needs nothing else. The home of jinja2."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from .. import __version__, registry
+from ..config.epsilons import EPS, format_epsilon, format_model
+from ..config.specs import EvaluateSpec, FinetuneSpec, PretrainSpec
+from ..config.values import build, flatten
+from ..util.errors import InvalidValue
+from . import published, tables
+from .figures import INK
+from .tables import Matrix
+
+TOLERANCE = 2.0
+
+
+@dataclass(frozen=True)
+class Exhibit:
+    """A figure of the page."""
+
+    place: str
+    """What it belongs to: name and protocol of a matrix, as ``name-protocol``, or a section, #targets or #training."""
+    caption: str
+    svg: str
+    """Empty if it could not be drawn; the caption then says why."""
+
+
+def render(names: Sequence[str], matrices: Sequence[Matrix], exhibits: Sequence[Exhibit], created: str) -> str:
+    """The page, as HTML: what was run and how, tables, figures, the published numbers, what is missing, provenance.
+
+    ``names``: what was asked for, scenarios and suites, none for all; ``created``: the time that the page shows.
+    """
+    environment = jinja2.Environment(
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+    )
+    environment.filters["figure"] = _figure
+    source = resources.files(__package__).joinpath("page.html").read_text(encoding="utf-8")
+    places = {name: [one for one in exhibits if one.place == name] for name in {one.place for one in exhibits}}
+    return environment.from_string(source).render(
+        title=", ".join(names) or "All scenarios",
+        version=__version__,
+        created=created,
+        eps=EPS,
+        sections=_sections(names, matrices),
+        grid=tables.grid,
+        over_seeds=tables.over_seeds,
+        families=tables.families,
+        metrics=list(tables.METRICS),
+        figures=places,
+        matrices=matrices,
+        recipes=_recipes(matrices),
+        comparison=_comparison(matrices),
+        missing=_missing(names, matrices) + [one.caption for one in exhibits if not one.svg],
+        models=len({build(EvaluateSpec, r.spec).finetune for matrix in matrices for r in matrix.records}),
+        environments=_environments(matrices),
+        model=lambda place: format_model(*place[:2]),
+        epsilon=format_epsilon,
+    )
+
+
+def _figure(exhibit: Exhibit, number: int) -> Markup:
+    """The figure with its caption; its SVG in the page's ink, its ids made its own, since all SVGs have the same."""
+    head, body = exhibit.svg[exhibit.svg.index("<svg") :].split(">", 1)
+    body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL).replace(INK, "currentColor")
+    body = re.sub(r' id="image\w+"', "", body)  # equal images have equal ids, and nothing refers to them
+    body = re.sub(r'\bid="', f'id="f{number}-', body)
+    body = re.sub(r'(href="#|url\(#)', rf"\1f{number}-", body)
+    size = dict(re.findall(r'(width|viewBox)="([^"]*)"', head))
+    wide = float(size["width"].removesuffix("pt")) * 1.6  # text of 8 pt is small on a screen
+    start = Markup('<figure style="width:{:.0f}px"><svg role="img" aria-label="{}" viewBox="{}">').format(
+        wide, exhibit.caption, size["viewBox"]
+    )
+    end = Markup("<figcaption><b>Figure {}.</b> {}</figcaption></figure>").format(number, exhibit.caption)
+    return start + Markup(body) + end
+
+
+def _sections(names: Sequence[str], matrices: Sequence[Matrix]) -> list[tuple[str, list[Matrix]]]:
+    """Matrices under the titles of the suites that name them; those that none names under a plain one."""
+    asked = {one.name for name in names for one in _inside(name)}
+    sections, rest = [], list(matrices)
+    for suite in registry.suites():
+        inside = [matrix for matrix in rest if matrix.name in suite.members and (suite.name in asked or not names)]
+        rest = [matrix for matrix in rest if matrix not in inside]
+        if inside:
+            sections.append((suite.description or suite.name, inside))
+    return sections + ([("Results", rest)] if rest else [])
+
+
+def _inside(name: str) -> list[registry.Suite]:
+    """A suite and all suites in it; nothing for a scenario."""
+    found = [suite for suite in registry.suites() if suite.name == name]
+    return found + [one for suite in found for member in suite.members for one in _inside(member)]
+
+
+def _recipes(matrices: Sequence[Matrix]) -> list[tuple[list[str], dict[str, Any]]]:
+    """What was done, field by field, as the records say it: scenarios of one recipe together."""
+    groups: dict[tuple[tuple[str, Any], ...], list[str]] = {}
+    for matrix in matrices:
+        if matrix.records:
+            groups.setdefault(tuple(_settings(matrix).items()), []).append(matrix.name)
+    return [(names, dict(settings)) for settings, names in groups.items()]
+
+
+def _settings(matrix: Matrix) -> dict[str, Any]:
+    """Of each stage from a record in which it was attacked: without an attack its settings are not in the spec."""
+    specs = [build(EvaluateSpec, record.spec) for record in matrix.records]
+    stages: dict[str, PretrainSpec | FinetuneSpec | EvaluateSpec] = {
+        "evaluation": max(specs, key=lambda spec: spec.epsilon),
+        "finetuning": max((spec.finetune for spec in specs), key=lambda spec: spec.epsilon),
+        "pretraining": max((spec.finetune.pretrain for spec in specs), key=lambda spec: spec.epsilon),
+    }
+    limits = {"training images": specs[0].finetune.limit, "test images": specs[0].limit}
+    settings: dict[str, Any] = {"encoder": specs[0].finetune.pretrain.encoder, "seed": matrix.seed}
+    settings |= {name: "all" if limit is None else limit for name, limit in limits.items()}
+    for stage, spec in reversed(stages.items()):
+        if matrix.weights and stage == "pretraining":
+            settings["weights"] = matrix.weights
+            continue
+        fields = flatten(spec.recipe, f"{stage}.")
+        settings |= {name: value for name, value in fields.items() if spec.epsilon or ".attack" not in name}
+    return settings
+
+
+def _comparison(matrices: Sequence[Matrix]) -> dict[str, Any]:
+    try:
+        found = published.compare(matrices)
+    except InvalidValue:
+        return {"grids": [], "refused": []}
+    return {
+        "grids": [published.grid(one, TOLERANCE) for one in found if not one.refusal],
+        "refused": published.refusals(found),
+    }
+
+
+def _missing(names: Sequence[str], matrices: Sequence[Matrix]) -> list[str]:
+    """What was asked for and is not there."""
+    there = {matrix.name for matrix in matrices}
+    asked = {one.name: None for name in names if name not in there for one in registry.members(name)}
+    missing = [f"{name}: not run" for name in asked if name not in there]
+    for matrix in matrices:
+        notes = [note for note in matrix.notes() if not note.startswith("REDUCED")]
+        missing += [f"{matrix.name}: {note}" for note in notes]
+    return missing
+
+
+def _environments(matrices: Sequence[Matrix]) -> dict[str, Any]:
+    """Where numbers come from: the distinct surroundings, numbered from 1, and for each record those of its stages."""
+    known: list[dict[str, Any]] = []
+    used: dict[str, str] = {}
+    for record in (record for matrix in matrices for record in matrix.records):
+        numbers = []
+        for stage in record.provenance.values():
+            here = {name: value for name, value in stage.items() if name not in ("data", "weights")}
+            if here not in known:
+                known.append(here)
+            numbers.append(known.index(here) + 1)
+        used[record.key] = ", ".join(map(str, dict.fromkeys(numbers)))
+    return {"known": known, "used": used}

@@ -1,0 +1,127 @@
+"""Which figures a report of some matrices shows, with their captions."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+
+from matplotlib.figure import Figure
+
+from ..config.epsilons import EPS, format_epsilon
+from ..data import datasets
+from ..util.errors import RossbenchError
+from .figure_data import Gallery, Model, choose, ends, shared
+from .figures import to_bytes
+from .html import Exhibit
+from .tables import Matrix
+
+log = logging.getLogger(__name__)
+MAPPED = 2000
+"""Images that a t-SNE map shows at most; it takes minutes for all of CIFAR."""
+_CURVES = "Accuracy under attack against the attack's strength."
+Wanted = tuple[str, Callable[[], Figure]]
+"""A caption, and what draws the figure."""
+
+
+def exhibits(gallery: Gallery, matrices: Sequence[Matrix], tell: Callable[[str], None] = log.info) -> list[Exhibit]:
+    """Draw all figures that these matrices have models and predictions for.
+
+    One that cannot be drawn says why in its place. ``tell`` is called with the caption of each before it is drawn.
+    """
+    drawn = []
+    for place, group in _groups(gallery, [matrix for matrix in matrices if matrix.records]):
+        try:
+            for caption, draw in group:
+                tell(caption)
+                try:
+                    drawn.append(Exhibit(place, caption, to_bytes(draw(), "svg").decode()))
+                except RossbenchError as error:
+                    drawn.append(Exhibit(place, f"{caption} Not drawn: {error}", ""))
+        except RossbenchError as error:
+            drawn.append(Exhibit(place, f"More figures were not drawn: {error}", ""))
+    return drawn
+
+
+def _groups(gallery: Gallery, matrices: Sequence[Matrix]) -> Iterator[tuple[str, Iterator[Wanted]]]:
+    """The figures of each matrix, and then of those of one seed and protocol that share a target or a source."""
+    for matrix in matrices:
+        alike = [one for one in matrices if _how(one) == _how(matrix)]
+        of = _of_heads(gallery, matrix, alike) if matrix.pairs else _of_matrix(gallery, matrix)
+        yield f"{matrix.name}-{matrix.protocol}", of
+    for how in dict.fromkeys(map(_how, matrices)):
+        alike = [matrix for matrix in matrices if _how(matrix) == how]
+        for target in dict.fromkeys(matrix.target for matrix in alike):
+            group = [matrix for matrix in alike if matrix.target == target]
+            group = [matrix for matrix in group if not matrix.pairs] or group
+            yield "#targets", _of_target(gallery, target, group)
+            yield "#training", _of_finetuning(gallery, group[:1])
+        trained = [matrix for matrix in alike if not matrix.weights]
+        for source in dict.fromkeys(matrix.source for matrix in trained):
+            group = [matrix for matrix in trained if matrix.source == source]
+            yield "#training", _of_pretraining(gallery, group)
+
+
+def _how(matrix: Matrix) -> str:
+    return f"{matrix.seed} {matrix.deviations}"
+
+
+def _of_pretraining(gallery: Gallery, matrices: Sequence[Matrix]) -> Iterator[Wanted]:
+    source = matrices[0].source
+    text = f"Pretraining on {source}: loss, and accuracy on the contrastive task, an indicator only, by epoch."
+    yield text, partial(gallery.training, choose(matrices))
+
+
+def _of_finetuning(gallery: Gallery, matrices: Sequence[Matrix]) -> Iterator[Wanted]:
+    text = f"Finetuning, {matrices[0].task}: loss and accuracy on the training images, as attacked, by epoch."
+    yield text, partial(gallery.training, choose(matrices), "finetune")
+
+
+def _of_matrix(gallery: Gallery, matrix: Matrix) -> Iterator[Wanted]:
+    every, models = choose([matrix]), ends([matrix])
+    limit = _limit(models[0])
+    yield _CURVES, partial(gallery.robustness, every)
+    yield "The matrix as colours.", partial(gallery.matrix, every)
+    text = "Confusion without and under the strongest attack; the colours of each matrix have a scale of their own."
+    yield text, partial(gallery.confusion, models)
+    text = f"Features of the encoder in the plane, by class: t-SNE, perplexity 35, 1500 iterations{_part(limit)}."
+    yield text, partial(gallery.tsne, models, limit=limit)
+
+
+def _of_heads(gallery: Gallery, matrix: Matrix, matrices: Sequence[Matrix]) -> Iterator[Wanted]:
+    """The standard model beside the two heads, as in the study's figure 5.8."""
+    yield _CURVES, partial(gallery.robustness, choose([matrix]))
+    same = [one for one in matrices if (one.source, one.target) == (matrix.source, matrix.target)]
+    heads = [Model(matrix, row) for row in reversed(matrix.pairs[-1])]
+    models = [*(model for model in choose(same) if model.row == (0, 0)), *heads]
+    limit = _limit(models[0])
+    text = f"Outputs of the linear layer in one map, by model: t-SNE, perplexity 50, 2500 iterations{_part(limit)}."
+    yield text, partial(gallery.tsne_together, models, limit=limit)
+
+
+def _of_target(gallery: Gallery, target: str, matrices: Sequence[Matrix]) -> Iterator[Wanted]:
+    models = ends(matrices)
+    if len(matrices) > 1:
+        strongest = shared(models)[-1]
+        text = f"Confusion on {target} under attack ({EPS} = {format_epsilon(strongest)}), a line for each source."
+        yield text, partial(gallery.confusion, models, (strongest,))
+        models = [model for matrix in matrices for model in ends([matrix])[-1:]]
+    text = f"Correct predictions of each class of {target}, attacked ever more strongly."
+    yield text, partial(gallery.per_class, models)
+    first = matrices[:1]
+    text = (
+        f"Images of {target} that a plainly seen attack turns: what the most robust model of {first[0].task} says "
+        "before and after, and the difference, scaled to fill the range."
+    )
+    yield text, partial(gallery.examples, ends(first))
+
+
+def _limit(model: Model) -> int | None:
+    """A cap for maps; None where there are no more images than that."""
+    evaluated = next(iter(model.cells.values())).limit
+    images = datasets.count(model.spec.target, "test", evaluated)
+    return MAPPED if images > MAPPED else None
+
+
+def _part(limit: int | None) -> str:
+    return f"; {limit:,} of the test images" if limit else ""

@@ -1,0 +1,187 @@
+"""The study's published tables, beside the same tables of a store."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+
+from .. import registry
+from ..config.epsilons import EPS, format_epsilon, format_model
+from ..config.specs import EvaluateSpec
+from ..config.values import build
+from ..util.errors import InvalidValue
+from ..util.statistics import kendall
+from .tables import METRICS, MISSING, Grid, Matrix, Row, text
+
+
+@dataclass(frozen=True)
+class Line:
+    """A row of a published table: of a model, or of what one model has more than another."""
+
+    scenario: str
+    model: Row
+    values: tuple[float, ...]
+    """In percent, or MCC; one a column of the table."""
+    minus: Row | None = None
+    """The model whose values are taken away: rows "robustness improvement" of tables 5.6 and 5.7."""
+
+
+@dataclass(frozen=True)
+class Published:
+    """One table of the study, every cell as printed."""
+
+    number: str
+    section: str
+    """Number and heading of the section that the table stands in."""
+    heading: str
+    """What stands above the table."""
+    metric: str
+    columns: tuple[float, ...]
+    """Evaluation epsilons."""
+    rows: tuple[Line, ...]
+
+    @property
+    def scenarios(self) -> set[str]:
+        return {line.scenario for line in self.rows}
+
+
+@functools.cache
+def published() -> tuple[Published, ...]:
+    """Tables 5.1 to 5.7 of the study."""
+    content = json.loads(resources.files(__package__).joinpath("published.json").read_text(encoding="utf-8"))
+    rows = [tuple(Line(**_tuples(row)) for row in table["rows"]) for table in content]
+    return tuple(Published(**_tuples(table) | {"rows": lines}) for table, lines in zip(content, rows, strict=True))
+
+
+def _tuples(content: dict[str, Any]) -> dict[str, Any]:
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in content.items()}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A published table beside what runs under one protocol and seed gave."""
+
+    table: Published
+    matrices: dict[str, Matrix]
+    """By scenario."""
+    refusal: str | None
+    """Why the two must not be compared; None if the protocol is the study's."""
+
+    def ours(self, line: Line) -> list[float | None]:
+        """Our values for a row of the table; None where a cell was not run."""
+        matrix, metric, columns = self.matrices.get(line.scenario), self.table.metric, self.table.columns
+        if matrix is None:
+            return [None] * len(columns)
+        values = [matrix.value(line.model, column, metric) for column in columns]
+        if line.minus is None:
+            return values
+        less = [matrix.value(line.minus, column, metric) for column in columns]
+        return [None if a is None or b is None else a - b for a, b in zip(values, less, strict=True)]
+
+    def within(self, tolerance: float) -> tuple[int, int]:
+        """How many of our cells differ from the published ones by at most so much, and how many we have."""
+        pairs = [pair for line in self.table.rows for pair in zip(self.ours(line), line.values, strict=True)]
+        found = [abs(ours - theirs) for ours, theirs in pairs if ours is not None]
+        return sum(difference <= tolerance + 1e-9 for difference in found), len(found)
+
+    def agreement(self) -> list[float | None]:
+        """Kendall's tau-b between our order of the models and the published one, in [-1, 1], for each column.
+
+        None where it is not defined: fewer than two models, or all equal.
+        """
+        lines = [line for line in self.table.rows if line.minus is None]
+        taus: list[float | None] = []
+        for k in range(len(self.table.columns)):
+            pairs = [(ours[k], line.values[k]) for line in lines if (ours := self.ours(line))[k] is not None]
+            taus.append(kendall([ours for ours, _ in pairs if ours is not None], [theirs for _, theirs in pairs]))
+        return taus
+
+
+def _refusal(matrix: Matrix) -> str | None:
+    """Nothing is taken from the notes of a run alone: every record has to be of the cell that is registered now."""
+    if matrix.deviations:
+        return f"reduced or changed protocol: {matrix.differences()}"
+    first, second = ({row[k] for row in matrix.rows} for k in (0, 1))
+    grids = {"train_epsilons": first, "finetune_epsilons": second, "eval_epsilons": matrix.columns}
+    ascending = {name: tuple(sorted(grid)) for name, grid in grids.items()}
+    cells = dataclasses.replace(registry.get(matrix.name), seed=matrix.seed, **ascending).cells  # type: ignore[arg-type]
+    for place, record in matrix.cells.items():
+        if record is not None and not cells[place].key == record.key == build(EvaluateSpec, record.spec).key:
+            return f"another protocol than {matrix.name} is registered with now"
+    return None
+
+
+def compare(matrices: Sequence[Matrix]) -> list[Comparison]:
+    """Every published table of which there is a cell; a comparison for each seed and protocol.
+
+    Raises InvalidValue when nothing is published for what was run.
+    """
+    known = sorted({name for table in published() for name in table.scenarios})
+    judged = [(matrix, _refusal(matrix)) for matrix in matrices if matrix.name in known]
+    found = []
+    for table in published():
+        runs: dict[tuple[Any, ...], Comparison] = {}
+        for matrix, refusal in judged:
+            if matrix.name in table.scenarios:
+                group: tuple[Any, ...] = (matrix.seed, refusal)
+                if group in runs and matrix.name in runs[group].matrices:
+                    group = (*group, matrix.protocol)
+                runs.setdefault(group, Comparison(table, {}, refusal)).matrices[matrix.name] = matrix
+        found += [one for one in runs.values() if one.within(0)[1]]
+    if not found:
+        given = ", ".join(sorted({matrix.name for matrix in matrices})) or "none"
+        raise InvalidValue(f"compare: expected runs with published numbers, {', '.join(known)}; got {given}")
+    return found
+
+
+def refusals(comparisons: Sequence[Comparison]) -> list[str]:
+    """Why some tables must not be compared, each reason once with the tables that it keeps out."""
+    reasons: dict[str, list[str]] = {}
+    for one in comparisons:
+        if one.refusal:
+            reasons.setdefault(one.refusal, []).append(one.table.number)
+    return [f"{reason} (tables {', '.join(numbers)})" for reason, numbers in reasons.items()]
+
+
+def grid(comparison: Comparison, tolerance: float) -> Grid:
+    """Ours, the published value and the difference, three lines a row; then the rank agreement of the models.
+
+    ``tolerance``: in percentage points; a hundredth of it for MCC.
+    """
+    table, metric = comparison.table, comparison.table.metric
+    lines, absent = [], 0
+    for line in table.rows:
+        ours, sign = comparison.ours(line), "" if line.minus is None else "+"
+        if set(ours) == {None}:
+            absent += 1
+            continue
+        gaps = [None if mine is None else mine - theirs for mine, theirs in zip(ours, line.values, strict=True)]
+        source, target = line.scenario.removesuffix("-finetuning").split("-to-")
+        model = "gain" if line.minus else f"{EPS}={format_model(*line.model)}"
+        lines += [
+            ([source, "ours"], [text(value, metric, sign) for value in ours]),
+            ([f"→ {target}", "published"], [text(value, metric, sign) for value in line.values]),
+            ([model, "difference"], [text(gap, metric, "+") for gap in gaps]),
+        ]
+    taus = [MISSING if tau is None else f"{tau:.2f}" for tau in comparison.agreement()]
+    lines.append((["ranks", "Kendall τ"], taus))
+    seed = next(iter(comparison.matrices.values())).seed
+    near, of = comparison.within(tolerance / 100 if metric == "mcc" else tolerance)
+    unit = f"{tolerance / 100:g}" if metric == "mcc" else f"{tolerance:g} points"
+    notes = [f"NOT COMPARABLE: {comparison.refusal}"] if comparison.refusal else []
+    notes += [f"{absent} of {len(table.rows)} published rows were not run"] if absent else []
+    gain = "; gain: adversarial over standard finetuning" if any(line.minus for line in table.rows) else ""
+    return Grid(
+        title=f"Table {table.number}: {METRICS[metric]} ({table.heading}), ours and published",
+        labels=["model", "value"],
+        columns=list(map(format_epsilon, table.columns)),
+        lines=lines,
+        notes=notes,
+        caption=f"Section {table.section.split()[0]}, seed {seed}: {near} of {of} cells within {unit}; "
+        f"ranks: order of the models, 1 is the published one{gain}",
+    )

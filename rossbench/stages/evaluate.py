@@ -1,0 +1,232 @@
+"""Stage 3: predictions on a test split under attack (study, sections 5.3 and 5.4)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+import torch
+from safetensors.torch import save as save_tensors
+from torch import Tensor
+
+from ..attacks import autoattack
+from ..config.recipes import BUILTIN_ATTACKS
+from ..config.specs import EvaluateSpec
+from ..data.datasets import facts
+from ..data.image_folder import Images
+from ..models.classifier import Classifier
+from ..store import resume
+from ..store.records import Record
+from ..store.store import Store, encode, read_json
+from ..util.errors import Diverged
+from ..util.memory import Pieces
+from ..util.seeds import derive
+from ..util.signals import Interrupted, held
+from ..util.statistics import wilson
+from . import metrics
+from .train_loop import Hooks, Tick
+
+_CPU_AT_ONCE, _AT_ONCE = 3 * 2**18, 2**24
+"""Values of images that are attacked at once, 256 and 5,461 of 32 pixels: what fits caches, and what fills a GPU."""
+SAVE_EVERY = 10.0
+"""Seconds between two saved states."""
+
+
+class Predictions(NamedTuple):
+    """The five likeliest classes of every image, likeliest first: int64 [n, min(5, classes)], on the CPU."""
+
+    natural: Tensor
+    """Without an attack."""
+    attacked: list[Tensor]
+    """For each of several evaluations."""
+
+
+def evaluate(
+    specs: Sequence[EvaluateSpec], classifier: Classifier, images: Images, labels: Tensor, hooks: Hooks
+) -> Predictions:
+    """Predictions under the attacks of evaluations that differ in their epsilon alone, made together.
+
+    images: uint8 [n, 3, size, size]; labels: int64 [n]. As the study counts, images that are wrong without an attack
+    are attacked like all others, unless the recipe says otherwise; then their predictions are the natural ones. Goes on
+    from a resume state. Raises AttackError, OutOfMemory, and Diverged where logits are not finite.
+    """
+    classifier.requires_grad_(False)
+    under_attack, count = sum(spec.epsilon > 0 for spec in specs), _Count(hooks)
+    count.total = len(images) * (1 + under_attack)
+    parts = []
+    for _, ranked in Pieces(at_once(images)).of(lambda some: _ranked(classifier, some.float() / 255), images):
+        parts.append(ranked)
+        count.add(len(ranked))
+    natural = torch.cat(parts)
+    right = (
+        natural[:, 0] == labels if specs[0].recipe.attacked == "correct" else torch.ones_like(labels, dtype=torch.bool)
+    )
+    count.total = len(images) + int(right.sum()) * under_attack
+    found = _Found(specs, natural, hooks)
+    with resume.Saving(hooks.resume) as saving:
+        try:
+            left = right & ~found.done
+            count.add(count.total - len(images) - int(left.sum()), resumed=True)
+            for adversarial in attacked(specs, classifier, images, labels, left):
+                ranked = _ranked(classifier, adversarial.images)
+                found.add(adversarial, ranked)
+                count.add(len(ranked))
+                if found.is_old():
+                    saving.save(found.state())
+        except Interrupted:
+            saving.save(found.state())
+            raise
+    return Predictions(natural.cpu(), list(found.ranked.cpu()))
+
+
+class _Count:
+    """Images so far, told to whoever watches."""
+
+    def __init__(self, hooks: Hooks) -> None:
+        self.hooks, self.done, self.total = hooks, 0, 0
+
+    def add(self, images: int, resumed: bool = False) -> None:
+        self.done += images
+        if images:
+            here = f"image {self.done}/{self.total}"
+            self.hooks.tick(Tick(self.done / self.total, here, 0 if resumed else images, resumed=resumed))
+
+
+class _Found:
+    """Predictions of several evaluations, as they come in."""
+
+    def __init__(self, specs: Sequence[EvaluateSpec], natural: Tensor, hooks: Hooks) -> None:
+        self.specs, self.saved = specs, time.monotonic()
+        self.ranked = natural.repeat(len(specs), 1, 1)
+        self.done = torch.zeros(self.ranked.shape[:2], dtype=torch.bool, device=natural.device)
+        state = resume.load(hooks.resume) or {}
+        for k, spec in enumerate(specs):
+            if spec.epsilon == 0:
+                self.done[k] = True
+            elif spec.key in state:  # of all, unless others are evaluated now
+                self.ranked[k], self.done[k] = (part.to(natural.device) for part in state[spec.key])
+
+    def add(self, batch: Batch, ranked: Tensor) -> None:
+        with held():
+            self.ranked[batch.number, batch.image] = ranked
+            self.done[batch.number, batch.image] = True
+
+    def is_old(self) -> bool:
+        """Whether its state was made too long ago."""
+        return time.monotonic() - self.saved > SAVE_EVERY
+
+    def state(self) -> dict[str, tuple[Tensor, Tensor]]:
+        self.saved = time.monotonic()
+        return {
+            spec.key: (self.ranked[k].to(torch.int16), self.done[k].clone())
+            for k, spec in enumerate(self.specs)
+            if spec.epsilon > 0
+        }
+
+
+class Batch(NamedTuple):
+    """m attacked images."""
+
+    images: Tensor
+    """Float [m, 3, size, size] in [0, 1]."""
+    number: Tensor
+    """Which evaluation each is of: int64 [m]."""
+    image: Tensor
+    """Which image each was: int64 [m]."""
+
+
+def attacked(
+    specs: Sequence[EvaluateSpec], classifier: Classifier, images: Images, labels: Tensor, among: Tensor | None = None
+) -> Iterator[Batch]:
+    """Images as evaluations that differ in epsilon alone see them, in batches; those ``among`` them if it is given.
+
+    among: bool [n], or [evaluations, n]. One evaluation's images come in their order. Random starts are the same for
+    every epsilon, however many are attacked at once, and for every call.
+    """
+    classifier.requires_grad_(False)
+    if not specs:
+        return
+    device = images.device
+    recipe = max(specs, key=lambda spec: spec.epsilon).recipe  # at epsilon 0 it has no attack to speak of
+    epsilons = torch.tensor([spec.epsilon for spec in specs], device=device)
+    chosen = torch.ones_like(labels, dtype=torch.bool) if among is None else among
+    chosen = chosen.expand(len(specs), len(images))
+    pieces = Pieces(at_once(images))
+    if recipe.attack.name not in BUILTIN_ATTACKS:  # a user's own sees all
+        pieces = Pieces(len(specs) * len(images), least=len(specs) * len(images))
+    for k, block in enumerate(torch.arange(len(images), device=device).split(recipe.batch_size)):
+        natural, seed = images[block].float() / 255, derive(specs[0].seed, "evaluate", k)
+
+        def moved(pairs: Tensor, block: Tensor = block, natural: Tensor = natural, seed: int = seed) -> Tensor:
+            number, place = pairs.unbind(1)
+            radii, some = epsilons[number], natural[place]
+            if not radii.any():  # there is one evaluation, of epsilon 0
+                return some
+            draws = autoattack.Draws(seed, len(block), place)
+            return autoattack.perturb(classifier, some, labels[block[place]], recipe.attack, radii, draws)
+
+        for pairs, adversarial in pieces.of(moved, chosen[:, block].nonzero()):
+            yield Batch(adversarial, pairs[:, 0], block[pairs[:, 1]])
+
+
+def at_once(images: Images) -> int:
+    """How many images to work on at once."""
+    values = _CPU_AT_ONCE if images.device.type == "cpu" else _AT_ONCE
+    return max(32, values // images[0].numel())
+
+
+@torch.no_grad()
+def _ranked(classifier: Classifier, images: Tensor) -> Tensor:
+    logits = classifier(images)
+    if not logits.isfinite().all():
+        raise Diverged("evaluation: expected finite logits, got others; the classifier has diverged")
+    return metrics.top5(logits)
+
+
+def save_cell(
+    store: Store,
+    spec: EvaluateSpec,
+    ranked: Tensor,
+    natural: Tensor,
+    labels: Tensor,
+    *,
+    scenario: str,
+    deviations: dict[str, Any],
+    seconds: float,
+    provenance: dict[str, Any],
+) -> None:
+    """The predictions of a cell, int16 [n, min(5, classes)] beside the labels [n], and its record.
+
+    natural: the predictions without an attack.
+    """
+    stages = {made.stage: read_json(store.path(made) / "stage.json") for made in spec.chain[:2]}
+    predicted, classes = ranked[:, 0], facts(spec.finetune.target).classes
+    names = ("top1_right", "top5_right", "mcc", "precision", "recall", "f1", "right_by_class")
+    scores: dict[str, Any] = dict.fromkeys(names)
+    if spec.recipe.attacked == "all":  # else the images that were wrong are not known under the attack
+        top1, top5 = metrics.counts_right(ranked, labels).tolist()
+        by_class = metrics.confusion(predicted, labels, classes).diagonal().tolist()
+        scores |= {"top1_right": top1, "top5_right": top5, "right_by_class": by_class}
+        scores |= metrics.scores(predicted, labels, classes)
+    robust = int(((predicted == labels) & (natural[:, 0] == labels)).sum())
+    counts = {"top1": scores["top1_right"], "top5": scores["top5_right"], "robust": robust}
+    record = Record(
+        key=spec.key,
+        spec=asdict(spec),
+        scenario=scenario,
+        deviations=deviations,
+        seed=spec.seed,
+        n=len(labels),
+        classes=classes,
+        robust_right=robust,
+        **scores,
+        wilson95={name: list(wilson(right, len(labels))) for name, right in counts.items() if right is not None},
+        seconds={**{name: stage["seconds"] for name, stage in stages.items()}, spec.stage: round(seconds, 3)},
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        provenance={**{name: stage["provenance"] for name, stage in stages.items()}, spec.stage: provenance},
+    )
+    arrays = {"predictions": ranked.to(torch.int16).contiguous(), "labels": labels.to(torch.int16)}
+    store.write(spec, {"record.json": encode(asdict(record)), "predictions.safetensors": save_tensors(arrays)})

@@ -1,0 +1,273 @@
+"""The loop over epochs that pretraining and finetuning share: order, averages, learning rate, resume state."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from ..attacks import pgd
+from ..config.recipes import Finetuning, Pretraining
+from ..config.specs import FinetuneSpec, PretrainSpec
+from ..data.image_folder import Images, ahead
+from ..store import resume
+from ..util import distributed
+from ..util.cuda_graph import Replayed
+from ..util.errors import Diverged, OutOfMemory
+from ..util.memory import attempt
+from ..util.seeds import derive, seeded
+from ..util.signals import Interrupted, held, waiting
+
+
+class Stateful(Protocol):
+    """A module or an optimizer."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state: dict[str, Any], /) -> Any: ...
+
+
+@dataclass(frozen=True)
+class Tick:
+    """Where a stage is."""
+
+    fraction: float
+    """Done of the whole stage, in [0, 1]."""
+    position: str
+    """Such as ``epoch 3/60``."""
+    images: int
+    """Images since the last tick."""
+    loss: Tensor | None = None
+    """Mean of the epoch so far; on the device, so read it only to show it."""
+    resumed: bool = False
+    """Whether what is done was done by an earlier run."""
+    history: tuple[dict[str, float], ...] = ()
+    """Epochs that ended since the last tick; after a resume, all that were done before. See Loop.run."""
+
+
+@dataclass
+class Hooks:
+    """What the runner gives a stage: whom to tell, and where its resume state is kept (None: nowhere)."""
+
+    tick: Callable[[Tick], None] = field(default=lambda tick: None)
+    resume: Path | None = None
+    ranks: tuple[int, ...] = ()
+    """What a training says: on how many ranks it was, one number after the other if it was resumed on others."""
+
+
+class Step(NamedTuple):
+    """What an optimizer step found, on the device; on several ranks, in this one's share."""
+
+    sums: Tensor
+    """Float [3], over its samples: loss, right among top 1, right among top 5."""
+    samples: int
+    extremes: Tensor
+    """Of its attack: see pgd.extremes."""
+
+
+@dataclass
+class _Done:
+    """What is done of the current epoch."""
+
+    sums: Tensor
+    """Float [3], see Step."""
+    extremes: Tensor
+    """The largest of all steps."""
+    batches: int = 0
+    samples: int = 0
+    seconds: float = 0.0
+
+    def add(self, found: Step, seconds: float) -> None:
+        self.sums, self.extremes = self.sums + found.sums, torch.maximum(self.extremes, found.extremes)
+        self.batches, self.samples, self.seconds = (
+            self.batches + 1,
+            self.samples + found.samples,
+            self.seconds + seconds,
+        )
+
+    @classmethod
+    def nothing(cls, device: torch.device) -> _Done:
+        return cls(torch.zeros(3, device=device), torch.zeros(3, device=device))
+
+
+@dataclass(frozen=True)
+class Loop:
+    """One stage's training.
+
+    ``step`` makes one optimizer step on the images of some indices, int64 on the device. It draws all that is random
+    from the device's global generator, and waits for nothing, so that on CUDA it is recorded and replayed.
+    """
+
+    spec: PretrainSpec | FinetuneSpec
+    images: int
+    drop_last: bool
+    """Whether an incomplete last batch is left out."""
+    rate: Callable[[int], float]
+    """Learning rate of an epoch, counted from 0."""
+    optimizer: torch.optim.Optimizer
+    parts: dict[str, Stateful]
+    """All that changes while training, apart from the optimizer: what the resume state is made of."""
+    step: Callable[[Tensor], Step]
+    source: Images | None = None
+    """What the step takes images from; those of a large folder are then read before their step, outside of it."""
+
+    def run(self, hooks: Hooks) -> list[dict[str, float]]:
+        """Train; returns one dictionary an epoch: epoch, loss, top1, top5 (both rates), learning_rate, seconds.
+
+        With a resume state it goes on from there: every batch has a random stream of its own, so the result is that of
+        an uninterrupted run (up to rounding, if it goes on on another number of ranks). The state is saved after every
+        epoch, and after the step in which Interrupted came. Raises Diverged when an epoch's loss is not finite,
+        AttackError when one of its attacks went out of bounds, OutOfMemory when a step does not fit the device.
+        """
+        epochs, device, several = self.spec.recipe.epochs, _device(self.optimizer), distributed.size() > 1
+        step = self.step if several else Replayed(self.step)  # a graph would hold what ranks tell each other
+        history, done = self._restored(hooks)
+        if len(history) < epochs and hooks.ranks[-1:] != (distributed.size(),):
+            hooks.ranks += (distributed.size(),)
+        # Of several ranks none leaves by itself: a signal waits until all know of it.
+        with held() if several else contextlib.nullcontext(), resume.Saving(hooks.resume) as saving:
+            try:
+                for epoch in range(len(history), epochs):
+                    _set_rate(self.optimizer, self.rate(epoch))
+                    self._epoch(epoch, done, step, hooks)
+                    with held():
+                        history.append(self._account(epoch, done, history))
+                        done = _Done.nothing(device)
+                        saving.save(self._state(history, done, hooks))
+                    position, loss = f"epoch {epoch + 1}/{epochs}", torch.tensor(history[-1]["loss"])
+                    hooks.tick(Tick((epoch + 1) / epochs, position, 0, loss, history=(history[-1],)))
+            except Interrupted:
+                saving.save(self._state(history, done, hooks))
+                raise
+        return history
+
+    def _epoch(self, epoch: int, done: _Done, step: Callable[[Tensor], Step], hooks: Hooks) -> None:
+        """Those batches of an epoch that are not done."""
+        spec, epochs, device = self.spec, self.spec.recipe.epochs, _device(self.optimizer)
+        shuffle = torch.Generator().manual_seed(derive(spec.seed, spec.stage, "order", epoch))
+        order = torch.randperm(self.images, generator=shuffle).to(device)
+        size = min(spec.recipe.batch_size, self.images)
+        batches = [batch for batch in order.split(size) if len(batch) == size or not self.drop_last]
+        began = time.perf_counter()
+        for k, indices in enumerate(ahead(self.source, batches[done.batches :]), done.batches):
+            with held():  # else the weights could have moved, and the account not
+                with seeded(derive(spec.seed, spec.stage, epoch, k), device):
+                    found = _of_all_ranks(self._fitting(step, indices))
+                done.add(found, time.perf_counter() - began)
+                _stop_together()
+            fraction = (epoch + (k + 1) / len(batches)) / epochs
+            hooks.tick(Tick(fraction, f"epoch {epoch + 1}/{epochs}", len(indices), done.sums[0] / done.samples))
+            began = time.perf_counter()  # waiting for images is part of a step's time
+
+    def _account(self, epoch: int, done: _Done, history: list[dict[str, float]]) -> dict[str, float]:
+        """An epoch's entry in the history, once it is judged."""
+        began = time.perf_counter()
+        loss, top1, top5, *extremes = torch.cat([done.sums / done.samples, done.extremes]).tolist()  # waits
+        if not math.isfinite(loss):
+            last = f"{history[-1]['loss']:.4g}" if history else "none"
+            raise Diverged(
+                f"{self.spec}: expected a finite loss, got {loss} in epoch {epoch + 1} (last finite loss: "
+                f"{last}); lower the learning rate, {self.rate(epoch):.3g}"
+            )
+        pgd.check(extremes, self.spec.recipe.attack.norm)
+        return {
+            "epoch": epoch + 1,
+            "loss": loss,
+            "top1": top1,
+            "top5": top5,
+            "learning_rate": self.rate(epoch),
+            "seconds": round(done.seconds + time.perf_counter() - began, 3),
+        }
+
+    def _fitting(self, step: Callable[[Tensor], Step], indices: Tensor) -> Step:
+        """A step; OutOfMemory, with the batch size that fits, if this one does not."""
+        found = attempt(partial(step, indices))
+        if found is not None:
+            return found
+        size = len(indices) // 2
+        if distributed.size() > 1:  # to try another size, all ranks would have to
+            raise OutOfMemory(
+                f"{self.spec}: expected {len(indices)} images a batch on {distributed.size()} ranks to fit "
+                f"the memory of {indices.device}, got out of memory on rank "
+                f"{distributed.rank()}; take more ranks"
+            )
+        while size > 1 and attempt(partial(step, indices[:size])) is None:
+            size //= 2
+        recipe, fits = type(self.spec.recipe).__name__.lower(), f"{size} fit" if size > 1 else "nor do 2 fit"
+        raise OutOfMemory(
+            f"{self.spec}: expected {len(indices)} images a batch to fit the memory of {indices.device}, got out of "
+            f"memory; {fits} ({recipe}.batch_size; another size is another protocol)"
+        )
+
+    @property
+    def _saved(self) -> dict[str, Stateful]:
+        return {**self.parts, "optimizer": self.optimizer}
+
+    def _state(self, history: list[dict[str, float]], done: _Done, hooks: Hooks) -> dict[str, Any]:
+        """All it takes to go on; random numbers are named by where it is."""
+        parts = {name: part.state_dict() for name, part in self._saved.items()}
+        return {"history": history, "done": asdict(done), "ranks": list(hooks.ranks), **parts}
+
+    def _restored(self, hooks: Hooks) -> tuple[list[dict[str, float]], _Done]:
+        """The history, and what is done of the epoch after it, of the resume state if there is one."""
+        device, state = _device(self.optimizer), distributed.same(resume.load(hooks.resume))
+        if state is None:
+            return [], _Done.nothing(device)
+        for name, part in self._saved.items():
+            part.load_state_dict(state[name])
+        for group in self.optimizer.param_groups:  # a rate that is a tensor stays on the CPU, unlike all else
+            group["lr"] = group["lr"].to(device) if isinstance(group["lr"], Tensor) else group["lr"]
+        done, history = _Done.nothing(device), state["history"]
+        hooks.ranks = tuple(state.get("ranks", (1,)))  # earlier versions knew of one process
+        if "done" in state:  # states of earlier versions are of whole epochs
+            done = _Done(**state["done"])
+            done.sums, done.extremes = done.sums.to(device), done.extremes.to(device)
+        position = f"resumed after epoch {len(history)}/{self.spec.recipe.epochs}"
+        position += f", batch {done.batches}" if done.batches else ""
+        fraction = len(history) / self.spec.recipe.epochs
+        hooks.tick(Tick(fraction, position, 0, resumed=True, history=tuple(history)))
+        return history, done
+
+
+def adam(module: nn.Module, recipe: Pretraining | Finetuning) -> torch.optim.Adam:
+    """Adam on a module's parameters, in a form that a CUDA graph can hold where they are on CUDA."""
+    parameters = list(module.parameters())
+    on_cuda = parameters[0].is_cuda
+    rate = torch.tensor(recipe.learning_rate, device=parameters[0].device) if on_cuda else recipe.learning_rate
+    return torch.optim.Adam(parameters, lr=rate, weight_decay=recipe.weight_decay, fused=True, capturable=on_cuda)
+
+
+def _of_all_ranks(found: Step) -> Step:
+    """What a step found in the whole batch; an extreme that is not finite on one rank is so on all."""
+    if distributed.size() == 1:
+        return found
+    every = distributed.gathered(torch.cat([found.sums, found.extremes]))
+    return Step(every[:, :3].sum(0), found.samples * len(every), every[:, 3:].amax(0))
+
+
+def _stop_together() -> None:
+    """Interrupted, after the same step on every rank, if a signal has come to one of them."""
+    if distributed.size() > 1:
+        number = int(distributed.gathered(torch.tensor(waiting() or 0)).max())
+        if number:
+            raise Interrupted(number)
+
+
+def _device(optimizer: torch.optim.Optimizer) -> torch.device:
+    device: torch.device = optimizer.param_groups[0]["params"][0].device
+    return device
+
+
+def _set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    for group in optimizer.param_groups:
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(rate)  # in place: a graph reads it there
+        else:
+            group["lr"] = rate
