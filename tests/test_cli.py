@@ -18,6 +18,7 @@ from rossbench.report import tables
 from rossbench.runner import run as runner
 from rossbench.runner import scheduler
 from rossbench.stages import audit
+from rossbench.store import results
 from rossbench.store.records import read_record
 from rossbench.store.store import Store, encode
 
@@ -321,7 +322,7 @@ def test_run_and_report_of_a_suite(rossbench, pair):
 def test_a_protocol_chooses_what_is_reported(rossbench, pair):
     for options in ([], ["--epochs", 1]):
         assert rossbench("run", "ant", *options)[0] == 0
-    found = {matrix.protocol: matrix for matrix in tables.load(Store("rossbench-store"))}
+    found = {matrix.protocol: matrix for matrix in results.load(Store("rossbench-store"))}
     assert sorted(bool(matrix.deviations) for matrix in found.values()) == [False, True]
     assert rossbench("report", "ant")[1].count("Top-1") == 2
     for protocol, matrix in found.items():

@@ -6,8 +6,9 @@ import pytest
 from rich.console import Console
 
 from rossbench import registry
-from rossbench.report import formats, tables
+from rossbench.report import formats
 from rossbench.report.published import compare, published
+from rossbench.store import results
 from rossbench.store.records import Record
 from rossbench.util.errors import InvalidValue
 
@@ -122,7 +123,9 @@ def matrix(name, shift=0.0, rows=None, ran=None, **changes):
         "registered_rows": [list(row) for row in scenario.rows],
         "registered_columns": list(scenario.eval_epsilons),
     }
-    return tables.Matrix(name=name, source=scenario.source, target=scenario.target, cells=found, **{**given, **changes})
+    return results.Matrix(
+        name=name, source=scenario.source, target=scenario.target, cells=found, **{**given, **changes}
+    )
 
 
 def changed(**changes):

@@ -12,8 +12,8 @@ import pytest
 
 from rossbench import cli, registry
 from rossbench.cli import options
-from rossbench.config.values import flatten
 from rossbench.data import datasets
+from rossbench.util.values import flatten
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

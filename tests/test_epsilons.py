@@ -5,7 +5,7 @@ from conftest import TEXTS, refusal
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from rossbench.config.epsilons import format_epsilon, format_model, parse_epsilons, parse_models
+from rossbench.util.epsilons import format_epsilon, format_model, parse_epsilons, parse_models
 from rossbench.util.errors import InvalidValue
 
 

@@ -9,12 +9,12 @@ from conftest import tamper, tiny
 
 from rossbench.attacks.pgd import perturb_each, unit_start
 from rossbench.data import datasets
-from rossbench.report import figure_data, figures, tables
+from rossbench.report import figure_data, figures
 from rossbench.report.figure_data import Gallery, Model, choose, ends
 from rossbench.runner import run as runner
 from rossbench.runner import scheduler
 from rossbench.stages import metrics
-from rossbench.store import artifacts
+from rossbench.store import artifacts, results
 from rossbench.store.store import Store
 from rossbench.util.errors import InvalidValue, RossbenchError, StoreError, UnknownName
 from rossbench.util.seeds import derive
@@ -78,7 +78,7 @@ def test_models_are_chosen_by_their_epsilons_and_come_once(shown):
 def test_several_protocols_of_one_scenario_have_to_be_chosen_from(finished, tmp_path):
     shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
     runner.run(tiny(test_limit=30, train_epsilons=(0,), eval_epsilons=(0,)), store=tmp_path, device="cpu")
-    both = tables.load(Store(tmp_path))
+    both = results.load(Store(tmp_path))
     with pytest.raises(InvalidValue, match="expected runs under one protocol, got several") as raised:
         Gallery(tmp_path, device="cpu").matrices(["digits"])
     for matrix in both:

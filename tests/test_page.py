@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 
 from rossbench import registry
 from rossbench.registry import Suite
-from rossbench.report import figures, html, page_figures, tables
+from rossbench.report import figures, page, page_figures, tables
 from rossbench.report.figure_data import Gallery, choose
-from rossbench.report.html import Exhibit
+from rossbench.report.page import Exhibit
 from rossbench.runner import run as runner
+from rossbench.store import results
 from rossbench.store.records import Verdict
 from rossbench.store.store import Store
 
@@ -50,12 +51,12 @@ def drawn(store):
         def tsne_together(self, models, **options):
             return super().tsne_together(models, perplexity=5, iterations=250, **options)
 
-    return page_figures.exhibits(Small(store, device="cpu"), tables.load(Store(store)))
+    return page_figures.exhibits(Small(store, device="cpu"), results.load(Store(store)))
 
 
 @pytest.fixture(scope="module")
 def text(store, drawn):
-    return html.render(["digits-study"], tables.load(Store(store), ["digits-study"]), drawn, CREATED)
+    return page.render(["digits-study"], results.load(Store(store), ["digits-study"]), drawn, CREATED)
 
 
 VOID = {"meta", "br", "link", "img", "input", "hr"}
@@ -123,7 +124,7 @@ def test_its_policy_allows_styles_and_pictures_of_its_own_and_nothing_else(text)
 
 def test_every_verdict_is_in_it_and_those_that_are_no_pass_stand_out(text, store):
     section = text[text.index('<section id="audit">') : text.index('<section id="published">')]
-    matrices = [matrix for matrix in tables.load(Store(store), ["digits-study"]) if matrix.audits]
+    matrices = [matrix for matrix in results.load(Store(store), ["digits-study"]) if matrix.audits]
     assert len(matrices) == 2
     assert section.count("<h3>") == 2
     found = [one for matrix in matrices for audit in matrix.audits.values() for one in audit.verdicts]
@@ -138,14 +139,14 @@ def test_every_verdict_is_in_it_and_those_that_are_no_pass_stand_out(text, store
 def test_several_seeds_have_a_table_of_their_own_before_those_of_each(tmp_path):
     several = [tiny(seed=seed, train_epsilons=(1,)) for seed in (0, 1)]
     runner.run_suite(several, store=tmp_path, device="cpu")
-    found = html.render([], tables.load(Store(tmp_path)), [], CREATED)
+    found = page.render([], results.load(Store(tmp_path)), [], CREATED)
     Checker(found)
     assert found.count("mean ± sample deviation over 2 seeds") == 1
     assert found.index("mean ± sample") < found.index("seed 0:") < found.index("seed 1:")
 
 
 def test_where_nothing_was_audited_it_says_so(finished):
-    found = html.render([], tables.load(Store(finished)), [], CREATED)
+    found = page.render([], results.load(Store(finished)), [], CREATED)
     assert "Nothing was audited: rossbench audit does it." in found
 
 
@@ -170,7 +171,7 @@ def test_every_kind_of_figure_is_in_it(text, drawn):
 
 def test_every_number_of_the_store_is_in_it(text, store):
     cells = Checker(text).cells
-    for matrix in tables.load(Store(store)):
+    for matrix in results.load(Store(store)):
         for (*row, column), record in matrix.cells.items():
             assert record.key in cells
             for metric in tables.METRICS:
@@ -203,7 +204,7 @@ def test_sections_are_the_experiments(text):
 
 def test_where_numbers_come_from(text, store):
     provenance = text[text.index('id="provenance"') :]
-    (matrix, *_) = tables.load(Store(store))
+    (matrix, *_) = results.load(Store(store))
     stage = matrix.records[0].provenance["evaluate"]
     assert f"torch {stage['versions']['torch']}" in provenance
     assert stage["platform"] in provenance
@@ -217,9 +218,9 @@ def test_what_nobody_published_is_said(text):
 def test_names_are_escaped(store, drawn, monkeypatch):
     monkeypatch.setattr(registry, "_suites", dict(registry._suites))
     registry.register(Suite("evil", ("digits-low-to-high",), "<script>alert(1)</script> & more"))
-    (matrix,) = tables.load(Store(store), ["digits-low-to-high"])
+    (matrix,) = results.load(Store(store), ["digits-low-to-high"])
     matrix = dataclasses.replace(matrix, deviations={"<b>": ["</style>", '"']})
-    text = html.render(["evil"], [matrix], [Exhibit("#training", '<i>"x"', drawn[0].svg)], CREATED)
+    text = page.render(["evil"], [matrix], [Exhibit("#training", '<i>"x"', drawn[0].svg)], CREATED)
     assert "script" not in Checker(text).tags
     assert "&lt;script&gt;alert(1)&lt;/script&gt; &amp; more" in text
     assert "<b>" not in text.replace("<b>Figure", "")
@@ -262,7 +263,7 @@ def of_text(matrix, said):
 def skeleton(matrix, svg, said):
     names = [said] if said else []
     figures = [Exhibit(f"{said}-{said}", said, svg), Exhibit("#training", said, "")]
-    return Skeleton(html.render(names, [of_text(matrix, said)], figures, said))
+    return Skeleton(page.render(names, [of_text(matrix, said)], figures, said))
 
 
 @given(said=TEXTS)
@@ -271,7 +272,7 @@ def skeleton(matrix, svg, said):
 @settings(max_examples=15)
 def test_whatever_is_said_a_page_has_no_tag_and_no_attribute_of_it(store, drawn, said):
     """Nothing of what comes from names, notes and records is more than text."""
-    (matrix,) = tables.load(Store(store), ["digits-low-to-high"])
+    (matrix,) = results.load(Store(store), ["digits-low-to-high"])
     svg = '<svg width="10pt" viewBox="0 0 1 1"><g id="a"/></svg>'
     plain, found = (skeleton(matrix, svg, text) for text in ("x" if said else "", said))
     assert found.tags == plain.tags
@@ -287,7 +288,7 @@ def test_whatever_is_said_a_page_has_no_tag_and_no_attribute_of_it(store, drawn,
 def test_whatever_is_said_a_figure_has_no_tag_of_it(said):
     """An SVG has its texts as paths, and in comments."""
     svg = figures.to_bytes(figures.robustness({said: {0.0: 1.0, 1.0: 0.5}}, said), "svg").decode()
-    found = Skeleton(html._figure(Exhibit("#training", said, svg), 1))
+    found = Skeleton(page._figure(Exhibit("#training", said, svg), 1))
     known = {"figure", "svg", "defs", "style", "g", "path", "use", "clippath", "rect", "figcaption", "b"}
     assert {tag[0] for tag in found.tags if isinstance(tag, tuple)} <= known
     assert found.values[1:3] == ["img", said]
@@ -296,10 +297,10 @@ def test_whatever_is_said_a_figure_has_no_tag_of_it(said):
 
 def test_a_figure_that_cannot_be_drawn_says_why_and_the_others_stay(store):
     """Perplexity 35 is too much for maps of 40 images; only the maps are lost."""
-    drawn = page_figures.exhibits(Gallery(store, device="cpu"), tables.load(Store(store), ["digits-high-to-high"]))
+    drawn = page_figures.exhibits(Gallery(store, device="cpu"), results.load(Store(store), ["digits-high-to-high"]))
     (lost,) = [one for one in drawn if not one.svg]
     assert "Not drawn: t-SNE: expected a perplexity of 1 to 13 for 40 points, got 35" in lost.caption
-    text = html.render([], tables.load(Store(store), ["digits-high-to-high"]), drawn, CREATED)
+    text = page.render([], results.load(Store(store), ["digits-high-to-high"]), drawn, CREATED)
     assert "Not drawn: t-SNE" in text[text.index('id="missing"') :]
     assert text.count("<figure ") == len(drawn) - 1
 
@@ -317,9 +318,9 @@ def test_a_run_that_was_interrupted_has_a_page(store, tmp_path):
     ):
         shutil.rmtree(Store(tmp_path).path(cell))
     tamper(Store(tmp_path).path(low.cells[1, 1, 0].finetune.pretrain) / "history.jsonl", "{")
-    matrices = tables.load(Store(tmp_path))
+    matrices = results.load(Store(tmp_path))
     drawn = page_figures.exhibits(Gallery(tmp_path, device="cpu"), matrices)
-    text = html.render([], matrices, drawn, CREATED)
+    text = page.render([], matrices, drawn, CREATED)
     assert text.count("<figure ") == len([one for one in drawn if one.svg]) > 5
     assert "history.jsonl: expected JSON lines" in text
     assert "2 of 4 cells are missing" in text
@@ -328,18 +329,18 @@ def test_a_run_that_was_interrupted_has_a_page(store, tmp_path):
 def test_two_protocols_of_one_scenario_have_figures_of_their_own(store, tmp_path):
     shutil.copytree(store, tmp_path, dirs_exist_ok=True)
     runner.run(tiny("digits-low-to-high", seed=1), store=tmp_path, device="cpu")
-    matrices = tables.load(Store(tmp_path), ["digits-low-to-high"])
+    matrices = results.load(Store(tmp_path), ["digits-low-to-high"])
     drawn = page_figures.exhibits(Gallery(tmp_path, device="cpu"), matrices)
     assert {one.place for one in drawn} == {"#targets", "#training"} | {f"{m.name}-{m.protocol}" for m in matrices}
     assert len({f"{m.name}-{m.protocol}" for m in matrices}) == 2
-    text = html.render([], matrices, drawn, CREATED)
+    text = page.render([], matrices, drawn, CREATED)
     assert "1 scenarios" in text
     for matrix in matrices:
         assert text.count(f'id="{matrix.name}-{matrix.protocol}"') == 1
 
 
 def test_a_scenario_called_as_a_section_is_not_the_section(store):
-    (matrix,) = tables.load(Store(store), ["digits-low-to-high"])
+    (matrix,) = results.load(Store(store), ["digits-low-to-high"])
     named = dataclasses.replace(matrix, name="training")
     places = [one.place for one in page_figures.exhibits(Gallery(store, device="cpu"), [named])]
     assert f"training-{matrix.protocol}" in places
@@ -347,28 +348,28 @@ def test_a_scenario_called_as_a_section_is_not_the_section(store):
 
 
 def test_a_page_of_nothing_evaluated_is_a_page(store):
-    matrix = tables.load(Store(store))[0]
+    matrix = results.load(Store(store))[0]
     empty = dataclasses.replace(matrix, cells=dict.fromkeys(matrix.cells))
     drawn = page_figures.exhibits(Gallery(store, device="cpu"), [empty])
     assert drawn == []
-    assert "4 of 4 cells are missing" in html.render([matrix.name], [empty], drawn, CREATED)
+    assert "4 of 4 cells are missing" in page.render([matrix.name], [empty], drawn, CREATED)
 
 
 def test_published_numbers_stand_beside_ours(drawn):
     from test_compare import matrix as published
 
-    text = html.render(["cifar10-to-cifar10"], [published("cifar10-to-cifar10", 0.5)], [], CREATED)
+    text = page.render(["cifar10-to-cifar10"], [published("cifar10-to-cifar10", 0.5)], [], CREATED)
     assert "Table 5.1: Top-1 accuracy (%) (Accuracy RoSS C10→C10), ours and published" in text
     assert "36 of 36 cells within 2 points" in text
     reduced = published("cifar10-to-cifar10", deviations={"test_limit": [200, None]})
-    text = html.render(["cifar10-to-cifar10"], [reduced], [], CREATED)
+    text = page.render(["cifar10-to-cifar10"], [reduced], [], CREATED)
     assert "Not compared: reduced or changed protocol: test_limit 200 (registered: all) (tables 5.1)" in text
     assert "ours and published" not in text
 
 
 def test_the_page_and_the_figures_share_an_ink(store, text):
     """Else text would stay dark on a dark page."""
-    (matrix, *_) = tables.load(Store(store), ["digits-low-to-high"])
+    (matrix, *_) = results.load(Store(store), ["digits-low-to-high"])
     svg = figures.to_bytes(Gallery(store, device="cpu").robustness(choose([matrix])), "svg").decode()
     assert figures.INK in svg
     assert figures.INK not in text

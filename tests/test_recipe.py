@@ -16,8 +16,8 @@ from rossbench.config.recipes import (
     attack_of,
 )
 from rossbench.config.scenarios import Scenario
-from rossbench.config.values import flatten
 from rossbench.util.errors import InvalidValue, UnknownName
+from rossbench.util.values import flatten
 
 
 def test_the_defaults_are_the_protocol_of_the_study():

@@ -13,13 +13,13 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from rossbench.config.specs import AuditSpec, EvaluateSpec
-from rossbench.config.values import build
 from rossbench.stages.evaluate import save_cell
 from rossbench.store import artifacts, records
 from rossbench.store.records import Audit, Record, Verdict, read_audit, read_record
 from rossbench.store.store import Store, encode
 from rossbench.util import statistics
 from rossbench.util.errors import StoreError
+from rossbench.util.values import build
 
 
 @pytest.fixture

@@ -418,13 +418,13 @@ def test_a_process_killed_outright_loses_no_finished_epoch(tmp_path):
 
 def test_two_runs_at_once_share_a_store(finished, tmp_path):
     """Each does a row; in the end both are whole, and both are in the table."""
-    from rossbench.report import tables
+    from rossbench.store import results
 
     options = "--eval-eps 0,0.5 --epochs 2 --finetune-epochs 2 --train-limit 60 --test-limit 40"
     alone = {"OMP_NUM_THREADS": "1"}  # else the three are in each other's way
     runs = [command_line(tmp_path, f"{options} --train-eps {row}", **alone) for row in (0, 1, 1)]
     assert [one.wait(timeout=300) for one in runs] == [0, 0, 0]
-    (matrix,) = tables.load(Store(tmp_path))
+    (matrix,) = results.load(Store(tmp_path))
     assert (matrix.rows, matrix.columns) == ([(0, 0), (1, 1)], [0, 0.5])
     assert len(matrix.records) == 4
 

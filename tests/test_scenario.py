@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from rossbench.config.recipes import ATTACKS, Attack, Evaluation, Finetuning, Pretraining, Recipe
 from rossbench.config.scenarios import Scenario, Suite, specs_of
-from rossbench.config.values import build
 from rossbench.util.errors import InvalidValue, UnknownName
+from rossbench.util.values import build
 
 
 def scenario(**changes: object) -> Scenario:

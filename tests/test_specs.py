@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from rossbench.config.recipes import Attack, Evaluation, Finetuning, Pretraining, Recipe
 from rossbench.config.scenarios import Scenario, specs_of
 from rossbench.config.specs import EvaluateSpec, passes
-from rossbench.config.values import build, flatten
 from rossbench.util.errors import InvalidValue
+from rossbench.util.values import build, flatten
 
 
 def scenario(**changes: object) -> Scenario:

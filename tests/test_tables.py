@@ -19,6 +19,7 @@ from rossbench import registry
 from rossbench.config.scenarios import Suite
 from rossbench.report import formats, tables
 from rossbench.runner import run as runner
+from rossbench.store import results
 from rossbench.store.records import read_record
 from rossbench.store.store import Store
 from rossbench.util.errors import InvalidValue, StoreError, UnknownName
@@ -26,7 +27,7 @@ from rossbench.util.errors import InvalidValue, StoreError, UnknownName
 
 @pytest.fixture
 def matrix(finished):
-    (matrix,) = tables.load(Store(finished))
+    (matrix,) = results.load(Store(finished))
     return matrix
 
 
@@ -162,7 +163,7 @@ def test_a_missing_cell_shows_as_missing_in_every_format(finished, tmp_path):
     store = tmp_path / "copy"
     shutil.copytree(finished, store)
     shutil.rmtree(store / "evaluate" / tiny().cells[1.0, 1.0, 0.5].key)
-    (matrix,) = tables.load(Store(store))
+    (matrix,) = results.load(Store(store))
     assert matrix.value((1, 1), 0.5, "top1") is None
     assert "1 of 4 cells are missing, shown as —" in terminal(matrix)
     assert terminal(matrix).splitlines()[-3].endswith("│     — ")
@@ -175,7 +176,7 @@ def test_a_missing_cell_shows_as_missing_in_every_format(finished, tmp_path):
 def test_rows_with_columns_of_their_own_leave_cells_missing_in_every_format(finished, tmp_path):
     runner.run(tiny(train_epsilons=(0,), eval_epsilons=(0, 0.5)), store=tmp_path, device="cpu")
     runner.run(tiny(train_epsilons=(1,), eval_epsilons=(0.25,)), store=tmp_path, device="cpu")
-    (matrix,) = tables.load(Store(tmp_path))
+    (matrix,) = results.load(Store(tmp_path))
     assert (len(matrix.cells), len(matrix.records)) == (6, 3)
     assert len(list(csv.DictReader(io.StringIO(formats.to_csv([matrix], "top1"))))) == 6
     assert len(json.loads(formats.to_json([matrix], "top1"))[0]["cells"]) == 6
@@ -229,7 +230,7 @@ def partly(finished, tmp_path):
     scenario = tiny(recipe=recipe)
     shutil.copytree(finished, tmp_path / "partly")
     runner.run(scenario, store=tmp_path / "partly", device="cpu")
-    (matrix,) = tables.load(Store(tmp_path / "partly"), protocol=scenario.protocol)
+    (matrix,) = results.load(Store(tmp_path / "partly"), protocol=scenario.protocol)
     return matrix
 
 
@@ -270,7 +271,7 @@ def test_a_note_of_another_schema_is_named(finished, tmp_path, change):
     note = json.loads(path.read_text()) | change
     path = write_note(store, note)
     with pytest.raises(StoreError, match="expected the note of a run, of schema 3") as raised:
-        tables.load(Store(store))
+        results.load(Store(store))
     assert str(path) in str(raised.value)
 
 
@@ -280,7 +281,7 @@ def test_a_damaged_record_of_another_scenario_is_not_in_the_way(finished, tmp_pa
     other = tiny("digits-low-to-high", train_epsilons=(0,), eval_epsilons=(0,))
     runner.run(other, store=store, device="cpu")
     Store(store).record_path(other.cells[0, 0, 0].key).write_text("{")
-    assert len(tables.load(Store(store), ["digits"])) == 1
+    assert len(results.load(Store(store), ["digits"])) == 1
 
 
 def test_the_best_of_a_column_is_bold(matrix):
@@ -325,9 +326,9 @@ def test_a_column_that_is_wholly_missing_is_shown_as_missing(matrix, form):
 
 
 def test_names_choose_and_an_unknown_one_is_refused(finished):
-    assert [m.name for m in tables.load(Store(finished), ["digits"])] == ["digits"]
+    assert [m.name for m in results.load(Store(finished), ["digits"])] == ["digits"]
     with pytest.raises(UnknownName, match=r"unknown scenario in .* 'digit'; did you mean digits"):
-        tables.load(Store(finished), ["digit"])
+        results.load(Store(finished), ["digit"])
 
 
 def test_runs_with_one_protocol_are_one_matrix_and_others_stay_apart(finished, tmp_path):
@@ -335,7 +336,7 @@ def test_runs_with_one_protocol_are_one_matrix_and_others_stay_apart(finished, t
     shutil.copytree(finished, store)
     runner.run(tiny(eval_epsilons=(0.25,)), store=store, device="cpu")
     runner.run(tiny(test_limit=30, train_epsilons=(0,), eval_epsilons=(0,)), store=store, device="cpu")
-    narrow, wide = sorted(tables.load(Store(store)), key=lambda m: len(m.cells))
+    narrow, wide = sorted(results.load(Store(store)), key=lambda m: len(m.cells))
     assert wide.columns == [0, 0.25, 0.5]
     assert len(wide.records) == 6
     assert len(narrow.records) == 1
@@ -471,45 +472,45 @@ LOADED = [
 
 @pytest.mark.parametrize(("names", "found"), LOADED, ids=[" ".join(names) or "all" for names, _ in LOADED])
 def test_a_suite_is_those_of_its_scenarios_that_the_store_holds_in_its_order(halves, names, found):
-    assert [matrix.name for matrix in tables.load(Store(halves), names)] == found
+    assert [matrix.name for matrix in results.load(Store(halves), names)] == found
 
 
 @pytest.mark.parametrize("name", ["ross2022", "digits", "cifar10-to-cifar10", "digits-high-to-low", "digits-studies"])
 def test_a_name_of_which_the_store_holds_nothing_is_refused(halves, name):
     with pytest.raises(UnknownName, match=f"unknown scenario in .* '{name}'; ") as raised:
-        tables.load(Store(halves), ["digits-low-to-low", name])
+        results.load(Store(halves), ["digits-low-to-low", name])
     assert "\n" not in str(raised.value)
 
 
 def test_a_scenario_that_is_registered_nowhere_any_more_is_still_read(finished, own_registry):
     del registry._scenarios["digits"]
-    assert [matrix.name for matrix in tables.load(Store(finished), ["digits"])] == ["digits"]
+    assert [matrix.name for matrix in results.load(Store(finished), ["digits"])] == ["digits"]
 
 
 def test_a_suite_of_ones_own_is_read_in_its_order(halves, own_registry):
     registry.register(Suite("mine", ("digits-low-to-low-finetuning", "digits-low-to-high")))
-    found = [matrix.name for matrix in tables.load(Store(halves), ["mine"])]
+    found = [matrix.name for matrix in results.load(Store(halves), ["mine"])]
     assert found == ["digits-low-to-low-finetuning", "digits-low-to-high"]
 
 
 def test_a_protocol_chooses(halves):
-    (chosen,) = tables.load(Store(halves), ["digits-low-to-high"])
-    names = [matrix.name for matrix in tables.load(Store(halves), protocol=chosen.protocol)]
+    (chosen,) = results.load(Store(halves), ["digits-low-to-high"])
+    names = [matrix.name for matrix in results.load(Store(halves), protocol=chosen.protocol)]
     assert names == ["digits-low-to-high"]
 
 
 def test_the_heads_of_a_run_are_its_matrix(halves):
-    (matrix,) = tables.load(Store(halves), ["digits-low-to-low-finetuning"])
+    (matrix,) = results.load(Store(halves), ["digits-low-to-low-finetuning"])
     assert matrix.rows == [(1, 0), (1, 1)]
     assert matrix.pairs == [((1, 1), (1, 0))]
-    (base,) = tables.load(Store(halves), ["digits-low-to-low"])
+    (base,) = results.load(Store(halves), ["digits-low-to-low"])
     assert matrix.cells[1, 1, 0] == base.cells[1, 1, 0]
     gain = matrix.value((1, 1), 0, "top1") - matrix.value((1, 0), 0, "top1")
     assert tables.grid(matrix, "top1").lines[-1] == (["1", "improvement"], [f"{gain:+.2f}"])
 
 
 def test_one_protocol_is_the_one(matrix):
-    assert tables.only([matrix]) is matrix
+    assert results.only([matrix]) is matrix
 
 
 def test_several_protocols_are_refused_with_what_to_choose_from(matrix):
@@ -517,7 +518,7 @@ def test_several_protocols_are_refused_with_what_to_choose_from(matrix):
     other = dataclasses.replace(matrix, protocol="abcd1234", deviations={}, seed=3, **registered)
     whole = dataclasses.replace(other, protocol="12345678", seed=0)
     with pytest.raises(InvalidValue, match="digits: expected runs under one protocol, got several") as raised:
-        tables.only([matrix, other, whole])
+        results.only([matrix, other, whole])
     message = str(raised.value)
     assert f"{matrix.protocol} (REDUCED OR CHANGED PROTOCOL: pretraining.epochs 2 (registered: 10)" in message
     assert "abcd1234 (seed 3 (registered: 0))" in message
@@ -539,7 +540,7 @@ def old_store(tmp_path):
 
 
 def test_a_store_of_schema_1_is_read(old_store):
-    (matrix,) = tables.load(Store(old_store), ["digits"])
+    (matrix,) = results.load(Store(old_store), ["digits"])
     assert matrix.protocol == tiny().protocol
     assert list(matrix.cells) == [(0, 0, 0), (0, 0, 0.5), (1, 1, 0), (1, 1, 0.5)]
     assert matrix.registered_rows == [[0, 0], [0.5, 0.5], [1, 1]]
@@ -552,7 +553,7 @@ def test_a_store_of_schema_1_is_read(old_store):
 
 @pytest.mark.parametrize(("metric", "shown"), [("top1", "27.50"), ("mcc", "0.248"), ("robust", "—"), ("f1", "—")])
 def test_what_schema_1_lacked_is_shown_as_missing(old_store, metric, shown):
-    (matrix,) = tables.load(Store(old_store))
+    (matrix,) = results.load(Store(old_store))
     grid = tables.grid(matrix, metric)
     assert grid.lines == [(["0"], ["—", "—"]), (["1"], ["—", shown])]
     assert grid.bold == (set() if shown == "—" else {(1, 1)})
@@ -568,7 +569,7 @@ def test_a_run_goes_on_in_a_store_of_schema_1(old_store):
     """Notes of both schemas are one matrix, and what is there is not computed again."""
     before = Store(old_store).record_path(tiny().cells[1, 1, 0.5].key).read_bytes()
     runner.run(tiny(), store=old_store, device="cpu")
-    (matrix,) = tables.load(Store(old_store))
+    (matrix,) = results.load(Store(old_store))
     assert len(matrix.records) == 4
     assert [matrix.value((1, 1), column, "f1") is None for column in (0, 0.5)] == [False, True]
     assert Store(old_store).record_path(tiny().cells[1, 1, 0.5].key).read_bytes() == before
@@ -579,7 +580,7 @@ def test_a_note_of_schema_2_is_of_a_family_where_it_says_of_which(tmp_path, seed
     """The fixture, of seed 0, was written by the last version whose notes had no family."""
     note = json.loads((FIXTURES / "note-2.json").read_bytes())
     write_note(tmp_path, note | {"seed": seed})
-    (matrix,) = tables.load(Store(tmp_path))
+    (matrix,) = results.load(Store(tmp_path))
     assert (note["protocol"], matrix.family) == ("97a35d56", family)
     assert tiny(seed=7).family == tiny().protocol == "97a35d56"
 
@@ -606,13 +607,13 @@ def test_a_damaged_note_of_schema_1_is_named(tmp_path, change):
     note = json.loads((FIXTURES / "note-1.json").read_text()) | change
     write_note(tmp_path, {name: value for name, value in note.items() if value is not None})
     with pytest.raises(StoreError, match="expected the note of a run, of schema 3"):
-        tables.load(Store(tmp_path))
+        results.load(Store(tmp_path))
 
 
 def test_an_unknown_protocol_gets_the_known_ones(finished, matrix):
-    assert [one.protocol for one in tables.load(Store(finished), protocol=matrix.protocol)] == [matrix.protocol]
+    assert [one.protocol for one in results.load(Store(finished), protocol=matrix.protocol)] == [matrix.protocol]
     with pytest.raises(UnknownName, match=f"unknown protocol 'zzz'; known: {matrix.protocol}"):
-        tables.load(Store(finished), protocol="zzz")
+        results.load(Store(finished), protocol="zzz")
 
 
 def test_of_notes_that_disagree_the_one_that_warns_counts(finished, tmp_path, matrix, own_registry):
@@ -622,10 +623,10 @@ def test_of_notes_that_disagree_the_one_that_warns_counts(finished, tmp_path, ma
     note = json.loads(path.read_text())
     for name in ("0.json", "z.json"):
         (path.parent / name).write_text(json.dumps(note | {"deviations": {}}))
-    (found,) = tables.load(Store(tmp_path))
+    (found,) = results.load(Store(tmp_path))
     assert found.deviations == matrix.deviations != {}
     registry._scenarios["digits"] = dataclasses.replace(tiny(), train_epsilons=(0, 1), eval_epsilons=(0, 0.5))
-    (found,) = tables.load(Store(tmp_path))
+    (found,) = results.load(Store(tmp_path))
     assert found.notes() == []
 
 
@@ -648,7 +649,7 @@ def seeds(tmp_path_factory):
 
 
 def test_matrices_that_differ_in_the_seed_alone_are_a_family(seeds):
-    matrices = tables.load(Store(seeds))
+    matrices = results.load(Store(seeds))
     assert len({matrix.protocol for matrix in matrices}) == 3
     (family,) = tables.families(matrices)
     assert [matrix.seed for matrix in family] == [1, 2, 3]
@@ -659,7 +660,7 @@ def test_matrices_that_differ_in_the_seed_alone_are_a_family(seeds):
 
 @pytest.mark.parametrize("metric", ["top1", "mcc"])
 def test_a_family_is_shown_by_mean_and_sample_deviation(seeds, metric):
-    (family,) = tables.families(tables.load(Store(seeds)))
+    (family,) = tables.families(results.load(Store(seeds)))
     grid = tables.over_seeds(family, metric)
     digits = 3 if metric == "mcc" else 2
     for i, row in enumerate([(1, 0), (1, 1)]):
@@ -679,7 +680,7 @@ def test_a_family_is_shown_by_mean_and_sample_deviation(seeds, metric):
 
 
 def test_seeds_with_other_cells_are_said_to_be_so(seeds):
-    first, second, third = tables.families(tables.load(Store(seeds)))[0]
+    first, second, third = tables.families(results.load(Store(seeds)))[0]
     lacking = dataclasses.replace(third, cells={place: cell for place, cell in third.cells.items() if place[2] == 0})
     grid = tables.over_seeds([first, second, lacking], "top1")
     assert any(note.startswith("the seeds have different cells") for note in grid.notes)
@@ -720,9 +721,9 @@ def noted(finished, tmp_path_factory):
 def whole_or_refused(root, note):
     """A store with this note in it is refused in one line that names it, or shown in every form."""
     path = write_note(root, note)
-    said = refusal(tables.load, Store(root))
+    said = refusal(results.load, Store(root))
     assert said is None or str(path) in said
-    for matrix in tables.load(Store(root)) if said is None else []:
+    for matrix in results.load(Store(root)) if said is None else []:
         grid = tables.grid(matrix, "top1")
         assert [formats.TEXTS[form](grid) for form in formats.TEXTS]
         assert [formats.DATA[form]([matrix], "top1") for form in formats.DATA]
@@ -855,7 +856,7 @@ def named(matrix, name, deviations, key):
 
 @given(name=TEXTS, other=TEXTS, mcc=st.floats(-1, 1))
 def test_whatever_names_are_csv_is_read_as_it_was_written_and_runs_no_formula(finished, name, other, mcc):
-    (matrix,) = tables.load(Store(finished))
+    (matrix,) = results.load(Store(finished))
     matrix = named(matrix, name, {other: [name, None]}, other)
     matrix.cells[0, 0, 0.5] = dataclasses.replace(matrix.cells[0, 0, 0.5], mcc=mcc)
     text = formats.to_csv([matrix], "mcc")
@@ -873,7 +874,7 @@ def test_whatever_names_are_csv_is_read_as_it_was_written_and_runs_no_formula(fi
 
 @given(name=TEXTS, other=TEXTS)
 def test_whatever_names_are_json_holds_them(finished, name, other):
-    (matrix,) = tables.load(Store(finished))
+    (matrix,) = results.load(Store(finished))
     (content,) = json.loads(formats.to_json([named(matrix, name, {other: [name, other]}, other)], None))
     assert (content["scenario"], content["protocol"]) == (name, other)
     assert content["cells"][0]["record"]["key"] == other

@@ -12,8 +12,8 @@ from rossbench import registry
 from rossbench.config.recipes import NORMS, Attack, Augmentation, Evaluation, Finetuning, Pretraining, Recipe
 from rossbench.config.scenarios import Scenario, Suite
 from rossbench.config.specs import EvaluateSpec, FinetuneSpec, PretrainSpec
-from rossbench.config.values import build, flatten, settled
 from rossbench.util.errors import InvalidValue, UnknownName
+from rossbench.util.values import build, flatten, settled
 
 POSITIVE = st.floats(1e-6, 1e6)
 NUMBERS = st.floats(0, 1000) | st.integers(0, 1000)

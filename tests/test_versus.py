@@ -5,9 +5,10 @@ import pytest
 from conftest import tiny
 
 from rossbench.config.recipes import Attack
-from rossbench.report import tables, versus
+from rossbench.report import versus
 from rossbench.report.figure_data import Model
 from rossbench.runner import run as runner
+from rossbench.store import results
 from rossbench.store.artifacts import load_predictions
 from rossbench.store.store import Store
 from rossbench.util.errors import InvalidValue
@@ -16,7 +17,7 @@ from rossbench.util.statistics import mcnemar
 
 def test_two_models_are_compared_image_for_image(finished):
     store = Store(finished)
-    (matrix,) = tables.load(store)
+    (matrix,) = results.load(store)
     grid = versus.versus(store, Model(matrix, (0.0, 0.0)), Model(matrix, (1.0, 1.0)))
     assert grid.columns == ["0", "0.5"]
     assert "A: digits@0, B: digits@1" in grid.title
@@ -53,7 +54,7 @@ def test_models_of_other_images_are_refused(finished, tmp_path):
     runner.run_suite(
         [tiny(), tiny("digits-low-to-low", test_limit=20), tiny(test_limit=30, seed=1)], store=store, device="cpu"
     )
-    models = [Model(matrix, (1.0, 1.0)) for matrix in tables.load(store)]
+    models = [Model(matrix, (1.0, 1.0)) for matrix in results.load(store)]
     for other in models[1:]:
         with pytest.raises(InvalidValue, match="expected models evaluated on the same test images"):
             versus.versus(store, models[0], other)
@@ -67,7 +68,7 @@ def test_models_under_other_attacks_are_refused(finished, tmp_path, changed, tol
     one = tiny()
     recipe = dataclasses.replace(one.recipe, evaluation=dataclasses.replace(one.recipe.evaluation, **changed))
     runner.run(dataclasses.replace(one, recipe=recipe), store=tmp_path, device="cpu")
-    models = [Model(matrix, (1.0, 1.0)) for matrix in tables.load(Store(tmp_path))]
+    models = [Model(matrix, (1.0, 1.0)) for matrix in results.load(Store(tmp_path))]
     with pytest.raises(InvalidValue, match="expected models under one attack") as raised:
         versus.versus(Store(tmp_path), *models)
     assert told in str(raised.value)
@@ -78,7 +79,7 @@ def test_where_only_correct_images_were_attacked_right_is_robust(finished, tmp_p
     recipe = dataclasses.replace(one.recipe, evaluation=dataclasses.replace(one.recipe.evaluation, attacked="correct"))
     store = Store(tmp_path)
     runner.run(dataclasses.replace(one, recipe=recipe), store=store, device="cpu")
-    (matrix,) = tables.load(store)
+    (matrix,) = results.load(store)
     grid = versus.versus(store, Model(matrix, (0.0, 0.0)), Model(matrix, (1.0, 1.0)))
     (rates,) = (cells for labels, cells in grid.lines if labels == ["A (%)"])
     assert rates[1] == f"{matrix.value((0, 0), 0.5, 'robust'):.2f}"

@@ -19,11 +19,11 @@ import rossbench as package
 from rossbench import registry
 from rossbench.config.specs import PretrainSpec
 from rossbench.models import checkpoints, encoders
-from rossbench.report import html, tables
+from rossbench.report import page
 from rossbench.report.figure_data import Gallery, choose
 from rossbench.report.page_figures import exhibits
 from rossbench.runner import run as runner
-from rossbench.store import artifacts
+from rossbench.store import artifacts, results
 from rossbench.store.store import Store, read_json
 from rossbench.util.errors import InvalidValue, RossbenchError, StoreError
 
@@ -382,14 +382,14 @@ def test_the_store_alone_gives_back_what_has_a_name(evaluated):
 def test_a_module_is_not_in_the_store(evaluated):
     root, _, _, by_module, _ = evaluated
     gallery = Gallery(root, device="cpu")
-    (matrix,) = [one for one in tables.load(Store(root)) if by_module[0, 0, 0] in one.records]
+    (matrix,) = [one for one in results.load(Store(root)) if by_module[0, 0, 0] in one.records]
     with pytest.raises(StoreError, match=r"call rossbench\.evaluate_encoder with it again"):
         gallery.layers(choose([matrix])[0])
 
 
 def test_a_report_draws_no_history_of_what_was_not_trained(evaluated):
     root = evaluated[0]
-    gallery, matrices = Gallery(root, device="cpu"), tables.load(Store(root))
+    gallery, matrices = Gallery(root, device="cpu"), results.load(Store(root))
     assert len(matrices) == 2
     with pytest.raises(InvalidValue, match="training: expected models that were pretrained here"):
         gallery.training(choose(matrices))
@@ -397,7 +397,7 @@ def test_a_report_draws_no_history_of_what_was_not_trained(evaluated):
     drawn = exhibits(gallery, matrices)
     assert not any(one.caption.startswith("Pretraining") for one in drawn)
     assert all(one.svg for one in drawn)
-    text = html.render((), matrices, drawn, "now")
+    text = page.render((), matrices, drawn, "now")
     assert "pretraining.epochs" not in text
     assert matrices[0].weights in text
 

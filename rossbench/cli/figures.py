@@ -11,10 +11,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from ..config.epsilons import EPS, check_models, format_epsilon, format_model
 from ..data import datasets
-from ..report import tables
+from ..store import results
 from ..store.store import Store
+from ..util.epsilons import EPS, check_models, format_epsilon, format_model
 from ..util.errors import InvalidValue
 from . import options
 
@@ -63,7 +63,7 @@ def _add(kind: str, default: str, text: str, *choices: options.Decorator) -> Non
     @options.file_option("save", "FILE.png, .svg or .pdf.")
     @_source
     @options.debug_option
-    def command(names: tuple[str, ...], rows: tuple[tables.Row, ...], save: Path | None, **given: Any) -> None:
+    def command(names: tuple[str, ...], rows: tuple[results.Row, ...], save: Path | None, **given: Any) -> None:
         target = options.place(save, f"{'-'.join(names)}-{kind}.png", FORMS)
         gallery, matrices = _open(names, rows, given)
         from ..report.figure_data import choose, ends
@@ -80,15 +80,15 @@ def _add(kind: str, default: str, text: str, *choices: options.Decorator) -> Non
 
 
 def _open(
-    names: tuple[str, ...], rows: tuple[tables.Row, ...], given: dict[str, Any], one: bool = False
-) -> tuple[Gallery, list[tables.Matrix]]:
+    names: tuple[str, ...], rows: tuple[results.Row, ...], given: dict[str, Any], one: bool = False
+) -> tuple[Gallery, list[results.Matrix]]:
     """The gallery of the store, and the matrices of these names in it; takes the options of ``_source``.
 
     What the records alone can tell is checked before torch is loaded. ``one``: no more than one model is asked for.
     """
     store, protocol = Store(given.pop("store")), given.pop("protocol")
-    found = tables.load(store, names, protocol)
-    matrices = [tables.only([one for one in found if one.name == name]) for name in {one.name: None for one in found}]
+    found = results.load(store, names, protocol)
+    matrices = [results.only([one for one in found if one.name == name]) for name in {one.name: None for one in found}]
     check_models(rows, {row for matrix in matrices for row in matrix.rows})
     if one and (len(matrices) > 1 or len(rows) > 1):
         tasks = [(matrix.task.removeprefix("RoSS "), row) for matrix in matrices for row in rows or matrix.rows]
@@ -101,7 +101,7 @@ def _open(
     return Gallery(store, given.pop("data_dir"), given.pop("device")), matrices
 
 
-def _check_inputs(matrix: tables.Matrix, given: dict[str, Any]) -> None:
+def _check_inputs(matrix: results.Matrix, given: dict[str, Any]) -> None:
     """InvalidValue for --eval-eps or --limit that ask for what was not evaluated."""
     for epsilon in given.get("epsilons") or ():
         if epsilon not in matrix.columns:
@@ -126,7 +126,7 @@ _add("training", "all", "Loss and accuracy of every epoch.", _stage)
 _model = click.option("--model", "rows", callback=options.models, help="Such as 1 or 1:0.  [default: last]")
 
 
-def _one(name: str, rows: tuple[tables.Row, ...], given: dict[str, Any]) -> tuple[Gallery, Model]:
+def _one(name: str, rows: tuple[results.Row, ...], given: dict[str, Any]) -> tuple[Gallery, Model]:
     """The gallery, and the model of a scenario that was asked for."""
     gallery, matrices = _open((name,), rows, given, one=True)
     from ..report.figure_data import choose
@@ -139,7 +139,7 @@ def _one(name: str, rows: tuple[tables.Row, ...], given: dict[str, Any]) -> tupl
 @_model
 @_source
 @options.debug_option
-def layers(name: str, rows: tuple[tables.Row, ...], **given: Any) -> None:
+def layers(name: str, rows: tuple[results.Row, ...], **given: Any) -> None:
     """Names of a model's layers, and the shape that each gives for one image."""
     gallery, model = _one(name, rows, given)
     table = Table("layer", "shape", show_edge=False)
@@ -159,7 +159,7 @@ def layers(name: str, rows: tuple[tables.Row, ...], **given: Any) -> None:
 @options.debug_option
 def features(
     name: str,
-    rows: tuple[tables.Row, ...],
+    rows: tuple[results.Row, ...],
     layer: str,
     epsilon: float | None,
     limit: int | None,

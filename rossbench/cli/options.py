@@ -13,10 +13,10 @@ from typing import Any
 import click
 
 from .. import registry
-from ..config.epsilons import parse_epsilons, parse_models
 from ..config.recipes import attack_of
 from ..config.scenarios import Scenario
 from ..report.tables import METRICS
+from ..util.epsilons import parse_epsilons, parse_models
 from ..util.errors import InvalidValue
 
 SAME = "same"

@@ -11,10 +11,11 @@ import click
 from rich.console import Console
 from rich.markup import escape
 
-from ..config.epsilons import check_models, parse_models
 from ..report import audits, formats, tables
 from ..report import published as comparing
+from ..store import results
 from ..store.store import Store
+from ..util.epsilons import check_models, parse_models
 from ..util.errors import NotComparable
 from . import options
 
@@ -51,7 +52,7 @@ def report(
     device: str,
 ) -> None:
     """The matrices in the store: rows are the models' epsilons, columns those of the evaluation."""
-    matrices = tables.load(Store(store), names, protocol)
+    matrices = results.load(Store(store), names, protocol)
     if save is not None and (form, metric, intervals) != ("table", None, False):
         raise click.UsageError("--html: expected no --format, --metric or --intervals, since a page has its own")
     if intervals and form in formats.DATA:
@@ -66,12 +67,12 @@ def report(
 
 
 def _write_page(
-    path: Path, names: Sequence[str], matrices: list[tables.Matrix], store: Path, data_dir: Path | None, device: str
+    path: Path, names: Sequence[str], matrices: list[results.Matrix], store: Path, data_dir: Path | None, device: str
 ) -> None:
     console = Console()
     with console.status("loading torch") as status:
         from ..report.figure_data import Gallery
-        from ..report.html import render
+        from ..report.page import render
         from ..report.page_figures import exhibits
 
         drawn = exhibits(Gallery(store, data_dir, device), matrices, lambda caption: status.update(escape(caption)))
@@ -99,12 +100,12 @@ def _print(grids: Sequence[tables.Grid], form: str) -> None:
 def audit(names: tuple[str, ...], protocol: str | None, store: Path, data_dir: Path | None, device: str) -> None:
     """Can the numbers be trusted? Verdicts on every evaluated classifier; exit code 3 if one fails."""
     console = Console()
-    tables.load(Store(store), names, protocol)  # what is not there is said before torch is loaded
+    results.load(Store(store), names, protocol)  # what is not there is said before torch is loaded
     with console.status("loading torch") if console.is_terminal else contextlib.nullcontext():
         from ..runner import display, run
     with display.showing(console) as observe:
         found = run.audit(names, store=store, data_dir=data_dir, device=device, protocol=protocol, observe=observe)
-    for matrix in tables.load(Store(store), names, protocol):
+    for matrix in results.load(Store(store), names, protocol):
         console.print(audits.to_rich(matrix))
     if any(one.verdict == "fail" for one in found.values()):
         raise click.exceptions.Exit(EXIT_FAILED_AUDIT)
@@ -130,7 +131,7 @@ def compare(
     if any("@" in name for name in names):
         _print([_compare_models(names, Store(store), protocol)], form)
         return
-    comparisons = comparing.compare(tables.load(Store(store), names, protocol))
+    comparisons = comparing.compare(results.load(Store(store), names, protocol))
     shown = [one for one in comparisons if show_reduced or not one.refusal]
     reasons = "; ".join(comparing.refusals(comparisons))
     if not shown:
@@ -146,7 +147,7 @@ def _compare_models(names: Sequence[str], store: Store, protocol: str | None) ->
     models = [parse_models(model) for name, _, model in places if name]
     if len(names) != 2 or len(models) != 2 or any(len(model) != 1 for model in models):
         raise click.UsageError(f"expected two models, such as digits@0 digits@1, got {' '.join(names)}")
-    matrices = [tables.only(tables.load(store, [name], protocol)) for name, _, _ in places]
+    matrices = [results.only(results.load(store, [name], protocol)) for name, _, _ in places]
     for matrix, model in zip(matrices, models, strict=True):
         check_models(model, matrix.rows)
     with Console(stderr=True).status("loading torch"):

@@ -17,14 +17,15 @@ from rich.table import Table
 from rich.text import Text
 
 from .. import registry
-from ..config.epsilons import EPS, format_epsilon, format_model
 from ..config.scenarios import Scenario, specs_of
 from ..config.specs import passes
-from ..config.values import flatten
 from ..data.datasets import default_data_dir, facts
 from ..report import formats, tables
+from ..store import results
 from ..store.store import Store
 from ..util import distributed
+from ..util.epsilons import EPS, format_epsilon, format_model
+from ..util.values import flatten
 from . import costs, options
 
 if TYPE_CHECKING:
@@ -200,10 +201,10 @@ def run(
             where["hire"] = stack.enter_context(hiring(ray, cpus or 1.0, gpus or 0.0, device))
         run.run_suite(scenarios, encoders=given, shard=shard, **where)
         for scenario in scenarios:
-            (matrix,) = tables.load(Store(store), [scenario.name], scenario.protocol)
+            (matrix,) = results.load(Store(store), [scenario.name], scenario.protocol)
             if shard == (1, 1) or len(matrix.records) == len(matrix.cells):  # the last shard audits all
                 run.audit([scenario.name], protocol=scenario.protocol, **where)
-    stored = [one for scenario in scenarios for one in tables.load(Store(store), [scenario.name], scenario.protocol)]
+    stored = [one for scenario in scenarios for one in results.load(Store(store), [scenario.name], scenario.protocol)]
     for family in tables.families(stored):
         console.print(formats.to_rich(tables.over_seeds(family, family[0].metric), console.width))
     again = f"rossbench report {name}" + ("" if str(store) == options.STORE else f" --out {shlex.quote(str(store))}")

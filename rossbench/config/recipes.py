@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar
 
+from ..util.epsilons import EPS, fraction
 from ..util.errors import InvalidValue, one_line, unknown
-from .epsilons import EPS, fraction
-from .values import POSITIVE, Value, added, one_of, within
+from ..util.values import POSITIVE, Value, added, one_of, within
 
 NORMS = ("L2", "Linf")
 MIN_CLASSES = 4

@@ -13,9 +13,9 @@ from typing import Any
 
 from ..data import datasets
 from ..util.errors import InvalidValue, unknown
+from ..util.values import Value, added, flatten, settled, within
 from .recipes import ATTACKS, MIN_CLASSES, Recipe, unattacked
 from .specs import AnySpec, EvaluateSpec, FinetuneSpec, PretrainSpec
-from .values import Value, added, flatten, settled, within
 
 _GRID = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 Place = tuple[float, float, float]

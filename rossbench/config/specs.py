@@ -10,10 +10,10 @@ from functools import cached_property
 from typing import ClassVar
 
 from ..data import datasets
+from ..util.epsilons import EPS, format_epsilon, format_model
 from ..util.errors import one_line
-from .epsilons import EPS, format_epsilon, format_model
+from ..util.values import Value, added, settled, within
 from .recipes import Evaluation, Finetuning, Pretraining, unattacked
-from .values import Value, added, settled, within
 
 
 class Spec(Value):

@@ -6,8 +6,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from ..config.epsilons import EPS, format_model
-from .tables import Matrix
+from ..store.results import Matrix
+from ..util.epsilons import EPS, format_model
 
 _STYLES = {"pass": "green", "warn": "yellow", "fail": "bold red"}
 

@@ -14,21 +14,21 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from ..config.epsilons import EPS, check_models, format_epsilon, format_model
 from ..config.recipes import Attack
 from ..config.specs import EvaluateSpec, FinetuneSpec
-from ..config.values import build
 from ..data import datasets
 from ..models import layers
 from ..models.classifier import Classifier
 from ..stages import metrics
 from ..stages.evaluate import attacked
-from ..store import artifacts
+from ..store import artifacts, results
+from ..store.results import Matrix, Row
 from ..store.store import Store
 from ..util.devices import resolve_device
+from ..util.epsilons import EPS, check_models, format_epsilon, format_model
 from ..util.errors import InvalidValue, StoreError
+from ..util.values import build
 from . import figures, tables
-from .tables import Matrix, Row
 from .tsne import embed
 
 
@@ -93,8 +93,8 @@ class Gallery:
 
     def matrices(self, names: Sequence[str], protocol: str | None = None) -> list[Matrix]:
         """One matrix for each scenario of these names, or suites; InvalidValue if one ran under several protocols."""
-        found = tables.load(self.store, names, protocol)
-        return [tables.only([one for one in found if one.name == name]) for name in {one.name: None for one in found}]
+        found = results.load(self.store, names, protocol)
+        return [results.only([one for one in found if one.name == name]) for name in {one.name: None for one in found}]
 
     # --- from records and predictions ---
 

@@ -29,7 +29,7 @@ from matplotlib.patches import Patch
 from matplotlib.textpath import TextPath
 from matplotlib.ticker import MaxNLocator
 
-from ..config.epsilons import EPS, format_epsilon
+from ..util.epsilons import EPS, format_epsilon
 from ..util.errors import InvalidValue
 
 COLUMN, WIDE = 3.35, 6.9  # inches: one column, and both

@@ -13,9 +13,10 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from ..config.epsilons import EPS
+from ..store.results import MISSING, Matrix
+from ..util.epsilons import EPS
 from ..util.errors import one_line
-from .tables import MISSING, Grid, Matrix
+from .tables import Grid
 
 
 def to_rich(grid: Grid, width: int = 80) -> RenderableType:

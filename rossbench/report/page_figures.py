@@ -8,13 +8,13 @@ from functools import partial
 
 from matplotlib.figure import Figure
 
-from ..config.epsilons import EPS, format_epsilon
 from ..data import datasets
+from ..store.results import Matrix
+from ..util.epsilons import EPS, format_epsilon
 from ..util.errors import RossbenchError
 from .figure_data import Gallery, Model, choose, ends, shared
 from .figures import to_bytes
-from .html import Exhibit
-from .tables import Matrix
+from .page import Exhibit
 
 log = logging.getLogger(__name__)
 MAPPED = 2000

@@ -11,12 +11,13 @@ from importlib import resources
 from typing import Any
 
 from .. import registry
-from ..config.epsilons import EPS, format_epsilon, format_model
 from ..config.specs import EvaluateSpec
-from ..config.values import build
+from ..store.results import MISSING, Matrix, Row
+from ..util.epsilons import EPS, format_epsilon, format_model
 from ..util.errors import InvalidValue
 from ..util.statistics import kendall
-from .tables import METRICS, MISSING, Grid, Matrix, Row, text
+from ..util.values import build
+from .tables import METRICS, Grid, text
 
 
 @dataclass(frozen=True)

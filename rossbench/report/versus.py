@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from ..config.epsilons import format_epsilon, format_model
 from ..store import artifacts
 from ..store.store import Store
+from ..util.epsilons import format_epsilon, format_model
 from ..util.errors import InvalidValue
 from ..util.statistics import mcnemar
 from .figure_data import Model, shared

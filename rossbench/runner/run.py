@@ -14,9 +14,9 @@ from ..config.scenarios import Scenario, Suite
 from ..data import datasets
 from ..models import checkpoints
 from ..models.checkpoints import RGB, Given
-from ..report import tables
-from ..report.tables import Row
+from ..store import results
 from ..store.records import Audit
+from ..store.results import Row
 from ..store.store import Store
 from ..util.devices import resolve_device
 from ..util.errors import InvalidValue
@@ -88,7 +88,7 @@ def audit(
     Returns the audits by the scenario's name, its protocol and the model's epsilons. Raises RossbenchError.
     """
     job = Job([], *_surroundings(store, data_dir, device), hire=hire or Here)
-    return job.audit(tables.load(job.store, names, protocol), observe)
+    return job.audit(results.load(job.store, names, protocol), observe)
 
 
 def _surroundings(
@@ -124,5 +124,5 @@ def evaluate_encoder(
     one = dataclasses.replace(one, encoder=given.name, weights=given.weights, train_epsilons=(0.0,))
     job = Job([one], *_surroundings(store, data_dir, device), {given.weights: given})
     found = job.run(observe)[one.name]
-    job.audit(tables.load(job.store, [one.name], one.protocol), observe)
+    job.audit(results.load(job.store, [one.name], one.protocol), observe)
     return found

@@ -23,7 +23,6 @@ from ..models import encoders
 from ..models.checkpoints import Given
 from ..models.classifier import Classifier
 from ..models.encoders import Encoder
-from ..report.tables import Matrix, Row
 from ..stages import audit
 from ..stages.evaluate import evaluate, save_cell
 from ..stages.finetune import finetune
@@ -31,6 +30,7 @@ from ..stages.pretrain import pretrain
 from ..stages.train_loop import Hooks, Tick
 from ..store import artifacts, records
 from ..store.records import Audit, Record
+from ..store.results import Matrix, Row
 from ..store.store import Store
 from ..util import distributed
 from ..util.errors import Damaged, InvalidValue

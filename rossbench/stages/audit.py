@@ -17,11 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from ..attacks import autoattack
-from ..config.epsilons import EPS, format_epsilon
 from ..config.recipes import Attack, Evaluation
 from ..data.datasets import balanced
 from ..data.image_folder import Images
 from ..store.records import Verdict
+from ..util.epsilons import EPS, format_epsilon
 from ..util.errors import AttackError
 from ..util.memory import Pieces
 from ..util.seeds import derive

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from ..config.recipes import Pretraining
 from ..config.specs import PretrainSpec
-from ..config.values import build as build_value
 from ..data import datasets
 from ..data.image_folder import Images
 from ..models import encoders
@@ -20,6 +19,7 @@ from ..models.simclr import SimCLR, adversarial_views, build, partners
 from ..util import distributed
 from ..util.errors import AttackError, Diverged, InvalidValue
 from ..util.signals import Interrupted
+from ..util.values import build as build_value
 from . import metrics
 from .augment import two_views
 from .train_loop import Hooks, Loop, Step, adam

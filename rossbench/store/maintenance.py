@@ -10,8 +10,8 @@ from functools import cached_property
 from pathlib import Path
 
 from ..config.specs import AnySpec, AuditSpec, EvaluateSpec, FinetuneSpec, PretrainSpec
-from ..config.values import build
 from ..util.errors import Damaged, RossbenchError
+from ..util.values import build
 from .store import SUMS, Store, damaged, read_file, read_json, read_note, read_state
 
 STAGES: dict[str, type[AnySpec]] = {cls.stage: cls for cls in (PretrainSpec, FinetuneSpec, EvaluateSpec, AuditSpec)}

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from ..config.specs import AuditSpec, EvaluateSpec
-from ..config.values import build, expect
 from ..util.errors import InvalidValue, StoreError, of_file
 from ..util.statistics import wilson
+from ..util.values import build, expect
 from .store import read_json
 
 SCHEMA = 4

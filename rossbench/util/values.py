@@ -13,7 +13,7 @@ from dataclasses import asdict, field, fields, is_dataclass
 from functools import lru_cache
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
-from ..util.errors import InvalidValue, one_line, unknown
+from .errors import InvalidValue, one_line, unknown
 
 
 def within(default: Any, low: float, high: float = math.inf, added: bool = False) -> Any:

@@ -12,13 +12,13 @@ import jinja2
 from markupsafe import Markup
 
 from .. import __version__, registry
-from ..config.epsilons import EPS, format_epsilon, format_model
 from ..config.specs import EvaluateSpec, FinetuneSpec, PretrainSpec
-from ..config.values import build, flatten
+from ..store.results import Matrix
+from ..util.epsilons import EPS, format_epsilon, format_model
 from ..util.errors import InvalidValue
+from ..util.values import build, flatten
 from . import published, tables
 from .figures import INK
-from .tables import Matrix
 
 TOLERANCE = 2.0
 

@@ -1,0 +1,259 @@
+"""What a store holds of each scenario: a matrix of records, by the epsilons of its models and attacks."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from functools import cached_property
+from typing import Any, get_type_hints
+
+from .. import registry
+from ..config.recipes import Attack
+from ..config.scenarios import NAME, Place
+from ..config.specs import AuditSpec, EvaluateSpec
+from ..util.epsilons import format_epsilon, format_model
+from ..util.errors import InvalidValue, StoreError, UnknownName, of_file, one_line, unknown
+from ..util.values import build, expect
+from .records import NOTE_SCHEMA, Audit, Record, read_audit, read_record
+from .store import Store
+
+MISSING = "—"
+Row = tuple[float, float]
+"""A model: the epsilons of its pretraining and its finetuning."""
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """One scenario under one protocol: a record, or None where it is missing, for every row and column."""
+
+    name: str
+    source: str
+    target: str
+    protocol: str
+    family: str | None
+    """What matrices of other seeds under the same protocol have too; None where an old note does not say."""
+    seed: int
+    deviations: dict[str, list[Any]]
+    registered_seed: int
+    registered_rows: list[list[float]]
+    registered_columns: list[float]
+    cells: dict[Place, Record | None]
+    audits: dict[Row, Audit] = field(default_factory=dict)
+    """Of those models whose evaluations, as they are now, have been audited."""
+
+    @cached_property
+    def rows(self) -> list[Row]:
+        return sorted({(first, second) for first, second, _ in self.cells})
+
+    @cached_property
+    def columns(self) -> list[float]:
+        return sorted({column for _, _, column in self.cells})
+
+    @property
+    def records(self) -> list[Record]:
+        return [record for record in self.cells.values() if record is not None]
+
+    @property
+    def weights(self) -> str:
+        """The hash of an encoder that was given, not pretrained; empty for others."""
+        return next((record.spec["finetune"]["pretrain"].get("weights", "") for record in self.records), "")
+
+    @property
+    def task(self) -> str:
+        return f"RoSS {self.source} → {self.target}"
+
+    @property
+    def metric(self) -> str:
+        """What its cells were made for: top1, or robust where not all images were attacked."""
+        partly = any(record.top1_right is None and record.robust_right is not None for record in self.records)
+        return "robust" if partly else "top1"
+
+    def value(self, row: Row, column: float, metric: str) -> float | None:
+        """In percent for rates, None where the cell or the metric is missing."""
+        record = self.cells.get((*row, column))
+        value = None if record is None else record.metric(metric)
+        return value if value is None or metric == "mcc" else 100 * value
+
+    def values(self, row: Row, metric: str) -> list[float | None]:
+        return [self.value(row, column, metric) for column in self.columns]
+
+    @property
+    def pairs(self) -> list[tuple[Row, Row]]:
+        """Models of one pretraining, with an adversarial and with a standard head (study, section 5.4.3)."""
+        return [(row, (row[0], 0.0)) for row in self.rows if row[1] > 0 and (row[0], 0.0) in self.rows]
+
+    def audit_specs(self) -> dict[Row, AuditSpec]:
+        """For each evaluated model, what audits all of its evaluations."""
+        found = {}
+        for row in self.rows:
+            given = (self.cells.get((*row, column)) for column in self.columns)
+            cells = [build(EvaluateSpec, record.spec) for record in given if record is not None]
+            if cells:
+                strongest = max(cells, key=lambda cell: cell.epsilon)  # at epsilon 0 no attack is told
+                epsilons = tuple(cell.epsilon for cell in cells)
+                found[row] = AuditSpec(strongest.finetune, strongest.limit, epsilons, strongest.recipe)
+        return found
+
+    def notes(self) -> list[str]:
+        """How this matrix differs from the registered one; empty only for the whole, full protocol."""
+        notes = []
+        if self.deviations:
+            notes.append(f"REDUCED OR CHANGED PROTOCOL: {self.differences()}")
+        if self.seed != self.registered_seed:
+            notes.append(f"seed {self.seed} (registered: {self.registered_seed})")
+        registered = sorted((first, second) for first, second in self.registered_rows)
+        if registered != self.rows:
+            shown, expected = (", ".join(format_model(*row) for row in rows) for rows in (self.rows, registered))
+            notes.append(f"rows {shown} (registered: {expected})")
+        if self.registered_columns != self.columns:
+            shown, expected = (
+                ", ".join(map(format_epsilon, columns)) for columns in (self.columns, self.registered_columns)
+            )
+            notes.append(f"columns {shown} (registered: {expected})")
+        missing = len(self.cells) - len(self.records)
+        if missing:
+            notes.append(f"{missing} of {len(self.cells)} cells are missing, shown as {MISSING}")
+        return notes
+
+    def differences(self) -> str:
+        """The deviations from the registered scenario, as one line."""
+        told = (
+            f"{name.removeprefix('recipe.')} {_plain(here)} (registered: {_plain(registered)})"
+            for name, (here, registered) in self.deviations.items()
+        )
+        return one_line(", ".join(told))
+
+    def caption(self) -> str:
+        """How the numbers were made, from the records themselves."""
+        if not self.records:
+            return "nothing evaluated yet"
+        record = max(self.records, key=lambda record: record.spec["epsilon"])  # at epsilon 0 no attack was made
+        spec = record.spec
+        how = str(build(Attack, spec["recipe"]["attack"])) if spec["epsilon"] else "no attack"
+        if spec["epsilon"] and spec["recipe"].get("attacked") == "correct":
+            how += ", of images right without it"
+        encoder = spec["finetune"]["pretrain"]["encoder"] + (
+            f" of given weights {self.weights}" if self.weights else ""
+        )
+        if spec["finetune"]["recipe"].get("trained") == "full":
+            encoder += ", finetuned in full"
+        return f"{self.name}, protocol {self.protocol}, seed {self.seed}: {record.n} test images, {encoder}, {how}"
+
+
+def _plain(value: Any) -> str:
+    if value is None:
+        return "all"
+    if isinstance(value, list):
+        return ", ".join(f"{item:g}" if isinstance(item, float) else str(item) for item in value)
+    return str(value) or "none"
+
+
+def load(store: Store, names: Sequence[str] = (), protocol: str | None = None) -> list[Matrix]:
+    """The matrices in a store: all, or those of some scenarios and suites in their order, or of one protocol.
+
+    Runs of a scenario that differ in their grids alone are one matrix. Raises StoreError if the store holds none at
+    all, UnknownName for a name or protocol of which it holds none.
+    """
+    runs: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for path, content in store.matrices():
+        with of_file(path):
+            note = _upgraded(content)
+            if not isinstance(note, dict) or note.get("schema") != NOTE_SCHEMA or set(note) != _FIELDS:
+                raise InvalidValue(f"expected the note of a run, of schema {NOTE_SCHEMA}")
+            expect(note, _TYPES, seed=(0, 2**62), cells=(0, math.inf))
+            for field, spelling in _SPELLED.items():
+                if note[field] is not None and not re.fullmatch(spelling, note[field]):
+                    raise InvalidValue(f"{field}: expected {spelling}, got {note[field]!r:.50}")
+            for *_, key in note["cells"]:
+                if not re.fullmatch("[0-9a-f]{16}", key):  # which is a folder's name
+                    raise InvalidValue(f"cells: expected keys of 16 hex digits, got {key!r:.50}")
+        runs.setdefault((note["name"], note["protocol"]), []).append(note)
+    if not runs:
+        raise StoreError(f"nothing to report in {store.root}: expected a store that rossbench run has written")
+    stored = {name for name, _ in runs}
+    wanted = list(dict.fromkeys(one for name in names for one in _stored(name, stored, store))) or sorted(stored)
+    chosen = [place for one in wanted for place in runs if place[0] == one]
+    if protocol is not None:
+        for one in wanted if names else [None]:
+            hashes = {known for name, known in chosen if one in (None, name)}
+            if protocol not in hashes:
+                raise unknown(f"protocol of {one}" if one else "protocol", protocol, hashes)
+        chosen = [place for place in chosen if place[1] == protocol]
+    return [_merged(store, runs[place]) for place in chosen]
+
+
+def _stored(name: str, stored: set[str], store: Store) -> list[str]:
+    """The scenarios in the store that a name stands for."""
+    if name in stored:
+        return [name]
+    try:
+        found = [one.name for one in registry.members(name) if one.name in stored]
+    except UnknownName:
+        found = []
+    if not found:
+        raise unknown(f"scenario in {store.root}", name, stored)
+    return found
+
+
+_FIELDS = {spec.name for spec in fields(Matrix)} - {"audits"} | {"schema"}
+_TYPES = {name: hint for name, hint in get_type_hints(Matrix).items() if name in _FIELDS} | {
+    "deviations": dict[str, tuple[Any, Any]],
+    "registered_rows": list[Row],
+    "cells": list[tuple[float, float, float, str]],
+}
+_SPELLED = {**dict.fromkeys(("name", "source", "target"), NAME), **dict.fromkeys(("protocol", "family"), "[0-9a-f]{8}")}
+_OLD_TYPES = {"registered_train_epsilons": list[float], "cells": list[tuple[float, float, str]]}
+_NEW, _OLD = {"registered_rows", "registered_columns"}, {"registered_train_epsilons", "registered_eval_epsilons"}
+
+
+def _upgraded(note: Any) -> Any:
+    """A note of schema 1, when finetuning had the epsilon of its pretraining, or 2, without a family, as one of 3."""
+    if not isinstance(note, dict):
+        return note
+    if note.get("schema") == 1 and set(note) == _FIELDS - _NEW - {"family"} | _OLD:
+        expect(note, _OLD_TYPES)
+        note = {
+            **{name: value for name, value in note.items() if name not in _OLD},
+            "schema": 2,
+            "registered_rows": [[row, row] for row in note["registered_train_epsilons"]],
+            "registered_columns": note["registered_eval_epsilons"],
+            "cells": [[row, row, column, key] for row, column, key in note["cells"]],
+        }
+    if note.get("schema") == 2 and set(note) == _FIELDS - {"family"}:
+        note = {**note, "schema": 3, "family": None if note["seed"] else note["protocol"]}
+    return note
+
+
+def _merged(store: Store, runs: list[dict[str, Any]]) -> Matrix:
+    note = max(runs, key=lambda run: len(run["deviations"]))  # of notes that disagree, the one that warns
+    if note["name"] in registry.names():  # registered anew since, perhaps
+        now = dataclasses.replace(registry.get(note["name"]), seed=note["seed"])
+        if now.protocol == note["protocol"]:
+            grids = {"registered_rows": now.rows, "registered_columns": list(now.eval_epsilons)}
+            note = {**note, "deviations": {}, **grids}
+    note = {**note, "family": next((run["family"] for run in runs if run["family"]), None)}
+    keys = {(first, second, column): key for run in runs for first, second, column, key in run["cells"]}
+    rows, columns = {(first, second) for first, second, _ in keys}, {column for _, _, column in keys}
+    cells: dict[Place, Record | None] = {}
+    for row, column in itertools.product(sorted(rows), sorted(columns)):
+        place = (*row, column)
+        path = store.record_path(keys[place]) if place in keys else None
+        cells[place] = store.intact(read_record, path) if path is not None and path.exists() else None
+    matrix = Matrix(**{name: value for name, value in note.items() if name != "schema"} | {"cells": cells})
+    if (store.root / "audit").is_dir():
+        specs = {row: spec for row, spec in matrix.audit_specs().items() if spec in store}
+        audits = {row: store.intact(read_audit, store.audit_path(spec)) for row, spec in specs.items()}
+        matrix.audits.update({row: audit for row, audit in audits.items() if audit is not None})
+    return matrix
+
+
+def only(matrices: Sequence[Matrix]) -> Matrix:
+    """The one matrix of a scenario; InvalidValue, with what there is to choose from, if there are several."""
+    if len(matrices) > 1:
+        choices = "; ".join(f"{one.protocol} ({'; '.join(one.notes()) or 'as registered'})" for one in matrices)
+        raise InvalidValue(f"{matrices[0].name}: expected runs under one protocol, got several; choose: {choices}")
+    return matrices[0]
