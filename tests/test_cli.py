@@ -234,8 +234,9 @@ def test_a_scenario_with_two_heads_is_run_and_reported(rossbench):
         lines = [[part.strip() for part in re.split("[│┃]", line)] for line in shown.splitlines() if "│" in line]
         lines = [line for line in lines if line[0] in ("1", "pretrained ε")]
         assert [line[:2] for line in lines[-3:]] == [["1", "0"], ["1", "1"], ["1", "improvement"]]
-        assert [line[2] in ("pass", "warn 1", "warn 2") for line in lines[-3:]] == [True, True, False]
-        standard, robust, gains = ([float(part) for part in line[3:]] for line in lines[-3:])
+        # Whatever the verdicts on models so small are: an image more or less turns them, and a failed one adds a mark.
+        assert [bool(re.fullmatch(r"pass|(warn|fail) \d+", line[2])) for line in lines[-3:]] == [True, True, False]
+        standard, robust, gains = ([float(part.rstrip("!")) for part in line[3:]] for line in lines[-3:])
         assert gains == [pytest.approx(b - a, abs=0.011) for a, b in zip(standard, robust, strict=True)]
         assert max(map(len, shown.splitlines())) <= 80
 
