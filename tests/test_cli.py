@@ -2,11 +2,11 @@ import dataclasses
 import json
 import os
 import re
+import resource
 import shlex
 import shutil
 import subprocess
 import sys
-import time
 
 import pytest
 from conftest import tamper, tiny
@@ -413,19 +413,33 @@ def whole_study(finished, tmp_path_factory):
     return store.root
 
 
-@pytest.mark.parametrize(
-    ("command", "seconds"), [("list", 0.3), ("show ross2022", 0.3), ("report --store {}", 0.5), ("report --help", 0.3)]
-)
-def test_it_starts_at_once(whole_study, command, seconds):
-    """The best of five whole processes; the store holds all 192 records of the study."""
-    start = "import sys; from rossbench.cli import main; main(sys.argv[1:])"
-    line = [sys.executable, "-c", start, *command.format(whole_study).split()]
+def cpu_seconds(times, *line):
+    """Of a whole process, the best of several: its own time, which others at work on the machine change little."""
     taken = []
-    for _ in range(5):
-        began = time.perf_counter()
-        subprocess.run(line, check=True, capture_output=True)
-        taken.append(time.perf_counter() - began)
-    assert min(taken) < seconds
+    for _ in range(times):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run([sys.executable, *line], check=True, capture_output=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        taken.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    return min(taken)
+
+
+@pytest.fixture(scope="module")
+def torchs():
+    """What importing torch takes."""
+    return cpu_seconds(3, "-c", "import torch")
+
+
+@pytest.mark.parametrize(
+    ("command", "share"), [("list", 0.3), ("show ross2022", 0.3), ("report --store {}", 0.5), ("report --help", 0.3)]
+)
+def test_it_starts_at_once(whole_study, torchs, command, share):
+    """In a share of importing torch, so that it holds on any machine: 0.12 to 0.19 were measured, to import torch is 1.
+
+    The store holds all 192 records of the study.
+    """
+    start = "import sys; from rossbench.cli import main; main(sys.argv[1:])"
+    assert cpu_seconds(5, "-c", start, *command.format(whole_study).split()) < share * torchs
 
 
 def test_attacking_only_what_is_right_gives_robust_accuracy_and_says_so(rossbench, tmp_path):

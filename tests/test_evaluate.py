@@ -55,8 +55,8 @@ def right(ranked, test):
 def same(ours, theirs):
     """Whether two ways to rank five classes agree, but for 6 images in 100: batches of other sizes round otherwise.
 
-    When every layer's outputs were moved by some bits, by size of batch, at most 2 in 100 rankings changed. Other random
-    starts, or none, change 14 in 100 and more at the third radius of a grid, and 47 and more at the fourth.
+    When every layer's outputs were moved by some bits, by size of batch, at most 2 in 100 rankings changed. Other
+    random starts, or none, change 14 in 100 and more at the third radius of a grid, and 47 and more at the fourth.
     """
     assert ours.shape == theirs.shape
     return float((ours != theirs).any(1).float().mean()) <= 0.06
