@@ -97,7 +97,7 @@ class Matrix:
             notes.append(f"REDUCED OR CHANGED PROTOCOL: {self.differences()}")
         if self.seed != self.registered_seed:
             notes.append(f"seed {self.seed} (registered: {self.registered_seed})")
-        registered = sorted(self.registered_rows)
+        registered = sorted((first, second) for first, second in self.registered_rows)
         if registered != self.rows:
             shown, expected = (", ".join(format_model(*row) for row in rows) for rows in (self.rows, registered))
             notes.append(f"rows {shown} (registered: {expected})")
