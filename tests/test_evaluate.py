@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from rossbench import registry
-from rossbench.attacks import pgd
+from rossbench.attacks import pgd, simple
 from rossbench.data import datasets
 from rossbench.stages import evaluate
 from rossbench.stages.finetune import finetune
@@ -58,13 +58,13 @@ def right(ranked, test):
 @pytest.fixture
 def moved(monkeypatch):
     """What is attacked: (radii, images) of each batch."""
-    calls, real = [], pgd.perturb_each
+    calls, real = [], simple.descend
 
     def recorded(model, images, labels, attack, radii, start):
         calls.append((radii, images))
         return real(model, images, labels, attack, radii, start)
 
-    monkeypatch.setattr(pgd, "perturb_each", recorded)
+    monkeypatch.setattr(simple, "descend", recorded)
     return calls
 
 
@@ -131,16 +131,19 @@ def test_how_many_are_attacked_at_once_changes_nothing(trained, monkeypatch, mov
 def test_every_batch_draws_starts_of_its_own_and_each_epsilon_the_same(trained, monkeypatch):
     cell, classifier, test = trained
     starts = []
-    monkeypatch.setattr(
-        pgd, "perturb_each", lambda model, images, labels, attack, radii, start: starts.append(start) or images
-    )
+
+    def stay(model, images, labels, attack, radii, start):
+        starts.append(start / radii.view(-1, 1, 1, 1))
+        return images
+
+    monkeypatch.setattr(simple, "descend", stay)
     ticks = []
     specs = under(cell, (0.1, 0.5), batch_size=40)
     evaluate.evaluate(specs, classifier, test.images, test.labels, Hooks(tick=ticks.append))
     assert [len(start) for start in starts] == [80, 80, 40]
     for start in starts:
-        assert torch.equal(*start.chunk(2))
-    assert not torch.equal(starts[0], starts[1])
+        torch.testing.assert_close(*start.chunk(2), atol=1e-6, rtol=0)
+    assert (starts[0] - starts[1]).abs().max() > 0.1
     assert [tick.position for tick in ticks] == [f"image {k}/300" for k in (100, 180, 260, 300)]
     assert ticks[-1].fraction == 1
 

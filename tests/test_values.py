@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rossbench import registry
-from rossbench.config.recipes import NORMS, Attack, Augmentation, Evaluation, Finetuning, Pretraining, Recipe
+from rossbench.attacks.table import NORMS
+from rossbench.config.recipes import Attack, Augmentation, Evaluation, Finetuning, Pretraining, Recipe
 from rossbench.config.scenarios import Scenario, Suite
 from rossbench.config.specs import EvaluateSpec, FinetuneSpec, PretrainSpec
 from rossbench.util.errors import InvalidValue, UnknownName
