@@ -73,7 +73,7 @@ class AttackKind:
     """In captions."""
     function: str
     """"module:function" in this folder, loaded when it is called: it is given a ``Task`` and returns images."""
-    passes: Callable[[Attack], int]
+    passes: Callable[[Attack], int] = lambda attack: 2 * attack.steps * attack.restarts
     """See Attack.passes."""
     detail: str = ""
     """The settings, for captions: a format of ``steps`` and the words of Attack.__str__."""
@@ -90,10 +90,6 @@ class AttackKind:
         return loaded
 
 
-def _pgd_passes(attack: Attack) -> int:
-    return 2 * attack.steps * attack.restarts
-
-
 TARGETS = 9
 """Of a targeted attack, likeliest first: the reference's settings for Croce & Hein (2020)."""
 _STEPS = ", {steps} steps"
@@ -103,7 +99,6 @@ _ROWS = (
         Attack(step_size=0.1, step_unit="epsilon"),
         title="PGD",
         function="simple:pgd",
-        passes=_pgd_passes,
         detail=_STEPS + " of {length}{start}{restarts}",
     ),
     AttackKind(Attack("fgsm"), "FGSM", "simple:fgsm", lambda attack: 2),
@@ -140,7 +135,7 @@ ATTACKS: dict[str, AttackKind] = {row.defaults.name: row for row in _ROWS}
 
 def user_kind(name: str, function: AttackFunction | None) -> AttackKind:
     """The row of a user's own attack."""
-    return AttackKind(Attack(name), name, "simple:user", _pgd_passes, "{restarts}", user_function=function)
+    return AttackKind(Attack(name), name, "simple:user", detail="{restarts}", user_function=function)
 
 
 def kind(name: str) -> AttackKind:

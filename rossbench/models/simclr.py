@@ -43,7 +43,7 @@ class SimCLR(nn.Module):
         if self.recipe.channels_last:
             views = views.contiguous(memory_format=torch.channels_last)
             if views.requires_grad:
-                views.register_hook(Tensor.contiguous)  # so that lengths are summed in the same order
+                views.register_hook(Tensor.contiguous)  # an attack's steps are then on one layout
         with torch.autocast(
             views.device.type,
             torch.bfloat16,
