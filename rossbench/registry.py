@@ -16,12 +16,12 @@ import importlib.metadata
 import logging
 import re
 import runpy
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
+from .attacks.table import ATTACKS, AttackFunction, AttackKind, kind, user_kind
 from .config.builtin import BUILTIN
-from .config.recipes import ATTACKS, Attack
 from .config.scenarios import NAME, Scenario, Suite
 from .data import datasets
 from .util.errors import InvalidValue, RossbenchError, UnknownName, one_line, unknown
@@ -41,11 +41,8 @@ __all__ = [
 ]
 
 log = logging.getLogger(__name__)
-AttackFunction = Callable[..., Any]
-"""function(model, images, labels, epsilon, attack) -> images; see register_attack."""
 _scenarios: dict[str, Scenario] = {}
 _suites: dict[str, Suite] = {}
-_attacks: dict[str, AttackFunction] = {}
 Entry = TypeVar("Entry", bound=Scenario | Suite)
 
 
@@ -82,7 +79,7 @@ def register_attack(name: str, function: AttackFunction) -> AttackFunction:
         raise InvalidValue(f"attack {name!r}: expected a function, got {function!r}")
     if name in ATTACKS:
         raise InvalidValue(f"attack {name!r} is registered already; choose another name")
-    ATTACKS[name], _attacks[name] = Attack(name), function
+    ATTACKS[name] = user_kind(name, function)
     return function
 
 
@@ -107,12 +104,10 @@ def register_folder(name: str, path: Path | str, *, size: int) -> datasets.Datas
     return datasets.DATASETS[name]
 
 
-def attack(name: str) -> AttackFunction:
-    """The function registered under that name; UnknownName with the nearest names if there is none."""
+def attack(name: str) -> AttackKind:
+    """The attack of that name, plug-ins included; UnknownName with the nearest names if there is none."""
     _load_plugins()
-    if name not in _attacks:
-        raise unknown("attack", name, ATTACKS)
-    return _attacks[name]
+    return kind(name)
 
 
 def get(name: str) -> Scenario:
@@ -166,7 +161,8 @@ def load_file(path: Path) -> None:
 def own() -> tuple[list[Scenario], dict[str, AttackFunction], dict[str, datasets.DatasetInfo]]:
     """What was registered beside the built-in, folders of images too: for other processes; see adopt."""
     folders = {name: facts for name, facts in datasets.DATASETS.items() if facts.folder is not None}
-    return [one for one in _scenarios.values() if one not in BUILTIN], dict(_attacks), folders
+    attacks = {name: row.user_function for name, row in ATTACKS.items() if row.user_function is not None}
+    return [one for one in _scenarios.values() if one not in BUILTIN], attacks, folders
 
 
 def adopt(

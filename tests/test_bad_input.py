@@ -736,7 +736,7 @@ for name in ("torch", "torchvision", "timm", "lightly", "torchattacks", "torchme
     sys.modules[name] = None  # to import it is an ImportError
 from rossbench import cli, datasets, recipe, registry
 known = [(one, dict(one)) for one in (
-    registry._scenarios, registry._suites, registry._attacks, recipes.ATTACKS, datasets.DATASETS
+    registry._scenarios, registry._suites, recipes.ATTACKS, datasets.DATASETS
 )]
 said = []
 for line in json.load(sys.stdin):

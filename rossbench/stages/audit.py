@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..attacks import autoattack
+from ..attacks.task import Draws, run_attack
 from ..config.recipes import Attack, Evaluation
 from ..data.datasets import balanced
 from ..store.records import Verdict, Verdicts
@@ -103,9 +103,7 @@ class _Bench:
     @property
     def epsilons(self) -> list[float]:
         """Of the stored evaluations under attack, ascending; none where there is nothing to judge."""
-        if self.attack.name == "negative":  # its epsilon is no distance
-            return []
-        return [epsilon for epsilon in self.stored if epsilon]
+        return [epsilon for epsilon in self.stored if epsilon and self.attack.kind.is_distance]
 
     @cached_property
     def standing(self) -> Tensor:
@@ -114,9 +112,9 @@ class _Bench:
 
     def perturb(self, attack: Attack, radii: Tensor, places: Tensor) -> Tensor:
         """Images of some places in the audited part, under another attack in the norm of the stored one."""
-        draws = autoattack.Draws(derive(self.seed, "audit"), len(self.labels), places)
+        draws = Draws(derive(self.seed, "audit"), len(self.labels), places)
         attack = replace(attack, norm=self.attack.norm)
-        return autoattack.perturb(self.model, self.images[places], self.labels[places], attack, radii, draws)
+        return run_attack(self.model, self.images[places], self.labels[places], attack, radii, draws)
 
     def search(self, attack: Attack) -> _Search:
         """What another attack finds, at every epsilon, where the stored one found nothing.
@@ -317,7 +315,7 @@ def _large(bench: _Bench) -> Judgement:
 
 
 def _bounds(bench: _Bench) -> Judgement:
-    """Judged when they were made, as all are: see attacks.check."""
+    """Judged when they were made, as all are: see attacks.pgd.check."""
     found = bench.stronger
     return "pass", f"at most {found.furthest:.4f} epsilon away, pixels {found.low:.3g} to {found.high:.3g}"
 

@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from ..attacks import autoattack
-from ..config.recipes import BUILTIN_ATTACKS
+from .. import registry
+from ..attacks.task import Draws, run_attack
 from ..config.specs import EvaluateSpec
 from ..data.datasets import facts
 from ..models.classifier import Classifier
@@ -160,7 +160,7 @@ def attacked(
     chosen = torch.ones_like(labels, dtype=torch.bool) if among is None else among
     chosen = chosen.expand(len(specs), len(images))
     pieces = Pieces(at_once(images, device))
-    if recipe.attack.name not in BUILTIN_ATTACKS:  # a user's own sees all
+    if registry.attack(recipe.attack.name).user_function:  # it sees all
         pieces = Pieces(len(specs) * len(images), least=len(specs) * len(images))
     blocks = torch.arange(len(images), device=device).split(recipe.batch_size)
     for k, (block, part) in enumerate(zip(blocks, images.split(recipe.batch_size), strict=True)):
@@ -171,8 +171,8 @@ def attacked(
             radii, some = epsilons[number], natural[place]
             if not radii.any():  # there is one evaluation, of epsilon 0
                 return some
-            draws = autoattack.Draws(seed, len(block), place)
-            return autoattack.perturb(classifier, some, labels[block[place]], recipe.attack, radii, draws)
+            draws = Draws(seed, len(block), place)
+            return run_attack(classifier, some, labels[block[place]], recipe.attack, radii, draws)
 
         for pairs, adversarial in pieces.of(moved, chosen[:, block].nonzero()):
             yield Batch(adversarial, pairs[:, 0], block[pairs[:, 1]])
