@@ -12,7 +12,7 @@ import pytest
 from conftest import tamper, tiny
 
 from rossbench import registry
-from rossbench.cli.options import changed_scenarios
+from rossbench.cli.overrides import changed_scenarios
 from rossbench.config.scenarios import Suite
 from rossbench.report import tables
 from rossbench.runner import run as runner
