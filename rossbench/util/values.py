@@ -75,14 +75,14 @@ def parse(cls: type, field: str, text: str) -> Any:
     Raises InvalidValue, or UnknownName.
     """
     hint = cls.__pydantic_fields__[field].rebuild_annotation()  # type: ignore[attr-defined]
-    try:
-        return TypeAdapter(hint, config=ConfigDict(strict=True, allow_inf_nan=False)).validate_python(_plain(text))
-    except ValidationError as error:
-        refused = explain(cls, error, field)
-    try:  # numbers in the place of a text, words such as yes for true
-        return TypeAdapter(hint, config=ConfigDict(allow_inf_nan=False)).validate_python(text)
-    except ValidationError:
-        raise refused from None
+    plain, refused = _plain(text), None
+    for given, strict in ((plain, True), ([plain], True), (text, False)):  # a list of one; a number as text
+        try:
+            return TypeAdapter(hint, config=ConfigDict(strict=strict, allow_inf_nan=False)).validate_python(given)
+        except ValidationError as error:
+            refused = refused or explain(cls, error, field)
+    assert refused is not None
+    raise refused
 
 
 def _plain(text: str) -> Any:
