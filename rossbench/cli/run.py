@@ -65,22 +65,13 @@ def list_(as_json: bool) -> None:
 @options.scenario_file
 @options.debug_option
 def show(
-    name: str,
-    cost: bool,
-    rate: float | None,
-    calibrate: bool,
-    device: str,
-    store: Path,
-    as_json: bool,
-    **changed: Any,
+    name: str, cost: bool, rate: float | None, calibrate: bool, device: str, store: Path, as_json: bool, **changed: Any
 ) -> None:
     """Show matrix, recipe and cost of a scenario or suite; takes the options of run that change it."""
-    for both, pair in (
-        (rate is not None and calibrate, "--rate and --calibrate"),
-        (cost and as_json, "--cost and --json"),
-    ):
-        if both:
-            raise click.UsageError(f"{pair} are mutually exclusive")
+    if rate is not None and calibrate:
+        raise click.UsageError("--rate and --calibrate are mutually exclusive")
+    if cost and as_json:
+        raise click.UsageError("--cost and --json are mutually exclusive")
     scenarios, given = _given(changed_scenarios(name, changed), changed)
     if as_json:
         passes = {stage: {"artifacts": count, "passes": number} for stage, count, number in _passes(scenarios)}
@@ -96,20 +87,22 @@ def show(
     if name not in registry.names():
         console.print(f"[bold]{escape(name)}[/]  {len(scenarios)} scenarios\n")
     for scenario in {one.name: one for one in scenarios}.values():  # once for all seeds
-        console.print(f"[bold]{escape(scenario.name)}[/]  RoSS {scenario.source} → {scenario.target}")
-        if scenario.description:
-            console.print(escape(scenario.description))
-        console.print(f"rows     model {EPS}       ", ", ".join(format_model(*row) for row in scenario.rows))
-        console.print(f"columns  evaluation {EPS}  ", ", ".join(map(format_epsilon, scenario.eval_epsilons)), "\n")
-    console.print("Cost, in passes of one image through the encoder")
-    console.print(_cost(scenarios))
+        _print_matrix(console, scenario)
+    console.print("Cost, in passes of one image through the encoder", _cost(scenarios), sep="\n")
     console.print("[dim]forward 1; backward to the input 1, to input and weights 2[/]")
-    recipes = {(scenario.recipe.name, tuple(_settings(scenario).items())): None for scenario in scenarios}
-    for recipe, settings in recipes:
+    for recipe, settings in dict.fromkeys((one.recipe.name, tuple(_settings(one).items())) for one in scenarios):
         table = Table("field", "value", show_edge=False)
         for row in settings:
             table.add_row(*row)
         console.print(f"\nRecipe {escape(recipe)}", table, sep="\n")
+
+
+def _print_matrix(console: Console, scenario: Scenario) -> None:
+    console.print(f"[bold]{escape(scenario.name)}[/]  RoSS {scenario.source} → {scenario.target}")
+    if scenario.description:
+        console.print(escape(scenario.description))
+    console.print(f"rows     model {EPS}       ", ", ".join(format_model(*row) for row in scenario.rows))
+    console.print(f"columns  evaluation {EPS}  ", ", ".join(map(format_epsilon, scenario.eval_epsilons)), "\n")
 
 
 def _print_json(content: dict[str, Any]) -> None:
