@@ -13,8 +13,8 @@ from rossbench.attacks import autoattack
 from rossbench.attacks.autoattack import Draws, perturb
 from rossbench.config.recipes import ATTACKS, Attack
 from rossbench.data import datasets
+from rossbench.models.simclr import build
 from rossbench.stages.finetune import finetune
-from rossbench.stages.pretrain import build
 from rossbench.stages.train_loop import Hooks
 from rossbench.util.errors import AttackError, InvalidValue, UnknownName
 from rossbench.util.seeds import derive, seeded

@@ -16,7 +16,6 @@ from rossbench.cli.options import changed_scenarios
 from rossbench.config.scenarios import Suite
 from rossbench.report import tables
 from rossbench.runner import run as runner
-from rossbench.runner import scheduler
 from rossbench.stages import audit
 from rossbench.store import results
 from rossbench.store.records import read_record
@@ -409,7 +408,7 @@ def whole_study(finished, tmp_path_factory):
     store, like = Store(tmp_path_factory.mktemp("study")), Store(finished)
     record = read_record(like.record_path(tiny().cells[1, 1, 0.5].key))
     for scenario in registry.members("ross2022"):
-        store.write_matrix(scenario.name, scenario.protocol, scheduler._note(scenario))
+        store.write_matrix(scenario.name, scenario.protocol, runner.note_of(scenario))
         for cell in scenario.cells.values():
             one = dataclasses.replace(record, key=cell.key, spec=dataclasses.asdict(cell), scenario=scenario.name)
             store.write(cell, {"record.json": encode(dataclasses.asdict(one))})

@@ -11,9 +11,8 @@ from pathlib import Path
 import pytest
 import ray
 import torch
-from conftest import tiny
+from conftest import comparable, tiny
 from ray.cluster_utils import Cluster
-from test_runner import comparable
 
 from rossbench import registry
 from rossbench.config.scenarios import Scenario, specs_of
@@ -181,7 +180,7 @@ def test_what_is_interrupted_keeps_what_is_finished_and_gives_the_locks_back(nod
 SCRIPT = """
 import sys, torch
 torch.set_num_threads(1)
-from conftest import tiny
+from conftest import comparable, tiny
 from rossbench import cluster, runner
 with cluster.hiring(sys.argv[1]) as hire:
     runner.run_suite([tiny()], store=sys.argv[2], device="cpu", hire=hire)

@@ -22,6 +22,7 @@ from rossbench.config.scenarios import Scenario
 from rossbench.data import datasets, image_folder
 from rossbench.data.image_folder import ImageFiles
 from rossbench.models.classifier import Classifier
+from rossbench.models.simclr import build
 from rossbench.report.figure_data import Gallery, choose
 from rossbench.runner import run as runner
 from rossbench.stages import pretrain, train_loop
@@ -376,7 +377,7 @@ def test_a_full_finetuning_reads_files_too(birds, monkeypatch):
     for bound in (2**32, 0):
         monkeypatch.setattr(image_folder, "IN_MEMORY", bound)
         data = datasets.load("birds", "train")
-        model = pretrain.build(spec.pretrain).encoder
+        model = build(spec.pretrain).encoder
         classifier, _ = finetune(spec, model, data.images, data.labels, 4, Hooks())
         assert isinstance(classifier, Classifier)
         found.append(classifier.state_dict())
@@ -402,7 +403,7 @@ def test_a_step_that_reads_files_waits_for_nothing(birds, in_files, monkeypatch,
     if stage == 0:
         pretrain.pretrain(spec.pretrain, data.images, Hooks())
     else:
-        finetune(spec, pretrain.build(spec.pretrain).encoder, data.images, data.labels, 4, Hooks())
+        finetune(spec, build(spec.pretrain).encoder, data.images, data.labels, 4, Hooks())
     assert len(steps) > 3
 
 

@@ -27,12 +27,34 @@ from ..util.seeds import derive
 from ..util.signals import Interrupted, held
 from ..util.statistics import wilson
 from . import metrics
+from .context import Context
 from .train_loop import Hooks, Tick
 
 _CPU_AT_ONCE, _AT_ONCE = 3 * 2**18, 2**24
 """Values of images that are attacked at once, 256 and 5,461 of 32 pixels: what fits caches, and what fills a GPU."""
 SAVE_EVERY = 10.0
 """Seconds between two saved states."""
+
+
+def build(specs: Sequence[EvaluateSpec], context: Context, hooks: Hooks) -> None:
+    """Evaluate one classifier at several epsilons together, and store a cell for each, with its share of the time."""
+    data, classifier = context.data(specs[0]), context.classifier(specs[0].finetune)
+    began = time.perf_counter()
+    found = evaluate(specs, classifier, data.images, data.labels, hooks)
+    seconds, passes = time.perf_counter() - began, sum(spec.passes for spec in specs)
+    for spec, ranked in zip(specs, found.attacked, strict=True):
+        scenario, deviations = context.origins[spec.key]
+        save_cell(
+            context.store,
+            spec,
+            ranked,
+            found.natural,
+            data.labels.cpu(),
+            scenario=scenario,
+            deviations=deviations,
+            seconds=seconds * spec.passes / passes,
+            provenance=context.provenance(data=data.fingerprint),
+        )
 
 
 class Predictions(NamedTuple):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -14,15 +16,34 @@ from ..config.recipes import Pretraining
 from ..config.specs import PretrainSpec
 from ..data import datasets
 from ..data.image_folder import Images
-from ..models import encoders
-from ..models.simclr import SimCLR, adversarial_views, build, partners
+from ..models import encoders, simclr
+from ..models.simclr import SimCLR, adversarial_views, partners
+from ..store import artifacts
 from ..util import distributed
 from ..util.errors import AttackError, Diverged, InvalidValue
 from ..util.signals import Interrupted
 from ..util.values import build as build_value
 from . import metrics
 from .augment import two_views
+from .context import Context
 from .train_loop import Hooks, Loop, Step, adam
+
+
+def build(specs: Sequence[PretrainSpec], context: Context, hooks: Hooks) -> None:
+    """Pretrain one encoder, or take the one that was trained elsewhere, and store it."""
+    (spec,) = specs
+    if spec.weights:
+        given = context.given(spec)
+        provenance = context.provenance(weights=given.account)
+        artifacts.save_trained(context.store, spec, given.encoder, [], 0.0, provenance)
+        return
+    data, began = context.data(spec), time.perf_counter()
+    with distributed.joined(asdict(spec)):
+        model, history = pretrain(spec, data.images, hooks)
+    provenance = context.provenance(dtype=spec.recipe.precision, data=data.fingerprint)
+    if any(number > 1 for number in hooks.ranks):
+        provenance["ranks"] = list(hooks.ranks)
+    artifacts.save_trained(context.store, spec, model, history, time.perf_counter() - began, provenance)
 
 
 def pretrain(spec: PretrainSpec, images: Images, hooks: Hooks) -> tuple[SimCLR, list[dict[str, float]]]:
@@ -35,7 +56,7 @@ def pretrain(spec: PretrainSpec, images: Images, hooks: Hooks) -> tuple[SimCLR, 
     On several ranks (distributed.joined) each does its share of every batch, and all have the same result.
     """
     recipe = spec.recipe
-    model = build(spec).to(images.device)
+    model = simclr.build(spec).to(images.device)
     if recipe.channels_last:
         model = model.to(memory_format=torch.channels_last)
     if recipe.normalize:
