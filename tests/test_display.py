@@ -1,15 +1,19 @@
 import dataclasses
 import io
 import re
+import shutil
+import sys
 
 import pytest
 import torch
+from conftest import tiny
 from rich.console import Console
 
-from rossbench import registry
+from rossbench import cli, registry
 from rossbench.runner import display
 from rossbench.runner.progress import Progress
 from rossbench.stages.train_loop import Tick
+from rossbench.store.store import Store
 
 SPEC = registry.get("digits").cells[1.0, 1.0, 0.0].finetune.pretrain
 TICK = Tick(0.35, "epoch 4/10", 64, torch.tensor(4.3119))
@@ -19,15 +23,15 @@ def progress(tick, seconds_left=83.0, spec=SPEC):
     return Progress(spec, 3, 21, tick, 12.34, 4120.4, 0.4, seconds_left)
 
 
-def shown(monkeypatch, steps, file=None, **console):
+def shown(monkeypatch, steps, **console):
     """What appears when every step is let through, on a console of 80 columns."""
     for name in ("LIVE_EVERY", "PLAIN_EVERY"):
         monkeypatch.setattr(display, name, 0)
-    output = Console(file=file or io.StringIO(), width=80, **console)
+    output = Console(file=io.StringIO(), width=80, **console)
     with display.showing(output) as observe:
         for step in steps:
             observe(step)
-    return None if file else output.file.getvalue()
+    return output.file.getvalue()
 
 
 @pytest.mark.parametrize(
@@ -77,15 +81,26 @@ def test_a_terminal_of_80_columns_lacks_the_last_fields_rather_than_their_ends(m
     assert max(map(len, lines)) <= 80
 
 
-@pytest.mark.parametrize("console", [{}, TERMINAL], ids=["plain", "terminal"])
-@pytest.mark.parametrize(("encoding", "there"), [("ascii", "?=1"), ("cp1252", "?=1"), ("cp1253", "ε=1")])
-def test_what_cannot_be_encoded_is_replaced(monkeypatch, console, encoding, there):
+@pytest.mark.parametrize(("encoding", "terminal"), [("ascii", False), ("cp1252", True), ("cp1253", False)])
+def test_what_the_encoding_of_stdout_lacks_is_replaced(
+    finished, tmp_path, monkeypatch, own_registry, encoding, terminal
+):
+    """Of a run that builds a cell, to its table; cp1253 has an epsilon and no arrow."""
+    store = Store(shutil.copytree(finished, tmp_path / "store"))
+    registry._scenarios["digits"] = tiny(train_epsilons=(1,))
+    store.discard(tiny().cells[1, 1, 0.5])
     file = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
-    shown(monkeypatch, [progress(TICK), progress(None)], file, **console)
+    monkeypatch.setattr(sys, "stdout", file)
+    monkeypatch.setattr(file, "isatty", lambda: terminal)
+    monkeypatch.setattr(display, "LIVE_EVERY", 0)
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["run", "digits", "--device", "cpu", "--out", str(store.root)])
     file.flush()
     text = file.buffer.getvalue().decode(encoding)
-    assert f"pretrain digits {there}" in text
-    assert "done in 12.3s" in text
+    assert stop.value.code == 0
+    assert f"evaluate digits ? digits {'ε' if encoding == 'cp1253' else '?'}=1 at 0.5" in text
+    assert "done in" in text
+    assert "Top-1 accuracy" in text
 
 
 def test_no_more_than_one_sign_of_life_in_ten_seconds():

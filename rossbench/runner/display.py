@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import math
 import time
 from collections.abc import Iterable, Iterator
@@ -27,11 +26,8 @@ def showing(console: Console) -> Iterator[Observer]:
     """An observer that shows a run on the console while the context lasts.
 
     It shows what finishes an artifact, and else no more than one update in so many seconds: whatever is shown reads the
-    loss from the device, so showing all would slow the run down. Characters that the console's encoding lacks appear as
-    "?", since a display must not end a run.
+    loss from the device, so showing all would slow the run down.
     """
-    if isinstance(console.file, io.TextIOWrapper):
-        console.file.reconfigure(errors="replace")
     bar = _LiveBar(console) if console.is_terminal else None
     every, last = LIVE_EVERY if bar else PLAIN_EVERY, time.monotonic()
 
