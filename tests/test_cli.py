@@ -357,7 +357,7 @@ def test_a_missing_tensorboard_is_said_before_anything_is_built(rossbench, tmp_p
     monkeypatch.setitem(sys.modules, "tensorboard", None)
     code, out, err = rossbench("run", "digits", *TINY, "--tensorboard", "logs")
     assert (code, out) == (2, "")
-    assert err.startswith("rossbench: tensorboard: expected the package to be installed")
+    assert err.startswith("rossbench: tensorboard is not installed")
     assert err.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
 
