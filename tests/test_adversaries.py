@@ -52,6 +52,26 @@ def right(trained, images):
     return trained[0](images).argmax(1) == trained[2]
 
 
+TIE = 1e-3
+"""Of logits up to 8. Natural images are at least 0.05 from a tie, but FAB ends beside the boundary, often below 1e-4,
+where rounding says on which side an image is: nothing below hangs on one that is so near.
+"""
+
+
+def ahead(trained, images):
+    """By how much the right class leads; below 0 where another does."""
+    logits, labels = trained[0](images), trained[2][:, None]
+    return (logits.gather(1, labels) - logits.scatter(1, labels, -torch.inf).amax(1, keepdim=True))[:, 0]
+
+
+def same_are_right(trained, ours, theirs):
+    """Of two ways to the same, but for what is near to a tie in either; that is a third of the images at most."""
+    one, other = ahead(trained, ours), ahead(trained, theirs)
+    clear = torch.minimum(one.abs(), other.abs()) > TIE
+    assert clear.sum() > COUNT * 2 / 3
+    return torch.equal((one > 0)[clear], (other > 0)[clear])
+
+
 NAMES = [name for name in ATTACKS if name != "autoattack-standard"]  # the slow one has tests of its own below
 SEARCHES = ["square", "apgd-ce", "apgd-t", "fab-t"]
 both_norms = pytest.mark.parametrize("norm", ["L2", "Linf"])
@@ -72,12 +92,12 @@ def test_adversarial_images_are_bounded_and_in_range(trained, name, norm):
 @both_norms
 @every
 def test_how_images_are_batched_changes_nothing(trained, name, norm):
-    """Neighbours: not a bit. Smaller batches, whose convolutions round otherwise on the CPU: not who is turned."""
+    """Neighbours: not a bit. Smaller batches, whose convolutions round otherwise on some CPUs: not who is turned."""
     one, order = attack(name, norm), torch.randperm(COUNT, generator=torch.Generator().manual_seed(1))
     whole = attacked(trained, one)
     assert torch.equal(attacked(trained, one, order), whole[order])
     parts = torch.cat([attacked(trained, one, some) for some in torch.arange(COUNT).split(17)])
-    assert torch.equal(right(trained, parts), right(trained, whole))
+    assert same_are_right(trained, parts, whole)
 
 
 @both_norms
@@ -105,12 +125,12 @@ def test_the_seed_is_all_that_a_result_hangs_on(trained, name, norm):
 @both_norms
 @pytest.mark.parametrize("name", SEARCHES)
 def test_a_search_turns_images_and_leaves_those_it_cannot_turn_and_those_wrong_before(trained, name, norm):
-    made = attacked(trained, attack(name, norm))
-    natural, after = right(trained, trained[1]), right(trained, made)
-    assert 0 < after.sum() < natural.sum() < COUNT
-    assert not (after & ~natural).any()
-    assert torch.equal(made[after], trained[1][after])
-    assert torch.equal(made[~natural], trained[1][~natural])
+    """Of 48 images 42 are right before, and at this radius 10 to 38 after: four between any two, on any CPU."""
+    made = attacked(trained, attack(name, norm), radius=1.5 * RADIUS[norm])
+    natural, moved = right(trained, trained[1]), (made != trained[1]).flatten(1).any(1)
+    assert 0 < (natural & ~moved).sum() < natural.sum() < COUNT
+    assert ahead(trained, made)[moved].max() < TIE
+    assert not (moved & ~natural).any()
 
 
 @both_norms
@@ -150,8 +170,8 @@ def test_fab_is_torchattacks_own_and_keeps_what_is_near_enough(trained, norm):
         expected = theirs(images, labels)
     classifier.eval()
     ours = attacked(trained, attack("fab-t", norm))
-    assert torch.equal(right(trained, ours), right(trained, expected))
-    assert (right(trained, ours) < correct).any()
+    assert same_are_right(trained, ours, expected)
+    assert (right(trained, ours) < correct).any()  # 24 and 28 of 42 are left
 
 
 def test_square_has_the_references_schedule_and_queries(trained, monkeypatch):
@@ -193,9 +213,11 @@ def test_fgsm_is_one_step_along_the_gradient(trained, norm):
 
 @both_norms
 def test_more_restarts_turn_more_and_never_give_an_image_back(trained, norm):
-    weak = {"steps": 1, "step_size": 0.05, "step_unit": "epsilon"}
+    """One short step in a wide ball, where much hangs on the start: of 10 (12) images left 1 (3) stand eight starts."""
+    weak, radius = {"steps": 1, "step_size": 0.3, "step_unit": "epsilon"}, 8 * RADIUS[norm]
     once, twice, often = (
-        right(trained, attacked(trained, attack("pgd", norm, restarts=restarts, **weak))) for restarts in (1, 2, 8)
+        right(trained, attacked(trained, attack("pgd", norm, restarts=restarts, **weak), radius=radius))
+        for restarts in (1, 2, 8)
     )
     assert not (twice & ~once).any()
     assert not (often & ~twice).any()

@@ -2,11 +2,11 @@ import dataclasses
 import json
 import os
 import re
+import resource
 import shlex
 import shutil
 import subprocess
 import sys
-import time
 
 import pytest
 from conftest import tamper, tiny
@@ -226,6 +226,11 @@ def test_finetuning_epsilons_make_rows(rossbench, name, options, rows):
     assert re.fullmatch(rf"rows +model ε +{re.escape(rows)} *", line)
 
 
+def widest(out):
+    """Of all lines but signs of life, "[2/7] ...", which a stage gives that takes ten seconds: on a busy machine."""
+    return max(len(line) for line in out.splitlines() if not line.startswith("["))
+
+
 def test_a_scenario_with_two_heads_is_run_and_reported(rossbench):
     options = [*TINY, "--train-eps", "1", "--finetune-eps", "0,1"]
     code, out, err = rossbench("run", "digits", *options)
@@ -237,10 +242,11 @@ def test_a_scenario_with_two_heads_is_run_and_reported(rossbench):
         lines = [[part.strip() for part in re.split("[│┃]", line)] for line in shown.splitlines() if "│" in line]
         lines = [line for line in lines if line[0] in ("1", "pretrained ε")]
         assert [line[:2] for line in lines[-3:]] == [["1", "0"], ["1", "1"], ["1", "improvement"]]
-        assert [line[2] in ("pass", "warn 1", "warn 2") for line in lines[-3:]] == [True, True, False]
-        standard, robust, gains = ([float(part) for part in line[3:]] for line in lines[-3:])
+        # Whatever the verdicts on models so small are: an image more or less turns them, and a failed one adds a mark.
+        assert [bool(re.fullmatch(r"pass|(warn|fail) \d+", line[2])) for line in lines[-3:]] == [True, True, False]
+        standard, robust, gains = ([float(part.rstrip("!")) for part in line[3:]] for line in lines[-3:])
         assert gains == [pytest.approx(b - a, abs=0.011) for a, b in zip(standard, robust, strict=True)]
-        assert max(map(len, shown.splitlines())) <= 80
+        assert widest(shown) <= 80
 
 
 @pytest.fixture
@@ -408,26 +414,40 @@ def whole_study(finished, tmp_path_factory):
     store, like = Store(tmp_path_factory.mktemp("study")), Store(finished)
     record = read_record(like.record_path(tiny().cells[1, 1, 0.5].key))
     for scenario in registry.members("ross2022"):
-        store.write_matrix(scenario.name, scenario.protocol, runner.note_of(scenario))
+        store.write_note(scenario.name, scenario.protocol, encode(runner.note_of(scenario)))
         for cell in scenario.cells.values():
-            one = dataclasses.replace(record, key=cell.key, spec=dataclasses.asdict(cell), scenario=scenario.name)
-            store.write(cell, {"record.json": encode(dataclasses.asdict(one))})
+            one = dataclasses.replace(record, key=cell.key, spec=cell, scenario=scenario.name)
+            store.write(cell, {"record.json": encode(one)})
     return store.root
 
 
-@pytest.mark.parametrize(
-    ("command", "seconds"), [("list", 0.3), ("show ross2022", 0.3), ("report --store {}", 0.5), ("report --help", 0.3)]
-)
-def test_it_starts_at_once(whole_study, command, seconds):
-    """The best of five whole processes; the store holds all 192 records of the study."""
-    start = "import sys; from rossbench.cli import main; main(sys.argv[1:])"
-    line = [sys.executable, "-c", start, *command.format(whole_study).split()]
+def cpu_seconds(times, *line):
+    """Of a whole process, the best of several: its own time, which others at work on the machine change little."""
     taken = []
-    for _ in range(5):
-        began = time.perf_counter()
-        subprocess.run(line, check=True, capture_output=True)
-        taken.append(time.perf_counter() - began)
-    assert min(taken) < seconds
+    for _ in range(times):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run([sys.executable, *line], check=True, capture_output=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        taken.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    return min(taken)
+
+
+@pytest.fixture(scope="module")
+def torchs():
+    """What importing torch takes."""
+    return cpu_seconds(3, "-c", "import torch")
+
+
+@pytest.mark.parametrize(
+    ("command", "share"), [("list", 0.3), ("show ross2022", 0.3), ("report --store {}", 0.5), ("report --help", 0.3)]
+)
+def test_it_starts_at_once(whole_study, torchs, command, share):
+    """In a share of importing torch, so that it holds on any machine: 0.12 to 0.19 were measured, to import torch is 1.
+
+    The store holds all 192 records of the study.
+    """
+    start = "import sys; from rossbench.cli import main; main(sys.argv[1:])"
+    assert cpu_seconds(5, "-c", start, *command.format(whole_study).split()) < share * torchs
 
 
 def test_attacking_only_what_is_right_gives_robust_accuracy_and_says_so(rossbench, tmp_path):
@@ -471,7 +491,7 @@ def test_audit_says_each_verdict_and_report_shows_the_worst(rossbench, audited):
     assert out.count("done in") == 2
     for check in audit.CHECKS:
         assert len(re.findall(check.name.replace(" ", r"[\s│]+"), out)) == 2, check.name
-    assert max(map(len, out.splitlines())) <= 80
+    assert widest(out) <= 80
     code_again, again, _ = rossbench("audit")
     assert (code_again, "done in" in again) == (code, False)
     assert " model ε ┃ audit " in rossbench("report")[1]

@@ -19,6 +19,7 @@ from rossbench.data import datasets
 from rossbench.runner import run as runner
 from rossbench.stages import metrics
 from rossbench.store import artifacts, results
+from rossbench.store.records import read_notes
 from rossbench.store.store import Store
 from rossbench.util.devices import resolve_device
 from rossbench.util.errors import DataError, InvalidValue, StoreError, UnknownName
@@ -115,7 +116,10 @@ def test_a_model_that_draws_random_numbers_of_its_own_is_reproducible(tmp_path):
 
 
 def test_digits_shows_the_effect(digits):
-    """A plain encoder is right without an attack and falls under it; one pretrained under attack stands."""
+    """A plain encoder is right without an attack and falls under it; one pretrained under attack stands.
+
+    98 %, 1 % and 86 %, within a point with AVX-512 and AVX2: three, nine and 15 points from what is asked for here.
+    """
     accuracy = {place: record.metric("top1") for place, record in digits.items()}
     assert len({row for row, _, _ in accuracy}) == 3
     assert len({column for _, _, column in accuracy}) == 5
@@ -134,7 +138,7 @@ def test_real_cifar_goes_through(cifar, tmp_path):
         dataclasses.replace(one, recipe=dataclasses.replace(one.recipe, **stages), **limits), tmp_path, data_dir=cifar
     )
     assert [record.n for record in found.values()] == [100] * 4
-    assert found[1, 1, 0].spec["finetune"]["pretrain"]["encoder"] == "resnet18"
+    assert found[1, 1, 0].spec.finetune.pretrain.encoder == "resnet18"
 
 
 # --- suites --------------------------------------------------------------------------------------------------
@@ -166,12 +170,12 @@ def test_what_scenarios_of_a_suite_share_is_built_once_and_each_is_noted(own_sui
     assert found["heads"][1, 1, 0].scenario == "robust"
     assert found["heads"][1, 0, 0].scenario == "heads"
     assert found["heads"][1, 0, 0].key == own_suite[1].cells[1, 0, 0].key != found["heads"][1, 1, 0].key
-    notes = {note["name"]: note for _, note in Store(tmp_path).matrices()}
+    notes = {note.name: note for note in read_notes(Store(tmp_path))}
     assert set(notes) == {"robust", "heads"}
     for one in own_suite:
-        assert notes[one.name]["cells"] == [[*place, cell.key] for place, cell in one.cells.items()]
-        assert notes[one.name]["registered_rows"] == [list(row) for row in one.rows]
-        assert notes[one.name]["deviations"] == {}
+        assert notes[one.name].cells == tuple((*place, cell.key) for place, cell in one.cells.items())
+        assert notes[one.name].registered_rows == tuple(one.rows)
+        assert notes[one.name].deviations == {}
     assert run_suite("both", tmp_path, observe=lambda progress: pytest.fail("built again")) == found
 
 

@@ -205,7 +205,7 @@ costs = together(
         "--calibrate",
         is_flag=True,
         callback=_costing,
-        help="With --cost: time as measured on --device, in some seconds.",
+        help="With --cost: time measured on --device, in seconds.",
     ),
 )
 data_dir = click.option(
@@ -370,8 +370,8 @@ def _changed(scenario: Scenario, changed: dict[str, Any]) -> Scenario:
     recipe = scenario.recipe
     if changed["finetuning"] is not None:
         top = {"finetune_epsilons": (0,) if changed["finetuning"] == "SLF" else None, **top}
-        trained = "full" if changed["finetuning"] == "AFF" else "linear"
-        recipe = dataclasses.replace(recipe, finetuning=dataclasses.replace(recipe.finetuning, trained=trained))
+        head = dataclasses.replace(recipe.finetuning, trained="full" if changed["finetuning"] == "AFF" else "linear")
+        recipe = dataclasses.replace(recipe, finetuning=head)
     if changed["attack"] is not None:
         attack = attack_of(changed["attack"], recipe.evaluation.attack)
         recipe = dataclasses.replace(recipe, evaluation=dataclasses.replace(recipe.evaluation, attack=attack))

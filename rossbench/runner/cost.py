@@ -31,7 +31,7 @@ SECONDS = 2.0
 """For which each kind of work is timed, unless its fewest steps take longer."""
 _FILES = {"pretrain": 1900, "finetune": 2300, "evaluate": 6150}
 _TENSOR, _EPOCH = 90, 140
-"""Bytes, as measured: of an artifact's small files, of a tensor's name in a file of weights, of an epoch in a history."""
+"""Bytes, as measured: of an artifact's small files, of a tensor's name in a file, of an epoch in a history."""
 
 
 class Counter:

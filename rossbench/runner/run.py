@@ -10,17 +10,17 @@ from typing import Any
 from torch import nn
 
 from .. import registry
-from ..config.scenarios import Place, Scenario, Suite
+from ..config.scenarios import Place, Row, Scenario, Suite
 from ..data import datasets
 from ..models import checkpoints
 from ..models.checkpoints import RGB, Given
 from ..stages.context import Context
 from ..store import records, results
 from ..store.records import Audit, Record
-from ..store.results import Row
 from ..store.store import Store
 from ..util.devices import resolve_device
 from ..util.errors import InvalidValue
+from ..util.values import encode
 from .progress import Observer
 from .scheduler import Executor, LocalExecutor, Scheduler, shard_of
 
@@ -77,7 +77,7 @@ def run_suite(
     scheduler = Scheduler(context, executor or LocalExecutor(), observe)
     scheduler.check(cells)
     for scenario in scenarios:
-        context.store.write_matrix(scenario.name, scenario.protocol, note_of(scenario))
+        context.store.write_note(scenario.name, scenario.protocol, encode(note_of(scenario)))
     return scheduler.build(cells, lambda: _read(context.store, scenarios, {cell.key for cell in cells}))
 
 
@@ -179,20 +179,18 @@ def _registered(scenario: Scenario) -> Scenario:
     return registry.get(scenario.name) if scenario.name in registry.names() else scenario
 
 
-def note_of(scenario: Scenario) -> dict[str, Any]:
-    """Which cells a run is about, and how it differs from the registered scenario; ``store.results`` reads it."""
+def note_of(scenario: Scenario) -> records.RunNote:
     registered = _registered(scenario)
-    return {
-        "schema": records.NOTE_SCHEMA,
-        "name": scenario.name,
-        "source": scenario.source,
-        "target": scenario.target,
-        "protocol": scenario.protocol,
-        "family": scenario.family,
-        "seed": scenario.seed,
-        "deviations": scenario.deviations(registered),
-        "registered_seed": registered.seed,
-        "registered_rows": registered.rows,
-        "registered_columns": registered.eval_epsilons,
-        "cells": [[*place, spec.key] for place, spec in scenario.cells.items()],
-    }
+    return records.RunNote(
+        name=scenario.name,
+        source=scenario.source,
+        target=scenario.target,
+        protocol=scenario.protocol,
+        family=scenario.family,
+        seed=scenario.seed,
+        deviations=scenario.deviations(registered),
+        registered_seed=registered.seed,
+        registered_rows=tuple(registered.rows),
+        registered_columns=registered.eval_epsilons,
+        cells=tuple((*place, spec.key) for place, spec in scenario.cells.items()),
+    )
