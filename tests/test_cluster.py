@@ -153,7 +153,7 @@ def test_scenarios_and_attacks_of_ones_own_are_known_there(nodes, tmp_path, own_
     registry.register(dataclasses.replace(tiny(train_epsilons=(0,)), name="mine", recipe=recipe))
     changed = dataclasses.replace(registry.get("mine"), test_limit=30)
     found = run([changed], tmp_path / "ray", nodes)["mine"]
-    assert found[0, 0, 0.5].deviations == {"test_limit": [30, 40]}
+    assert found[0, 0, 0.5].deviations == {"test_limit": (30, 40)}
     assert comparable(found) == comparable(runner.run(changed, store=tmp_path / "local", device="cpu"))
 
 

@@ -83,7 +83,7 @@ def test_what_attacks_only_correct_images_gives_robust_accuracy_alone(finished, 
         if place[2] == 0:  # nothing is attacked: the same cell
             assert record == every[place]
         else:
-            assert record.deviations["recipe.evaluation.attacked"] == ["correct", "all"]
+            assert record.deviations["recipe.evaluation.attacked"] == ("correct", "all")
             assert {name: getattr(record, name) for name in LITERAL} == dict.fromkeys(LITERAL)
             assert {record.metric(name) for name in ("top1", "top5", "mcc", "precision", "recall", "f1")} == {None}
     assert any(record.robust_right for place, record in found.items() if place[2] > 0)

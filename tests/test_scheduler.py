@@ -177,39 +177,31 @@ def test_cells_that_are_made_together_are_what_each_would_be_alone(tmp_path, att
     for column in together.eval_epsilons:
         alone |= run(dataclasses.replace(together, eval_epsilons=(column,)), tmp_path / "alone")
     assert comparable(found) == comparable(alone)
+    assert found[1, 1, 0].top1_right is not None  # without an attack there is nothing that is not known
     assert_same_predictions(together, tmp_path / "together", tmp_path / "alone")
 
 
-@pytest.mark.parametrize(
-    ("attacked", "works"),
-    [("all", [(0, 0.5, 1)]), ("correct", [(0,), (0.5, 1)])],  # at epsilon 0 the recipe has no attack to speak of
-)
-def test_evaluations_that_differ_in_epsilon_alone_are_one_piece_of_work(tmp_path, monkeypatch, attacked, works):
+@pytest.mark.parametrize("attacked", ["all", "correct"])
+def test_evaluations_that_differ_in_epsilon_alone_are_one_piece_of_work(tmp_path, monkeypatch, attacked):
     """Told by its first, then finished one by one, each with its share of the time, by its passes."""
     seen = []
     clock = SimpleNamespace(perf_counter=lambda: sum(bool(one.tick) for one in seen), monotonic=time.monotonic)
     for module in (evaluate, progress):
         monkeypatch.setattr(module, "time", clock)
 
-    scenario = tiny(recipe=attacking(attacked), train_epsilons=(1,), eval_epsilons=(0, 0.5, 1))
+    epsilons = (0, 0.5, 1)
+    scenario = tiny(recipe=attacking(attacked), train_epsilons=(1,), eval_epsilons=epsilons)
     found = run(scenario, tmp_path, observe=seen.append)
     evaluating = [progress for progress in seen if progress.spec.stage == "evaluate"]
     assert not any(progress.others for progress in seen if progress.spec.stage != "evaluate")
-    number = 3  # after pretraining and finetuning
-    for epsilons in works:
-        ticks = [one for one in evaluating if one.tick and one.spec.epsilon == epsilons[0]]
-        assert {(one.others, one.number) for one in ticks} == {(len(epsilons) - 1, number)}
-        done = [one for one in evaluating if one.tick is None and one.spec.epsilon in epsilons]
-        assert [(one.spec.epsilon, one.others, one.number) for one in done] == [
-            (epsilon, 0, number + k) for k, epsilon in enumerate(epsilons)
-        ]
-        passes = [one.spec.passes for one in done]
-        whole = len(ticks)  # the clock above goes on by 1 a tick
-        assert [one.seconds for one in done] == pytest.approx([whole * share / sum(passes) for share in passes])
-        for one, share in zip(done, passes, strict=True):
-            assert found[1, 1, one.spec.epsilon].seconds["evaluate"] == round(whole * share / sum(passes), 3)
-        number += len(epsilons)
-    assert {one.spec.epsilon for one in evaluating if one.tick} == {epsilons[0] for epsilons in works}
+    ticks, done = ([one for one in evaluating if bool(one.tick) == told] for told in (True, False))
+    assert {(one.spec.epsilon, one.others, one.number) for one in ticks} == {(0, 2, 3)}  # after the trainings
+    assert [(one.spec.epsilon, one.others, one.number) for one in done] == [(0, 0, 3), (0.5, 0, 4), (1, 0, 5)]
+    passes = [one.spec.passes for one in done]
+    shares = [len(ticks) * share / sum(passes) for share in passes]  # the clock above goes on by 1 a tick
+    assert [one.seconds for one in done] == pytest.approx(shares)
+    for epsilon, share in zip(epsilons, shares, strict=True):
+        assert found[1, 1, epsilon].seconds["evaluate"] == round(share, 3)
     assert seen[-1].fraction == 1
 
 

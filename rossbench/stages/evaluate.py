@@ -228,7 +228,9 @@ def save_cell(
     predicted, classes = ranked[:, 0], facts(spec.finetune.target).classes
     names = ("top1_right", "top5_right", "mcc", "precision", "recall", "f1", "right_by_class")
     scores: dict[str, Any] = dict.fromkeys(names)
-    if spec.recipe.attacked == "all":  # else the images that were wrong are not known under the attack
+    if (
+        spec.recipe.attacked == "all" or not spec.epsilon
+    ):  # else the images that were wrong are not known under the attack
         top1, top5 = metrics.counts_right(ranked, labels).tolist()
         by_class = metrics.confusion(predicted, labels, classes).diagonal().tolist()
         scores |= {"top1_right": top1, "top5_right": top5, "right_by_class": by_class}
