@@ -97,9 +97,9 @@ def train(one, double=True, resume=None, stop_at=None):
     hooks = Hooks(tick, resume if distributed.rank() == 0 else None)
     patches = [mock.patch.object(pretrain, "adversarial_views", recorded)]
     if double:
-        build = pretrain.build
+        build = pretrain.build_simclr
         patches += [
-            mock.patch.object(pretrain, "build", lambda spec: build(spec).double()),
+            mock.patch.object(pretrain, "build_simclr", lambda spec: build(spec).double()),
             mock.patch.object(pretrain, "two_views", lambda *given: two_views(*given).double()),
             mock.patch.object(SimCLR, "project", lambda self, views: self.head(self.encoder(views))),
         ]

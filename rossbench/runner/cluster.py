@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -38,6 +39,8 @@ RETRIES = 3
 """Of a task whose worker or node was lost."""
 TELL_EVERY = 0.5
 """Seconds between two signs of life of a task."""
+SENT = 4 * 2**30
+"""Bytes of a data set's images that are sent; those of a larger one nodes load themselves, from the same path."""
 
 
 @contextlib.contextmanager
@@ -100,6 +103,7 @@ class RayExecutor:
             specs,
             origins,
             parents,
+            context.data_dir.absolute(),
             self._images(context, spec),
             state.read_bytes() if state.exists() else None,
             self.device,
@@ -151,7 +155,7 @@ class RayExecutor:
 
     def _images(self, context: Context, spec: AnySpec) -> tuple[Split, list[Any]]:
         split, data = split_of(spec), context.data(spec)
-        if not isinstance(data.images, torch.Tensor):  # too large to be sent: nodes read its folder, at the same path
+        if data.images.nbytes > SENT:
             return split, []
         place = context.data_dir, split
         if place not in self.sent:
@@ -205,6 +209,7 @@ def _work(
     specs: list[AnySpec],
     origins: dict[str, Any],
     parents: list[tuple[AnySpec, Any]],
+    data_dir: Path,
     images: tuple[Split, list[Any]],
     state: bytes | None,
     device: str,
@@ -213,7 +218,7 @@ def _work(
     """In a worker: the files of the artifacts, by key; or in words why they could not be built.
 
     registered: what was registered where the run is, see registry.own; images: their split, and a reference to them
-    if they were sent; state: of an interrupted run, to go on from.
+    if they were sent, else they are in data_dir; state: of an interrupted run, to go on from.
     """
     registry.adopt(*registered)
     with tempfile.TemporaryDirectory(prefix="rossbench-") as folder:
@@ -224,7 +229,7 @@ def _work(
             store.resume_path(specs[0]).parent.mkdir()
             store.resume_path(specs[0]).write_bytes(state)
         try:
-            context = Context(store, resolve_device(device), store.root, origins=origins)
+            context = Context(store, resolve_device(device), data_dir, origins=origins)
             split, sent = images
             for arrays, labels, fingerprint in ray.get(sent):
                 context.keep(split, Data(torch.tensor(arrays), torch.tensor(labels), fingerprint))
