@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import itertools
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -132,7 +131,7 @@ class Job:
                 else:
                     _, data = self.data_of(spec)
                     if isinstance(spec, PretrainSpec):
-                        distributed.check(spec, min(spec.recipe.batch_size, len(data.images)))
+                        distributed.check_batch(spec, min(spec.recipe.batch_size, len(data.images)))
 
     def _records(self, wanted: Collection[EvaluateSpec]) -> dict[str, Records]:
         there = {spec.key for spec in wanted}
@@ -256,7 +255,7 @@ class Job:
         precision = "float32"
         if isinstance(spec, PretrainSpec):
             precision = spec.recipe.precision
-            with distributed.joined(dataclasses.asdict(spec)):
+            with distributed.on_all_ranks(spec):
                 module, history = pretrain(spec, data.images, hooks)
         else:
             encoder = self._encoder_of(spec).to(self.device)
