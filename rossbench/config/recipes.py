@@ -134,7 +134,7 @@ class Pretraining(Value):
     """Of the model's passes, attacks included; "bfloat16" is torch's autocast. Weights and loss are float32."""
     batch_norm: str = one_of("synchronised", "synchronised", "per-rank", added=True)
     """Of several processes that train together: whether BatchNorm's mean and deviation are those of the whole batch, or
-    each process's own. One process gives the same either way."""
+    each process's own. One process gives the same either way. "synchronised" needs GPUs."""
     channels_last: bool = added(False)
     """Layout of the convolutions; it changes speed, and numbers by rounding only."""
 

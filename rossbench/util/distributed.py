@@ -57,7 +57,7 @@ def process_group() -> Iterator[None]:
         if not isinstance(error, dist.DistError) and "gloo" not in str(error).lower():
             raise
         if not rank:
-            raise RankError(f"expected {world_size} ranks to the end, got {one_line(str(error)):.200}") from error
+            raise RankError(f"expected {world_size} ranks to the end, lost one: {one_line(str(error)):.200}") from error
     except RossbenchError as error:
         if not rank:
             raise
