@@ -16,12 +16,12 @@ import importlib.metadata
 import logging
 import re
 import runpy
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
+from .attacks.table import ATTACKS, AttackFunction, AttackKind, kind, user_kind
 from .config.builtin import BUILTIN
-from .config.recipes import ATTACKS, Attack
 from .config.scenarios import NAME, Scenario, Suite
 from .data import datasets
 from .util.errors import InvalidValue, RossbenchError, UnknownName, one_line, unknown
@@ -41,11 +41,8 @@ __all__ = [
 ]
 
 log = logging.getLogger(__name__)
-AttackFunction = Callable[..., Any]
-"""function(model, images, labels, epsilon, attack) -> images; see register_attack."""
 _scenarios: dict[str, Scenario] = {}
 _suites: dict[str, Suite] = {}
-_attacks: dict[str, AttackFunction] = {}
 Entry = TypeVar("Entry", bound=Scenario | Suite)
 
 
@@ -82,11 +79,11 @@ def register_attack(name: str, function: AttackFunction) -> AttackFunction:
         raise InvalidValue(f"attack {name!r}: expected a function, got {function!r}")
     if name in ATTACKS:
         raise InvalidValue(f"attack {name!r} is registered already; choose another name")
-    ATTACKS[name], _attacks[name] = Attack(name), function
+    ATTACKS[name] = user_kind(name, function)
     return function
 
 
-def register_folder(name: str, path: Path | str, *, size: int) -> datasets.Facts:
+def register_folder(name: str, path: Path | str, *, size: int) -> datasets.DatasetInfo:
     """Make a folder of images known as a data set, by its name; InvalidValue if it is none or the name is taken.
 
     ``path`` holds ``train/CLASS/...`` and ``test/CLASS/...`` (or ``val/CLASS/...``), as torchvision's ImageFolder reads
@@ -101,18 +98,16 @@ def register_folder(name: str, path: Path | str, *, size: int) -> datasets.Facts
     if not isinstance(path, (str, Path)):
         raise InvalidValue(f"data set {name!r}: expected the path of a folder, got {path!r:.200}")
     try:
-        datasets.DATASETS[name] = datasets.of_folder(Path(path).expanduser().absolute(), size)
+        datasets.DATASETS[name] = datasets.folder_info(Path(path).expanduser().absolute(), size)
     except (InvalidValue, ValueError, RuntimeError) as error:  # no path, or a home that is not known
         raise InvalidValue(one_line(f"data set {name!r}: {error}")) from error
     return datasets.DATASETS[name]
 
 
-def attack(name: str) -> AttackFunction:
-    """The function registered under that name; UnknownName with the nearest names if there is none."""
+def attack(name: str) -> AttackKind:
+    """The attack of that name, plug-ins included; UnknownName with the nearest names if there is none."""
     _load_plugins()
-    if name not in _attacks:
-        raise unknown("attack", name, ATTACKS)
-    return _attacks[name]
+    return kind(name)
 
 
 def get(name: str) -> Scenario:
@@ -163,14 +158,15 @@ def load_file(path: Path) -> None:
         raise InvalidValue(f"{path}: expected Python that registers scenarios, got {error!r}") from error
 
 
-def own() -> tuple[list[Scenario], dict[str, AttackFunction], dict[str, datasets.Facts]]:
+def own() -> tuple[list[Scenario], dict[str, AttackFunction], dict[str, datasets.DatasetInfo]]:
     """What was registered beside the built-in, folders of images too: for other processes; see adopt."""
     folders = {name: facts for name, facts in datasets.DATASETS.items() if facts.folder is not None}
-    return [one for one in _scenarios.values() if one not in BUILTIN], dict(_attacks), folders
+    attacks = {name: row.user_function for name, row in ATTACKS.items() if row.user_function is not None}
+    return [one for one in _scenarios.values() if one not in BUILTIN], attacks, folders
 
 
 def adopt(
-    scenarios: Iterable[Scenario], attacks: Mapping[str, AttackFunction], folders: Mapping[str, datasets.Facts]
+    scenarios: Iterable[Scenario], attacks: Mapping[str, AttackFunction], folders: Mapping[str, datasets.DatasetInfo]
 ) -> None:
     """Register what another process had registered, where it is not known yet."""
     for name, facts in folders.items():

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from rossbench import cli, registry
-from rossbench.config import recipes
-from rossbench.config.recipes import ATTACKS, Attack, Augmentation
+from rossbench.attacks.table import ATTACKS, Attack
+from rossbench.config.recipes import Augmentation
 from rossbench.config.scenarios import Place, Scenario
 from rossbench.config.specs import AuditSpec, EvaluateSpec, FinetuneSpec, PretrainSpec
 from rossbench.data import datasets
@@ -68,9 +68,9 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> dict[Place, Record]:
 @pytest.fixture
 def own_registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Registrations of a test end with it."""
-    for name in ("_scenarios", "_suites", "_attacks"):
+    for name in ("_scenarios", "_suites"):
         monkeypatch.setattr(registry, name, dict(getattr(registry, name)))
-    known = [(names, dict(names)) for names in (recipes.ATTACKS, datasets.DATASETS)]
+    known = [(names, dict(names)) for names in (ATTACKS, datasets.DATASETS)]
     registry._load_plugins.cache_clear()
     yield
     registry._load_plugins.cache_clear()

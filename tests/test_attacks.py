@@ -1,4 +1,4 @@
-import contextlib
+"""PGD beside torchattacks', and the bounds of all attacks."""
 
 import pytest
 import torch
@@ -32,67 +32,71 @@ def model():
 
 @pytest.fixture
 def batch(generator):
-    return torch.rand(16, 3, 16, 16, generator=generator), torch.randint(0, 10, (16,), generator=generator)
+    """Of a size by which a mean is rounded."""
+    return torch.rand(15, 3, 16, 16, generator=generator), torch.randint(0, 10, (15,), generator=generator)
 
 
-def seeded(seed, *arguments):
-    torch.manual_seed(seed)
-    return pgd.perturb(*arguments)[0]
+ORDER = {"L2": 2, "Linf": torch.inf}
+both_norms = pytest.mark.parametrize("norm", ["L2", "Linf"])
+cases = pytest.mark.parametrize(
+    ("norm", "epsilon"), [("L2", 0.05), ("L2", 1.0), ("L2", 5.0), ("Linf", 8 / 255), ("Linf", 0.5)]
+)
 
 
-THEIRS = {"L2": torchattacks.PGDL2, "Linf": torchattacks.PGD}
-CASES = [("L2", 0.05), ("L2", 1.0), ("L2", 5.0), ("Linf", 8 / 255), ("Linf", 0.5)]
+def theirs(model, norm, **settings):
+    if norm == "L2":
+        return torchattacks.PGDL2(model, eps_for_division=pgd.EPS_FOR_DIVISION, **settings)
+    return torchattacks.PGD(model, **settings)
 
 
-@pytest.mark.parametrize(("norm", "epsilon"), CASES)
-def test_the_result_is_torchattacks_own_for_the_same_seed(model, batch, norm, epsilon):
-    attack = Attack(norm=norm, steps=4, step_size=0.1)
-    ours = seeded(7, model, *batch, attack, epsilon)
+def distances(adversarial, images, norm):
+    return torch.linalg.vector_norm((adversarial - images).flatten(1), ord=ORDER[norm], dim=1)
+
+
+# --- in training: one radius ---------------------------------------------------------------------------------
+
+
+@cases
+@pytest.mark.parametrize("random_start", [True, False])
+@pytest.mark.parametrize("mode", ["eval", "train"])
+def test_it_is_torchattacks_bit_for_bit_for_the_same_seed(model, batch, norm, epsilon, random_start, mode):
+    attack, made = Attack(norm=norm, steps=4, step_size=0.1, random_start=random_start), []
+    for seed in (7, 8):
+        torch.manual_seed(seed)
+        made.append(pgd.perturb(model, *batch, attack, epsilon, mode=mode)[0])
     torch.manual_seed(7)
-    more = {"eps_for_division": pgd.EPS_FOR_DIVISION} if norm == "L2" else {}
-    theirs = THEIRS[norm](model, eps=epsilon, alpha=0.1, steps=4, **more)(*batch)
-    assert torch.equal(ours, theirs)
-    assert not torch.equal(ours, seeded(8, model, *batch, attack, epsilon))
+    search = theirs(model, norm, eps=epsilon, alpha=0.1, steps=4, random_start=random_start)
+    search.set_model_training_mode(*[mode == "train"] * 3)
+    assert torch.equal(made[0], search(*batch))
+    assert torch.equal(*made) is (not random_start and mode == "eval")  # dropout draws in train mode
 
 
-@pytest.mark.parametrize(("norm", "epsilon"), CASES)
+@cases
 def test_the_result_is_bounded_in_range_finite_and_stronger_than_nothing(model, batch, norm, epsilon):
     images, labels = batch
-    attack = Attack(norm=norm, steps=20, step_size=0.1)
-    adversarial, extremes = pgd.perturb(model, images, labels, attack, epsilon)
+    adversarial, extremes = pgd.perturb(model, *batch, Attack(norm=norm, steps=20, step_size=0.1), epsilon)
     pgd.check(extremes.tolist(), norm)
-    order = 2 if norm == "L2" else torch.inf
-    distance = torch.linalg.vector_norm((adversarial - images).flatten(1), ord=order, dim=1)
-    assert adversarial.isfinite().all()
     assert 0 <= adversarial.min() <= adversarial.max() <= 1
-    assert distance.max() <= epsilon * (1 + 1e-4) + 1e-6
-    assert distance.min() > 0
+    moved = distances(adversarial, images, norm)
+    assert 0 < moved.min() <= moved.max() <= epsilon * (1 + 1e-4) + 1e-6
     model.eval()
     loss = nn.functional.cross_entropy
     assert loss(model(adversarial), labels) > loss(model(images), labels)
 
 
 @pytest.mark.parametrize("mode", ["eval", "train"])
-def test_modes_are_as_before(model, batch, mode):
-    modes = [module.training for module in model.modules()]
-    pgd.perturb(model, *batch, Attack(steps=2), 0.5, mode=mode)
+@pytest.mark.parametrize("channels", [3, 2])
+def test_modes_are_as_before_also_when_the_model_raises(model, batch, mode, channels):
+    """The mode under attack is the one asked for, seen from BatchNorm's statistics, which move in train mode only."""
+    modes, statistics = [module.training for module in model.modules()], model.frozen[1].running_mean.clone()
+    try:
+        pgd.perturb(model, batch[0][:, :channels], batch[1], Attack(steps=2), 0.5, mode=mode)
+        moved = not torch.equal(model.frozen[1].running_mean, statistics)
+        assert (channels, moved) == (3, mode == "train")
+    except RuntimeError:
+        assert channels == 2
     assert [module.training for module in model.modules()] == modes
     assert all(parameter.grad is None for parameter in model.parameters())
-
-
-def test_modes_are_as_before_when_the_attack_raises(model, batch):
-    modes = [module.training for module in model.modules()]
-    with pytest.raises(RuntimeError):
-        pgd.perturb(model, batch[0][:, :2], batch[1], Attack(steps=2), 0.5)
-    assert [module.training for module in model.modules()] == modes
-
-
-@pytest.mark.parametrize(("mode", "changed"), [("eval", False), ("train", True)])
-def test_the_mode_under_attack_is_the_one_asked_for(model, batch, mode, changed):
-    """Seen from BatchNorm's statistics, which move in train mode only."""
-    statistics = model.frozen[1].running_mean.clone()
-    pgd.perturb(model, *batch, Attack(steps=2), 0.5, mode=mode)
-    assert (not torch.equal(model.frozen[1].running_mean, statistics)) is changed
 
 
 def test_epsilon_0_is_no_attack(model, batch):
@@ -101,13 +105,16 @@ def test_epsilon_0_is_no_attack(model, batch):
     pgd.check(extremes.tolist(), "L2")
 
 
-@pytest.mark.parametrize("norm", ["L2", "Linf"])
+@both_norms
 def test_nothing_waits_for_the_device(model, batch, no_waiting, norm):
     with no_waiting:
         pgd.perturb(model, *batch, Attack(norm=norm, steps=2), 0.5)
+        start = pgd.random_start(Attack(norm=norm), batch[0], 1)
+        pgd.pgd(model, *batch, Attack(norm=norm, steps=2), torch.full((15,), 0.5), start)
 
 
-def test_a_confident_sample_in_a_large_batch_is_attacked_like_any_other(generator):
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_a_confident_image_in_a_large_batch_moves_like_any_other(generator, reduction):
     """Its share of the mean loss has a gradient far below torchattacks' default floor of 1e-10."""
     model = nn.Sequential(nn.Flatten(), nn.Linear(12, 2, bias=False))
     with torch.no_grad():
@@ -115,29 +122,81 @@ def test_a_confident_sample_in_a_large_batch_is_attacked_like_any_other(generato
     images = torch.rand(1024, 3, 2, 2, generator=generator) / 2 + 0.25
     with torch.no_grad():
         labels = model(images).argmax(1)
-    attack = Attack(steps=1, step_size=0.2, random_start=False)
-    moved = (pgd.perturb(model, images, labels, attack, 0.2)[0] - images).flatten(1).norm(dim=1)
-    torch.testing.assert_close(moved, torch.full((1024,), 0.2))
+    made = pgd.pgd(model, images, labels, Attack(steps=1, step_size=0.2), 0.2, torch.zeros_like(images), reduction)
+    torch.testing.assert_close(distances(made, images, "L2"), torch.full((1024,), 0.2))
 
 
-class Wrong(nn.Module):
-    """Logits whose gradient is not a number."""
-
-    def __init__(self):
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(1))
-
-    def forward(self, images):
-        return (self.weight * images.flatten(1)[:, :2] * 0).sqrt() / 0
+# --- radii of each image's own -------------------------------------------------------------------------------
 
 
-def test_a_result_that_is_not_finite_is_refused(batch):
-    images, labels = batch[0], batch[1] % 2
-    _, extremes = pgd.perturb(Wrong(), images, labels, Attack(steps=2), 0.5)
-    with pytest.raises(AttackError, match="expected finite gradients"):
-        pgd.check(extremes.tolist(), "L2")
-    with pytest.raises(AttackError, match="expected finite gradients"):
-        pgd.perturb_each(Wrong(), images, labels, Attack(steps=2), torch.full((16,), 0.5), torch.zeros_like(images))
+@cases
+def test_equal_radii_are_one_radius(model, batch, norm, epsilon):
+    """Of 8 images the sum of the loss is 8 times its mean, exactly. In L2 radius / length rounds differently: torch
+    divides a number by a tensor as reciprocal times number.
+    """
+    model.eval()
+    images, labels = (part[:8] for part in batch)
+    made = [
+        pgd.pgd(model, images, labels, Attack(norm=norm, steps=4, step_size=0.1), radii, torch.zeros_like(images))
+        for radii in (torch.full((8,), epsilon), epsilon)
+    ]
+    torch.testing.assert_close(*made, atol=1e-7 if norm == "L2" else 0, rtol=0)
+
+
+@pytest.mark.parametrize("size", [1, 5, 14])
+@pytest.mark.parametrize(("norm", "most"), [("L2", 2.0), ("Linf", 0.5)])
+def test_each_image_has_its_own_radius_and_others_do_not_matter(model, batch, norm, most, size):
+    model.eval()
+    attack, radii = Attack(norm=norm, steps=4, step_size=0.3), torch.linspace(most / 50, most, 15)
+    start = pgd.random_start(attack, batch[0], 1, torch.Generator().manual_seed(0)) * radii.view(-1, 1, 1, 1)
+    whole = pgd.pgd(model, *batch, attack, radii, start)
+    parts = zip(*(tensor.split(size) for tensor in (*batch, radii, start)), strict=True)
+    made = torch.cat([pgd.pgd(model, x, y, attack, r, s) for x, y, r, s in parts])
+    torch.testing.assert_close(made, whole, atol=1e-6, rtol=0)
+    moved = distances(whole, batch[0], norm)
+    assert (moved <= radii * (1 + 1e-4) + 1e-6).all()
+    assert (moved > radii / 3)[: 15 // 2].all()  # where nothing but the radius is in the way
+
+
+def test_a_confident_image_moves_as_far_in_a_large_batch_as_alone():
+    """Of so small a gradient, about as long as the floor below it, a mean over the batch would leave too little."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 2, bias=False))
+    with torch.no_grad():
+        model[1].weight.copy_(torch.tensor([[6.0], [-6.0]]).expand(2, 12))
+    images, labels = torch.full((64, 3, 2, 2), 0.5), torch.zeros(64, dtype=torch.int64)
+    moved = []
+    for count in (1, 64):
+        given = images[:count], labels[:count], Attack(steps=1, step_size=0.2), torch.ones(count)
+        moved.append((pgd.pgd(model, *given, torch.zeros(count, 3, 2, 2))[0] - images[0]).norm())
+    assert moved[0] > 0.1
+    torch.testing.assert_close(*moved, atol=1e-6, rtol=0)
+
+
+# --- starts --------------------------------------------------------------------------------------------------
+
+
+def test_starts_are_of_the_ball_and_a_larger_one_has_the_same_enlarged(generator):
+    """L2: a random direction and a length uniform in [0, radius]; L-infinity: uniform in the cube."""
+    like = torch.empty(4000, 3, 4, 4)
+    ball = pgd.random_start(Attack(norm="L2"), like, 1, generator).flatten(1)
+    lengths = ball.norm(dim=1)
+    directions = ball / lengths[:, None]
+    assert directions.mean(0).abs().max() < 5 / (48 * 4000) ** 0.5  # no coordinate's sign is likelier
+    assert directions.pow(4).mean() == pytest.approx(3 / (48 * 50), rel=0.03)  # uniform on the sphere of 48 dimensions
+    assert lengths.max() <= 1 + 1e-5
+    assert torch.allclose(lengths.quantile(torch.linspace(0, 1, 11)), torch.linspace(0, 1, 11), atol=0.03)
+    cube = pgd.random_start(Attack(norm="Linf"), like, 1, generator)
+    assert cube.abs().max() <= 1
+    assert torch.allclose(cube[:200].flatten().quantile(torch.linspace(0, 1, 5)), torch.linspace(-1, 1, 5), atol=0.05)
+    assert not pgd.random_start(Attack(random_start=False), like, 1, generator).any()
+    for norm in ("L2", "Linf"):
+        small, large = (
+            pgd.random_start(Attack(norm=norm), like, radius, torch.Generator().manual_seed(5)) for radius in (1, 0.3)
+        )
+        torch.testing.assert_close(0.3 * small, large, atol=1e-6, rtol=0)
+
+
+# --- bounds --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -146,6 +205,7 @@ def test_a_result_that_is_not_finite_is_refused(batch):
         (lambda x: x[:, :, :8], "expected shape"),
         (lambda x: (x + 0.1).clamp(0, 1), "expected a L2 distance of at most epsilon, got one that is"),
         (lambda x: x - 1e-4, r"expected pixels in \[0, 1\]"),
+        (lambda x: x * torch.nan, "expected finite gradients"),
     ],
 )
 def test_what_an_attack_returns_is_not_trusted(batch, change, message):
@@ -155,92 +215,10 @@ def test_what_an_attack_returns_is_not_trusted(batch, change, message):
         pgd.check(pgd.extremes(change(images), images, "L2", 0.5).tolist(), "L2")
 
 
-@pytest.mark.parametrize(("norm", "epsilon"), CASES)
-def test_equal_radii_are_torchattacks_own(model, batch, norm, epsilon):
-    """Of 16 images the sum of the loss is 16 times its mean, exactly. In L2 the two round radius / length differently:
-    torchattacks divides a number by a tensor, which torch does as reciprocal times number.
-    """
-    attack = Attack(norm=norm, steps=4, step_size=0.1, random_start=False)
-    ours = pgd.perturb_each(model, *batch, attack, torch.full((16,), epsilon), torch.zeros_like(batch[0]))
-    more = {"eps_for_division": pgd.EPS_FOR_DIVISION} if norm == "L2" else {}
-    theirs = THEIRS[norm](model, eps=epsilon, alpha=0.1, steps=4, random_start=False, **more)
-    torch.testing.assert_close(ours, theirs(*batch), atol=1e-7 if norm == "L2" else 0, rtol=0)
+def test_a_gradient_that_is_not_finite_shows(batch):
+    def broken(images):
+        return (images.flatten(1)[:, :2] * 0).sqrt() / 0
 
-
-@pytest.mark.parametrize(("norm", "radii"), [("L2", (0.05, 0.5, 2.0)), ("Linf", (0.01, 0.05, 0.5))])
-def test_each_image_has_its_own_radius_and_others_do_not_matter(model, batch, norm, radii):
-    attack = Attack(norm=norm, steps=4, step_size=0.1)
-    images, labels = batch
-    start = pgd.unit_start(attack, images, torch.Generator().manual_seed(0))
-    mixed = torch.tensor(radii).repeat(6)[:16]
-    together = pgd.perturb_each(model, images, labels, attack, mixed, start)
-    for radius in radii:
-        chosen = mixed == radius
-        alone = pgd.perturb_each(model, images[chosen], labels[chosen], attack, mixed[chosen], start[chosen])
-        torch.testing.assert_close(together[chosen], alone, atol=1e-6, rtol=0)
-        order = 2 if norm == "L2" else torch.inf
-        distance = torch.linalg.vector_norm((alone - images[chosen]).flatten(1), ord=order, dim=1)
-        assert radius / 2 < distance.max() <= radius * (1 + 1e-4) + 1e-6
-
-
-@pytest.mark.parametrize("norm", ["L2", "Linf"])
-@pytest.mark.parametrize("size", [1, 5, 15])
-def test_how_the_images_are_batched_does_not_matter(model, batch, norm, size):
-    model.eval()
-    attack, radii = Attack(norm=norm, steps=4, step_size=0.1), torch.linspace(0.05, 1, 16)
-    given = (*batch, radii, pgd.unit_start(attack, batch[0], torch.Generator().manual_seed(0)))
-    parts = zip(*(tensor.split(size) for tensor in given), strict=True)
-    made = [pgd.perturb_each(model, x, y, attack, r, start) for x, y, r, start in parts]
-    images, labels, radii, start = given
-    whole = pgd.perturb_each(model, images, labels, attack, radii, start)
-    torch.testing.assert_close(torch.cat(made), whole, atol=1e-6, rtol=0)
-
-
-def test_a_confident_image_moves_as_far_in_a_large_batch_as_alone():
-    """Of so small a gradient, about as long as the floor below it, a mean over the batch would leave too little."""
-    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 2, bias=False))
-    with torch.no_grad():
-        model[1].weight.copy_(torch.tensor([[6.0], [-6.0]]).expand(2, 12))
-    images, labels = torch.full((64, 3, 2, 2), 0.5), torch.zeros(64, dtype=torch.int64)
-    attack = Attack(steps=1, step_size=0.2)
-    moved = []
-    for count in (1, 64):
-        given = images[:count], labels[:count], attack, torch.ones(count), torch.zeros(count, 3, 2, 2)
-        moved.append((pgd.perturb_each(model, *given)[0] - images[0]).norm())
-    assert moved[0] > 0.1
-    torch.testing.assert_close(*moved, atol=1e-6, rtol=0)
-
-
-@pytest.mark.parametrize("norm", ["L2", "Linf"])
-def test_starts_are_torchattacks_own_for_the_same_seed(model, norm):
-    """Seen before its first step, around a gray where no pixel is clamped."""
-    gray, radius = torch.full((16, 3, 16, 16), 0.5), 0.5
-    torch.manual_seed(5)
-    theirs = THEIRS[norm](model, eps=radius, steps=0)(gray, torch.zeros(16, dtype=torch.int64))
-    ours = pgd.unit_start(Attack(norm=norm), gray, torch.Generator().manual_seed(5))
-    torch.testing.assert_close(gray + radius * ours, theirs, atol=1e-6, rtol=0)
-
-
-def test_starts_are_drawn_as_torchattacks_draws_them(generator):
-    """L2: a random direction and a length uniform in [0, 1]; L-infinity: uniform in the cube."""
-    like = torch.empty(4000, 3, 4, 4)
-    ball = pgd.unit_start(Attack(norm="L2"), like, generator).flatten(1)
-    lengths = ball.norm(dim=1)
-    directions = ball / lengths[:, None]
-    assert directions.mean(0).abs().max() < 5 / (48 * 4000) ** 0.5  # no coordinate's sign is likelier
-    assert directions.pow(4).mean() == pytest.approx(3 / (48 * 50), rel=0.03)  # uniform on the sphere of 48 dimensions
-    assert lengths.max() <= 1 + 1e-5
-    assert torch.allclose(lengths.quantile(torch.linspace(0, 1, 11)), torch.linspace(0, 1, 11), atol=0.03)
-    cube = pgd.unit_start(Attack(norm="Linf"), like, generator)
-    assert cube.abs().max() <= 1
-    assert torch.allclose(cube[:200].flatten().quantile(torch.linspace(0, 1, 5)), torch.linspace(-1, 1, 5), atol=0.05)
-    assert not pgd.unit_start(Attack(random_start=False), like, generator).any()
-
-
-@pytest.mark.parametrize("broken", [False, True])
-def test_radii_leave_modes_as_they_were(model, batch, broken):
-    modes = [module.training for module in model.modules()]
-    images = batch[0][:, :2] if broken else batch[0]
-    with pytest.raises(RuntimeError) if broken else contextlib.nullcontext():
-        pgd.perturb_each(model, images, batch[1], Attack(steps=2), torch.full((16,), 0.5), torch.zeros_like(images))
-    assert [module.training for module in model.modules()] == modes
+    made = pgd.pgd(broken, batch[0], batch[1] % 2, Attack(steps=2), 0.5, torch.zeros_like(batch[0]))
+    with pytest.raises(AttackError, match="expected finite gradients"):
+        pgd.check(pgd.extremes(made, batch[0], "L2", 0.5).tolist(), "L2")

@@ -461,10 +461,11 @@ SOURCES = {
     "unknown-field": START.encode() + SCENARIO.format("'epsilons': [1]").encode(),
     "no-field": START.encode() + b"register(Scenario())",
     "one-class": START.encode()
-    + b"from rossbench.datasets import DATASETS, Facts\nDATASETS['one'] = Facts(('a',), 16, 9, 9)\n"
+    + b"from rossbench.data.datasets import DATASETS, DatasetInfo\nDATASETS['one'] = DatasetInfo(('a',), 16, 9, 9)\n"
     + SCENARIO.format("'target': 'one'").encode(),
     "few-classes": START.encode()
-    + b"from rossbench.datasets import DATASETS, Facts\nDATASETS['two'] = Facts(('a', 'b'), 16, 9, 9)\n"
+    + b"from rossbench.data.datasets import DATASETS, DatasetInfo\n"
+    + b"DATASETS['two'] = DatasetInfo(tuple('ab'), 16, 9, 9)\n"
     + SCENARIO.format("'target': 'two', 'recipe': Recipe(evaluation=Evaluation(attack=Attack('apgd-t')))").encode(),
     "attack-name": START.encode() + b"register_attack('../x', print)",
     "attack-function": START.encode() + b"register_attack('x', 3)",
@@ -735,7 +736,7 @@ for name in ("torch", "torchvision", "timm", "lightly", "torchattacks", "torchme
     sys.modules[name] = None  # to import it is an ImportError
 from rossbench import cli, datasets, recipe, registry
 known = [(one, dict(one)) for one in (
-    registry._scenarios, registry._suites, registry._attacks, recipes.ATTACKS, datasets.DATASETS
+    registry._scenarios, registry._suites, recipes.ATTACKS, datasets.DATASETS
 )]
 said = []
 for line in json.load(sys.stdin):

@@ -94,7 +94,13 @@ def test_more_robust_training_costs_natural_accuracy_in_every_table():
 def record(cell, top1):
     known = {field.name: None for field in dataclasses.fields(Record)}
     given = {"key": cell.key, "spec": cell, "n": 10_000, "mcc": 0.0, "scenario": "x", "deviations": {}, "classes": 10}
-    given |= {"seed": cell.seed, "top1_right": max(0, round(100 * top1)), "top5_right": 10_000, "wilson95": {}, "schema": 5}
+    given |= {
+        "seed": cell.seed,
+        "top1_right": max(0, round(100 * top1)),
+        "top5_right": 10_000,
+        "wilson95": {},
+        "schema": 5,
+    }
     return Record(**{**known, **given, "seconds": {"evaluate": 1.0}, "created": "", "provenance": {}})
 
 

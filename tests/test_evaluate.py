@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from rossbench import registry
-from rossbench.attacks import pgd
+from rossbench.attacks import pgd, simple
 from rossbench.data import datasets
 from rossbench.stages import evaluate
 from rossbench.stages.finetune import finetune
@@ -68,13 +68,13 @@ def same(ours, theirs):
 @pytest.fixture
 def moved(monkeypatch):
     """What is attacked: (radii, images) of each batch."""
-    calls, real = [], pgd.perturb_each
+    calls, real = [], simple.descend
 
     def recorded(model, images, labels, attack, radii, start):
         calls.append((radii, images))
         return real(model, images, labels, attack, radii, start)
 
-    monkeypatch.setattr(pgd, "perturb_each", recorded)
+    monkeypatch.setattr(simple, "descend", recorded)
     return calls
 
 
@@ -89,20 +89,14 @@ def test_epsilon_0_is_plain_accuracy(trained):
 
 
 @both_norms
-def test_an_attack_costs_accuracy_and_a_larger_one_more(trained, attack, epsilons):
-    cell, classifier, test = trained
-    found = predicted(under(cell, epsilons, attack), classifier, test)
-    counts = [right(ranked, test) for ranked in found.attacked]
-    assert counts == sorted(counts, reverse=True)
-    assert counts[0] > counts[1] > counts[2]  # 93, 85 and 51 of 100 in L2, and 64 in L-infinity
-    assert counts[3] == 0
-
-
-@both_norms
-def test_epsilons_together_are_what_each_is_alone(trained, attack, epsilons):
+def test_a_larger_epsilon_costs_more_and_together_they_are_what_each_is_alone(trained, attack, epsilons):
     cell, classifier, test = trained
     specs = under(cell, epsilons, attack)
-    for ranked, spec in zip(predicted(specs, classifier, test).attacked, specs, strict=True):
+    found = predicted(specs, classifier, test).attacked
+    counts = [right(ranked, test) for ranked in found]
+    assert counts[0] > counts[1] > counts[2]  # 93, 85 and 51 of 100 in L2, and 64 in L-infinity
+    assert counts[3] == 0
+    for ranked, spec in zip(found, specs, strict=True):
         assert same(ranked, predicted([spec], classifier, test).attacked[0])
 
 
@@ -141,16 +135,19 @@ def test_how_many_are_attacked_at_once_changes_nothing(trained, monkeypatch, mov
 def test_every_batch_draws_starts_of_its_own_and_each_epsilon_the_same(trained, monkeypatch):
     cell, classifier, test = trained
     starts = []
-    monkeypatch.setattr(
-        pgd, "perturb_each", lambda model, images, labels, attack, radii, start: starts.append(start) or images
-    )
+
+    def stay(model, images, labels, attack, radii, start):
+        starts.append(start / radii.view(-1, 1, 1, 1))
+        return images
+
+    monkeypatch.setattr(simple, "descend", stay)
     ticks = []
     specs = under(cell, (0.1, 0.5), batch_size=40)
     evaluate.evaluate(specs, classifier, test.images, test.labels, Hooks(tick=ticks.append))
     assert [len(start) for start in starts] == [80, 80, 40]
     for start in starts:
-        assert torch.equal(*start.chunk(2))
-    assert not torch.equal(starts[0], starts[1])
+        torch.testing.assert_close(*start.chunk(2), atol=1e-6, rtol=0)
+    assert (starts[0] - starts[1]).abs().max() > 0.1
     assert [tick.position for tick in ticks] == [f"image {k}/300" for k in (100, 180, 260, 300)]
     assert ticks[-1].fraction == 1
 
@@ -168,36 +165,26 @@ def test_only_correct_images_are_attacked_on_request_and_robust_accuracy_is_the_
         assert right(ranked, test) == pytest.approx(int((correct & (whole[:, 0] == test.labels)).sum()), abs=3)
         assert same(ranked[correct], whole[correct])
         assert torch.equal(ranked[~correct], every.natural[~correct])
-
-
-@both_norms
-def test_where_no_image_is_right_nothing_is_attacked(trained, moved, attack, epsilons):
-    cell, classifier, test = trained
-    natural = predicted(under(cell, (0,)), classifier, test).natural
-    wrong = dataclasses.replace(test, labels=(natural[:, 0] + 1) % 10)
+    moved.clear()
+    wrong = dataclasses.replace(test, labels=(every.natural[:, 0] + 1) % 10)
     found = predicted(under(cell, epsilons, attack, attacked="correct"), classifier, wrong)
+    none = torch.zeros(100, dtype=torch.bool)
+    assert not list(evaluate.attacked(under(cell, epsilons[1:], attack), classifier, test.images, test.labels, none))
     assert not moved
-    assert all(torch.equal(ranked, natural) for ranked in found.attacked)
-    none, specs = torch.zeros(100, dtype=torch.bool), under(cell, epsilons[1:], attack)
-    assert not list(evaluate.attacked(specs, classifier, test.images, test.labels, none))
+    assert all(torch.equal(ranked, found.natural) for ranked in found.attacked)
 
 
-@pytest.mark.parametrize("every", [1, 3])
+@pytest.mark.parametrize("every", [None, 1, 3])
 def test_attacked_images_of_each_evaluation_come_in_order(trained, every):
+    """All of them without a choice."""
     cell, classifier, test = trained
-    specs, among = under(cell, (0.1, 0.5), batch_size=40), torch.arange(100) % every == 0
+    specs, among = under(cell, (0.1, 0.5), batch_size=40), every and torch.arange(100) % every == 0
     batches = list(evaluate.attacked(specs, classifier, test.images, test.labels, among))
     images, number, image = (torch.cat(parts) for parts in zip(*batches, strict=True))
     for k, spec in enumerate(specs):
-        assert image[number == k].tolist() == list(range(0, 100, every))
+        assert image[number == k].tolist() == list(range(0, 100, every or 1))
         distance = (images - test.images[image] / 255)[number == k].flatten(1).norm(dim=1)
         assert spec.epsilon / 2 < distance.max() <= spec.epsilon * (1 + 1e-4)
-
-
-def test_without_a_choice_all_images_are_attacked(trained):
-    cell, classifier, test = trained
-    batches = list(evaluate.attacked(under(cell, (0.1,)), classifier, test.images, test.labels))
-    assert torch.cat([batch.image for batch in batches]).tolist() == list(range(100))
 
 
 class Largest(TorchDispatchMode):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from conftest import tamper, tiny
 
-from rossbench.attacks.pgd import perturb_each, unit_start
+from rossbench.attacks.pgd import pgd, random_start
 from rossbench.data import datasets
 from rossbench.report import figure_data, figures
 from rossbench.report.figure_data import Gallery, Model, choose, ends
@@ -216,8 +216,8 @@ def test_examples_are_right_before_and_wrong_after_the_attack(shown, models, dra
         before = classifier(data.images / 255).argmax(1)
     spec = models[-1].under(5)
     natural, seeded = data.images / 255, torch.Generator().manual_seed(derive(0, "evaluate", 0))
-    start = unit_start(spec.recipe.attack, natural, seeded)
-    moved = perturb_each(classifier, natural, data.labels, spec.recipe.attack, torch.full((40,), 5.0), start)
+    start = 5 * random_start(spec.recipe.attack, natural, 1, seeded)
+    moved = pgd(classifier, natural, data.labels, spec.recipe.attack, torch.full((40,), 5.0), start)
     after = classifier(moved).argmax(1)
     turned = torch.nonzero((before == data.labels) & (after != data.labels)).flatten()[:3]
     for row, k in zip(rows, turned.tolist(), strict=True):

@@ -246,7 +246,7 @@ def test_an_attack_is_registered_and_a_scenario_may_name_it(own_registry):
         Scenario("x", "digits", "digits", recipe)
     assert registry.register_attack("my-attack", own) is own
     assert Scenario("x", "digits", "digits", recipe).recipe.evaluation.attack.name == "my-attack"
-    assert registry.attack("my-attack") is own
+    assert registry.attack("my-attack").user_function is own
     with pytest.raises(UnknownName, match="unknown attack 'my-atack'; did you mean my-attack"):
         registry.attack("my-atack")
 

@@ -173,7 +173,7 @@ RECIPES = values(
     Recipe,
     pretraining=values(Pretraining, attack=PGD),
     finetuning=values(Finetuning, attack=PGD),
-    evaluation=values(Evaluation, attack=PGD | st.sampled_from(list(ATTACKS.values()))),
+    evaluation=values(Evaluation, attack=PGD | st.sampled_from([row.defaults for row in ATTACKS.values()])),
 )
 SCENARIOS = values(
     Scenario,

@@ -151,12 +151,12 @@ def test_a_planted_fault_is_flagged(study, few, fault, check, row):
 def test_a_weak_attack_is_told_from_a_strong_one(study, few, name):
     """At epsilon 1 the plain digits keep 99 % under noise and less than 5 % under PGD, where 79 % would do to fail."""
     cells = cells_of(study[1], 0.0)
-    recipe = dataclasses.replace(cells[-1].recipe, attack=ATTACKS[name])
+    recipe = dataclasses.replace(cells[-1].recipe, attack=ATTACKS[name].defaults)
     weak = [dataclasses.replace(cell, recipe=recipe) if cell.epsilon else cell for cell in cells]
     found = judged(load_classifier(study[0], cells[0].finetune), weak, few)
     verdict = found["more steps and restarts change little"]
     assert verdict.verdict in (["fail"] if name == "gaussian-noise" else ["warn", "fail"])
-    assert f"under {ATTACKS[name]}, " in verdict.figure
+    assert f"under {ATTACKS[name].defaults}, " in verdict.figure
 
 
 class ByPixel(nn.Module):
@@ -306,7 +306,7 @@ def test_accuracy_that_rises_with_epsilon(rates, verdict, figure):
 def test_of_a_negative_image_and_without_an_attack_only_the_classifier_is_judged(study, test_split):
     cells = cells_of(study[1], 0.0)
     classifier = load_classifier(study[0], cells[0].finetune)
-    recipe = dataclasses.replace(cells[-1].recipe, attack=ATTACKS["negative"])
+    recipe = dataclasses.replace(cells[-1].recipe, attack=ATTACKS["negative"].defaults)
     classes = test_split.labels
     of_classifier = [check.name for check in audit.CHECKS if not check.attacks]
     for predictions in ({0.0: classes}, {0.0: classes, 0.5: classes}):

@@ -1,156 +1,39 @@
-"""Attacks by name, on test images: judged, and the same for an image however images are batched.
+"""AutoAttack (Croce & Hein, 2020) and its parts, from torchattacks' searches. The home of torchattacks.
 
-torchattacks' searches are called one by one: its own loops around them reseed every generator, and its AutoAttack has
+The searches are called one by one: torchattacks' own loops around them reseed every generator, and its AutoAttack has
 other settings than the reference. docs/trust.md lists the differences.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torchattacks
-from torch import Tensor, nn
+from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from .. import registry
-from ..config.recipes import ATTACKS, Attack
-from ..util.errors import AttackError
 from ..util.seeds import derive, seeded
-from . import pgd
-
-_TARGETS = 9
-"""Of a targeted attack, likeliest first: the reference's settings for Croce & Hein (2020)."""
-
-
-class Draws(NamedTuple):
-    """Where the random numbers of some images come from: each has its own, whichever images are attacked beside it."""
-
-    seed: int
-    size: int
-    """Images in the batch that these are of."""
-    places: Tensor
-    """Of these images in that batch: int64 [n]."""
-
-    def of(self, some: Tensor) -> Draws:
-        return self._replace(places=self.places[some])
-
-    def anew(self, *purpose: str | int) -> Draws:
-        return self._replace(seed=derive(self.seed, *purpose))
+from .pgd import lengths
+from .table import ATTACKS, TARGETS
+from .task import Draws, Task, worst
 
 
-@dataclass(frozen=True)
-class _Task:
-    """What an attack is given."""
+class _Model:
+    """A task's model for torchattacks, which reads the device from a parameter and prints when there is none."""
 
-    model: nn.Module
-    images: Tensor
-    """Float [n, c, h, w] in [0, 1]."""
-    labels: Tensor
-    attack: Attack
-    radii: Tensor
-    """Float [n], above 0."""
-    draws: Draws
+    def __init__(self, task: Task) -> None:
+        self.model, self.images = task.model, task.images
 
-    def of(self, some: Tensor) -> _Task:
-        """The same for some of the images: int64 [m]."""
-        given = {"images": self.images[some], "labels": self.labels[some], "radii": self.radii[some]}
-        return replace(self, **given, draws=self.draws.of(some))  # type: ignore[arg-type]
+    def parameters(self) -> Iterator[Tensor]:
+        return iter([self.images])
 
-    def by_radius(self) -> Iterable[tuple[float, Tensor]]:
-        """For attacks that have one epsilon: each radius, and the images that it is for."""
-        return ((float(radius), (self.radii == radius).nonzero()[:, 0]) for radius in self.radii.unique())
-
-    def lengths(self, moved: Tensor) -> Tensor:
-        """[n], in the attack's norm."""
-        order = 2 if self.attack.norm == "L2" else torch.inf
-        lengths: Tensor = torch.linalg.vector_norm(moved.flatten(1), ord=order, dim=1)
-        return lengths
-
-    @torch.no_grad()
-    def right(self, images: Tensor) -> Tensor:
-        """Which of these images, in the place of the task's, the model gets right: bool [n]."""
-        right: Tensor = self.model(images).argmax(1) == self.labels
-        return right
-
-    def each(self, draw: Callable[[Tensor, torch.Generator], Tensor]) -> Tensor:
-        """Random numbers like the images: ``draw`` makes the whole batch's, of an empty tensor and a generator."""
-        generator = torch.Generator(self.images.device).manual_seed(self.draws.seed)
-        empty = self.images.new_empty(self.draws.size, *self.images.shape[1:])
-        return draw(empty, generator)[self.draws.places]
-
-
-Run = Callable[[_Task], Tensor]
-
-
-def perturb(model: nn.Module, images: Tensor, labels: Tensor, attack: Attack, radii: Tensor, draws: Draws) -> Tensor:
-    """Adversarial images within ``radii`` [n], above 0, of images [n, c, h, w] in [0, 1]; labels: int64 [n].
-
-    The model is in eval mode meanwhile, and afterwards as before. AttackError if what the attack returns is not finite,
-    outside [0, 1] or further away than its radius; of a negative image, whose epsilon is no distance, the first two.
-    """
-    task = _Task(model, images, labels, attack, radii, draws)
-    with pgd.modes_kept(model):
-        model.eval()
-        found = _RUNS.get(attack.name, _own)(task)
-    bound = torch.full_like(radii, images[0].numel()) if attack.name == "negative" else radii
-    pgd.check(pgd.extremes(found, images, attack.norm, bound).tolist(), attack.norm)
-    return found
-
-
-def _worst(runs: Iterable[Run], task: _Task, found: Tensor) -> Tensor:
-    """The worst for each image, beginning with ``found``: runs in turn, each on the images that are still right."""
-    found = found.clone()
-    standing = task.right(found).nonzero()[:, 0]
-    for run in runs:
-        if not len(standing):
-            break
-        part = task.of(standing)
-        made = run(part)
-        turned = ~part.right(made)
-        found[standing[turned]] = made[turned]
-        standing = standing[~turned]
-    return found
-
-
-# --- projected gradient descent, and what looks at no model -------------------------------------------------
-
-
-def _pgd(task: _Task) -> Tensor:
-    """Madry et al. (2018). All images are attacked, then, from further starts, those that are still right."""
-    found, more = _descent(task), range(1, task.attack.restarts)
-    return _worst((partial(_descent, restart=k) for k in more), task, found) if more else found
-
-
-def _descent(task: _Task, restart: int = 0) -> Tensor:
-    if restart:
-        task = replace(task, draws=task.draws.anew("restart", restart))
-    start = task.each(partial(pgd.unit_start, task.attack))
-    return pgd.perturb_each(task.model, task.images, task.labels, task.attack, task.radii, start)
-
-
-def _fgsm(task: _Task) -> Tensor:
-    """One step as long as epsilon (study, algorithm 2), along the gradient's sign; in L2, along the gradient."""
-    step = Attack(norm=task.attack.norm, steps=1, step_size=1.0, step_unit="epsilon", random_start=False)
-    return _descent(replace(task, attack=step))
-
-
-def _noise(task: _Task) -> Tensor:
-    """Gaussian noise as long as epsilon, then clipped to [0, 1] (study, section 4.1)."""
-    noise = task.each(lambda empty, generator: empty.normal_(generator=generator))
-    scale = (task.radii / task.lengths(noise)).view(-1, 1, 1, 1)
-    return (task.images + scale * noise).clamp(0, 1)
-
-
-def _negative(task: _Task) -> Tensor:
-    """A share epsilon of the way to the negative, which is there at 1 (study, section 4.1; Hosseini et al., 2017)."""
-    return (task.images + task.radii.view(-1, 1, 1, 1) * (1 - 2 * task.images)).clamp(0, 1)
-
-
-# --- the parts of AutoAttack (Croce & Hein, 2020) -----------------------------------------------------------
+    def __call__(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.model(images)
+        return logits
 
 
 class _Apgd(torchattacks.APGD):  # type: ignore[misc]  # torchattacks has no types
@@ -181,30 +64,25 @@ class _OwnStarts(TorchFunctionMode):
         return func((self.draws.size, *args[0][1:]), generator=generator)[self.draws.places.cpu()]
 
 
-def _apgd(task: _Task, rank: int = 0) -> Tensor:
+@torch.no_grad()  # torchattacks turns gradients on where it needs them
+def _apgd(task: Task, rank: int = 0) -> Tensor:
     """On the cross-entropy; or towards the class of a rank, 1 being the likeliest after the first."""
     loss, radii = "dlr" if rank else "ce", task.radii.view(-1, 1, 1, 1)
-    search = _Apgd(task.model, task.attack.norm, radii, task.attack.steps, loss=loss)
-    search.target = _class_of(task, rank)
-    with torch.no_grad(), _OwnStarts(task.draws.anew("apgd", rank)):  # it turns gradients on where it needs them
+    search = _Apgd(_Model(task), task.attack.norm, radii, task.attack.steps, loss=loss)
+    search.target = task.model(task.images).argsort(dim=1, descending=True)[:, rank]
+    with _OwnStarts(task.draws.anew("apgd", rank)):
         _, standing, _, found = search.attack_single_run(task.images, task.labels)
     return torch.where(standing.view(-1, 1, 1, 1), task.images, found)
 
 
 @torch.no_grad()
-def _class_of(task: _Task, rank: int) -> Tensor:
-    ranked: Tensor = task.model(task.images).argsort(dim=1, descending=True)
-    return ranked[:, rank]
-
-
-def _fab(task: _Task, rank: int) -> Tensor:
+def _fab(task: Task, rank: int) -> Tensor:
     """The nearest image beyond the boundary to the class of a rank, where that is within the radius."""
-    search = torchattacks.FAB(task.model, task.attack.norm, None, task.attack.steps, multi_targeted=True)
+    search = torchattacks.FAB(_Model(task), task.attack.norm, None, task.attack.steps, multi_targeted=True)
     search.target_class = rank + 1
-    with torch.no_grad():
-        found = search.attack_single_run_targeted(task.images, task.labels)
-    near = task.lengths(found - task.images) <= task.radii
-    return torch.where(near.view(-1, 1, 1, 1), found, task.images)
+    found = search.attack_single_run_targeted(task.images, task.labels)
+    near = lengths(found - task.images, task.attack.norm) <= task.radii.view(-1, 1, 1, 1)
+    return torch.where(near, found, task.images)
 
 
 class _Square(torchattacks.Square):  # type: ignore[misc]  # torchattacks has no types
@@ -222,11 +100,10 @@ class _Square(torchattacks.Square):  # type: ignore[misc]  # torchattacks has no
         return margin, loss
 
 
-def _square(task: _Task) -> Tensor:
-    """Andriushchenko et al. (2020): random search, without gradients."""
+def _square(task: Task) -> Tensor:
     found = task.images.clone()
     for radius, some in task.by_radius():
-        search = _Square(task.model, task.attack.norm, radius, task.attack.steps, resc_schedule=False)
+        search = _Square(_Model(task), task.attack.norm, radius, task.attack.steps, resc_schedule=False)
         search.init_hyperparam(task.images)
         search.draws = task.draws.of(some)
         with seeded(derive(task.draws.seed, "square")):
@@ -234,55 +111,36 @@ def _square(task: _Task) -> Tensor:
     return found
 
 
-def _towards(run: Callable[..., Tensor], task: _Task) -> Tensor:
+def _towards(run: Callable[..., Tensor], task: Task) -> Tensor:
     """A targeted attack on the likeliest classes in turn."""
     with torch.no_grad():
         classes = task.model(task.images[:1]).shape[1]
-    ranks = range(1, min(_TARGETS, classes - 1) + 1)
-    return _worst((partial(run, rank=rank) for rank in ranks), task, task.images)
+    ranks = range(1, min(TARGETS, classes - 1) + 1)
+    return worst((partial(run, rank=rank) for rank in ranks), task, task.images)
 
 
-def _autoattack(task: _Task) -> Tensor:
+def apgd_ce(task: Task) -> Tensor:
+    """PGD that adapts its step, on the cross-entropy."""
+    return worst([_apgd], task, task.images)
+
+
+def apgd_t(task: Task) -> Tensor:
+    """PGD that adapts its step, on the targeted difference-of-logits-ratio loss."""
+    return _towards(_apgd, task)
+
+
+def fab_t(task: Task) -> Tensor:
+    """Croce & Hein (2020), "Minimally distorted adversarial examples": towards the decision boundary."""
+    return _towards(_fab, task)
+
+
+def square(task: Task) -> Tensor:
+    """Andriushchenko et al. (2020): random search, without gradients."""
+    return worst([_square], task, task.images)
+
+
+def standard(task: Task) -> Tensor:
     """The reference's standard version: four attacks with its settings, the worst for each image."""
-    square = replace(ATTACKS["square"], norm=task.attack.norm)
-    runs = (
-        _apgd,
-        partial(_towards, _apgd),
-        partial(_towards, _fab),
-        lambda part: _square(replace(part, attack=square)),
-    )
-    return _worst(runs, task, task.images)
-
-
-# --- a user's own -------------------------------------------------------------------------------------------
-
-
-def _own(task: _Task) -> Tensor:
-    """A registered function, called for each epsilon."""
-    name, found = task.attack.name, task.images.clone()
-    for radius, some in task.by_radius():
-        part = task.of(some)
-        with seeded(task.draws.seed, task.images.device):
-            made = registry.attack(name)(part.model, part.images, part.labels, radius, task.attack)
-        shape = tuple(made.shape) if isinstance(made, Tensor) else type(made).__name__
-        if shape != part.images.shape:
-            raise AttackError(f"attack {name!r}: expected images {tuple(part.images.shape)}, got {shape}")
-        found[some] = made.detach().to(found)
-    return found
-
-
-def _those_right(run: Run) -> Run:
-    return lambda task: _worst([run], task, task.images)
-
-
-_RUNS: dict[str, Run] = {
-    "pgd": _pgd,
-    "fgsm": _fgsm,
-    "gaussian-noise": _noise,
-    "negative": _negative,
-    "square": _those_right(_square),
-    "apgd-ce": _those_right(_apgd),
-    "apgd-t": partial(_towards, _apgd),
-    "fab-t": partial(_towards, _fab),
-    "autoattack-standard": _autoattack,
-}
+    queries = replace(ATTACKS["square"].defaults, norm=task.attack.norm)
+    runs = (_apgd, apgd_t, fab_t, lambda part: _square(replace(part, attack=queries)))
+    return worst(runs, task, task.images)

@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from .. import registry
-from ..config.recipes import attack_of
+from ..attacks.table import attack_of
 from ..config.scenarios import Scenario
 from ..report.tables import METRICS
 from ..util.epsilons import parse_epsilons, parse_models

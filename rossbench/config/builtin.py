@@ -36,7 +36,7 @@ def _leaderboard(norm: Norm) -> Recipe:
         f"leaderboard-{norm.lower()}",
         Pretraining(attack=step),
         Finetuning(attack=replace(step, steps=10)),
-        Evaluation(attack=replace(ATTACKS["autoattack-standard"], norm=norm), attacked="correct"),
+        Evaluation(attack=replace(ATTACKS["autoattack-standard"].defaults, norm=norm), attacked="correct"),
     )
 
 

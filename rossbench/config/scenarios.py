@@ -13,10 +13,11 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
+from ..attacks.table import kind
 from ..data import datasets
-from ..util.errors import InvalidValue, unknown
+from ..util.errors import InvalidValue
 from ..util.values import Count, Epsilons, Seed, distinct, flatten, value
-from .recipes import ATTACKS, MIN_CLASSES, Recipe
+from .recipes import Recipe
 from .specs import AnySpec, EvaluateSpec, FinetuneSpec, PretrainSpec
 
 _GRID = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
@@ -92,14 +93,13 @@ class Scenario:
         for stage, attack in (("pretraining", recipe.pretraining.attack), ("finetuning", recipe.finetuning.attack)):
             if (attack.name, attack.restarts) != ("pgd", 1):
                 raise InvalidValue(f"{stage} attack: expected pgd without restarts, got {attack}")
-        attack = recipe.evaluation.attack
-        if attack.name not in ATTACKS:
-            raise unknown("attack", attack.name, ATTACKS)
-        if attack.name in ("apgd-t", "autoattack-standard") and classes < MIN_CLASSES:
-            least = f"at least {MIN_CLASSES} classes, which its loss needs"
-            raise InvalidValue(f"{attack.name}: expected a target with {least}, got {self.target} with {classes}")
-        if attack.name == "negative" and self.eval_epsilons[-1] > 1:
-            raise InvalidValue(f"negative: expected shares of at most 1 as epsilons, got {self.eval_epsilons[-1]:g}")
+        name = recipe.evaluation.attack.name
+        row = kind(name)
+        if classes < row.min_classes:
+            least = f"at least {row.min_classes} classes, which its loss needs"
+            raise InvalidValue(f"{name}: expected a target with {least}, got {self.target} with {classes}")
+        if not row.is_distance and self.eval_epsilons[-1] > 1:
+            raise InvalidValue(f"{name}: expected shares of at most 1 as epsilons, got {self.eval_epsilons[-1]:g}")
 
     @property
     def rows(self) -> list[Row]:

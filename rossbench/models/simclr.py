@@ -7,7 +7,7 @@ from lightly.models.modules.heads import SimCLRProjectionHead
 from lightly.utils.dist import gather
 from torch import Tensor, nn
 
-from ..attacks.pgd import perturb, unit_start
+from ..attacks.pgd import perturb, random_start
 from ..config.recipes import Pretraining
 from ..config.specs import PretrainSpec
 from ..data.datasets import facts
@@ -43,7 +43,7 @@ class SimCLR(nn.Module):
         if self.recipe.channels_last:
             views = views.contiguous(memory_format=torch.channels_last)
             if views.requires_grad:
-                views.register_hook(Tensor.contiguous)  # torchattacks takes gradients for contiguous
+                views.register_hook(Tensor.contiguous)  # an attack's steps are then on one layout
         with torch.autocast(
             views.device.type,
             torch.bfloat16,
@@ -100,10 +100,10 @@ def adversarial_views(model: SimCLR, views: Tensor, epsilon: float) -> tuple[Ten
     """The study's hook (section 5.2): all views of a batch moved together by PGD so that NT-Xent rises.
 
     views: float [2n, channels, size, size] in [0, 1]; returns the same shape, each view within epsilon, and the
-    extremes; see attacks.perturb. Of several ranks each moves its own views.
+    extremes; see attacks.pgd. Of several ranks each moves its own views.
     """
     labels, recipe, start = partners(len(views), views.device), model.recipe, None
     if distributed.world_size() > 1 and epsilon:
         whole = views.new_empty(len(views) * distributed.world_size(), *views.shape[1:])
-        start = unit_start(recipe.attack, whole, None)[_rows(len(views), views.device)]
+        start = random_start(recipe.attack, whole, epsilon)[_rows(len(views), views.device)]
     return perturb(model, views, labels, recipe.attack, epsilon, mode=recipe.attack_mode, start=start)

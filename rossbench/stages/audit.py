@@ -16,10 +16,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..attacks import autoattack
+from ..attacks.task import Draws, run_attack
 from ..config.recipes import Attack, Evaluation
 from ..data.datasets import balanced
-from ..data.image_folder import Images
 from ..store.records import Verdict, Verdicts
 from ..util.epsilons import EPS, format_epsilon
 from ..util.errors import AttackError
@@ -43,7 +42,7 @@ QUERIES = Attack("square", steps=300)
 
 def judge(
     classifier: nn.Module,
-    images: Images,
+    images: Tensor,
     labels: Tensor,
     predictions: Mapping[float, Tensor],
     recipe: Evaluation,
@@ -80,7 +79,7 @@ class _Bench:
     def __init__(
         self,
         model: nn.Module,
-        images: Images,
+        images: Tensor,
         labels: Tensor,
         predictions: Mapping[float, Tensor],
         recipe: Evaluation,
@@ -89,7 +88,8 @@ class _Bench:
         self.model, self.attack, self.seed = model.eval().requires_grad_(False), recipe.attack, seed
         self.stored = {epsilon: predictions[epsilon].to(labels.device) == labels for epsilon in sorted(predictions)}
         self.part = audited(labels)
-        self.images, self.labels = images[self.part].float() / 255, labels[self.part]
+        self.labels = labels[self.part]
+        self.images = images[self.part.to(images.device)].to(labels.device).float() / 255
 
     @torch.no_grad()
     def logits(self, images: Tensor) -> Tensor:
@@ -103,9 +103,7 @@ class _Bench:
     @property
     def epsilons(self) -> list[float]:
         """Of the stored evaluations under attack, ascending; none where there is nothing to judge."""
-        if self.attack.name == "negative":  # its epsilon is no distance
-            return []
-        return [epsilon for epsilon in self.stored if epsilon]
+        return [epsilon for epsilon in self.stored if epsilon and self.attack.kind.is_distance]
 
     @cached_property
     def standing(self) -> Tensor:
@@ -114,9 +112,9 @@ class _Bench:
 
     def perturb(self, attack: Attack, radii: Tensor, places: Tensor) -> Tensor:
         """Images of some places in the audited part, under another attack in the norm of the stored one."""
-        draws = autoattack.Draws(derive(self.seed, "audit"), len(self.labels), places)
+        draws = Draws(derive(self.seed, "audit"), len(self.labels), places)
         attack = replace(attack, norm=self.attack.norm)
-        return autoattack.perturb(self.model, self.images[places], self.labels[places], attack, radii, draws)
+        return run_attack(self.model, self.images[places], self.labels[places], attack, radii, draws)
 
     def search(self, attack: Attack) -> _Search:
         """What another attack finds, at every epsilon, where the stored one found nothing.
@@ -134,7 +132,9 @@ class _Bench:
                 found.note_bounds(adversarial, self.images[places], radii[places])
                 return self.logits(adversarial).argmax(1) != self.labels[places]
 
-            for places, turned in Pieces(at_once(self.images)).of(look, (found.left[k] & ~resisted).nonzero()[:, 0]):
+            for places, turned in Pieces(at_once(self.images, self.images.device)).of(
+                look, (found.left[k] & ~resisted).nonzero()[:, 0]
+            ):
                 found.left[k, places] = ~turned
             resisted = found.left[k]
         return found
@@ -315,7 +315,7 @@ def _large(bench: _Bench) -> Judgement:
 
 
 def _bounds(bench: _Bench) -> Judgement:
-    """Judged when they were made, as all are: see attacks.check."""
+    """Judged when they were made, as all are: see attacks.pgd.check."""
     found = bench.stronger
     return "pass", f"at most {found.furthest:.4f} epsilon away, pixels {found.low:.3g} to {found.high:.3g}"
 

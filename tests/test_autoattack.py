@@ -1,6 +1,7 @@
+"""Attacks by name, on images of a classifier that they can fool."""
+
 import copy
 import dataclasses
-from functools import partial
 
 import pytest
 import torch
@@ -10,13 +11,13 @@ from torch import nn
 
 from rossbench import registry
 from rossbench.attacks import autoattack
-from rossbench.attacks.autoattack import Draws, perturb
-from rossbench.config.recipes import ATTACKS, Attack
+from rossbench.attacks.table import ATTACKS, Attack
+from rossbench.attacks.task import Draws, Task, run_attack
 from rossbench.data import datasets
 from rossbench.stages.finetune import finetune
 from rossbench.stages.pretrain import build
 from rossbench.stages.train_loop import Hooks
-from rossbench.util.errors import AttackError, InvalidValue, UnknownName
+from rossbench.util.errors import AttackError, UnknownName
 from rossbench.util.seeds import derive, seeded
 
 COUNT = 48
@@ -37,7 +38,7 @@ def trained():
 def attack(name, norm="L2", **changes):
     """With its own settings, or for the slow ones fewer steps."""
     steps = {"square": 150, "pgd": 10}.get(name, 15)
-    return dataclasses.replace(ATTACKS[name], norm=norm, **{"steps": steps} | changes)
+    return dataclasses.replace(ATTACKS[name].defaults, norm=norm, **{"steps": steps} | changes)
 
 
 def attacked(trained, one, some=None, radius=None):
@@ -45,7 +46,7 @@ def attacked(trained, one, some=None, radius=None):
     classifier, images, labels = trained
     places = torch.arange(COUNT) if some is None else some
     radii = torch.full((len(places),), radius or RADIUS[one.norm])
-    return perturb(classifier, images[places], labels[places], one, radii, Draws(5, COUNT, places))
+    return run_attack(classifier, images[places], labels[places], one, radii, Draws(5, COUNT, places))
 
 
 def right(trained, images):
@@ -80,46 +81,26 @@ every = pytest.mark.parametrize("name", NAMES)
 
 @both_norms
 @every
-def test_adversarial_images_are_bounded_and_in_range(trained, name, norm):
-    made = attacked(trained, attack(name, norm))
-    distance = torch.linalg.vector_norm((made - trained[1]).flatten(1), ord=2 if norm == "L2" else torch.inf, dim=1)
-    assert 0 <= made.min() <= made.max() <= 1
-    assert distance.max() > 0
-    if name != "negative":
-        assert distance.max() <= RADIUS[norm] * (1 + 1e-4) + 1e-6
-
-
-@both_norms
-@every
-def test_how_images_are_batched_changes_nothing(trained, name, norm):
+def test_images_are_bounded_and_hang_on_seed_and_place_alone(trained, name, norm):
     """Neighbours: not a bit. Smaller batches, whose convolutions round otherwise on some CPUs: not who is turned."""
-    one, order = attack(name, norm), torch.randperm(COUNT, generator=torch.Generator().manual_seed(1))
-    whole = attacked(trained, one)
-    assert torch.equal(attacked(trained, one, order), whole[order])
-    parts = torch.cat([attacked(trained, one, some) for some in torch.arange(COUNT).split(17)])
-    assert same_are_right(trained, parts, whole)
-
-
-@both_norms
-@every
-def test_modes_random_state_and_gradients_are_as_before(trained, name, norm):
-    classifier = copy.deepcopy(trained[0]).train()
+    classifier, one = copy.deepcopy(trained[0]).train(), attack(name, norm)
     classifier.zero_grad()
+    torch.manual_seed(1)
     before = torch.get_rng_state()
-    made = attacked((classifier, *trained[1:]), attack(name, norm))
+    made = attacked((classifier, *trained[1:]), one)
     assert torch.equal(torch.get_rng_state(), before)
     assert all(module.training for module in classifier.modules())
     assert all(parameter.grad is None for parameter in classifier.parameters())
     assert not made.requires_grad
-
-
-@both_norms
-@every
-def test_the_seed_is_all_that_a_result_hangs_on(trained, name, norm):
-    torch.manual_seed(1)
-    first = attacked(trained, attack(name, norm))
+    distance = torch.linalg.vector_norm((made - trained[1]).flatten(1), ord=2 if norm == "L2" else torch.inf, dim=1)
+    assert 0 <= made.min() <= made.max() <= 1
+    assert distance.max() > 0
+    assert name == "negative" or distance.max() <= RADIUS[norm] * (1 + 1e-4) + 1e-6
     torch.manual_seed(2)
-    assert torch.equal(attacked(trained, attack(name, norm)), first)
+    order = torch.randperm(COUNT, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(attacked(trained, one, order), made[order])
+    parts = torch.cat([attacked(trained, one, some) for some in torch.arange(COUNT).split(17)])
+    assert same_are_right(trained, parts, made)
 
 
 @both_norms
@@ -140,10 +121,8 @@ def test_apgd_is_torchattacks_own_from_the_same_starts(trained, norm):
     theirs = torchattacks.APGD(classifier, norm=norm, eps=RADIUS[norm], steps=15)
     with seeded(derive(5, "apgd", 0)):
         start = (torch.rand if norm == "Linf" else torch.randn)(COUNT, *images.shape[1:])[correct]
-    real = torch.rand if norm == "Linf" else torch.randn
-    name = real.__name__
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch, name, lambda shape: start)
+        patch.setattr(torch, "rand" if norm == "Linf" else "randn", lambda shape: start)
         _, standing, _, found = theirs.attack_single_run(images[correct], labels[correct])
     expected = images.clone()
     expected[correct] = torch.where(standing.view(-1, 1, 1, 1), images[correct], found)
@@ -233,7 +212,7 @@ def test_relative_steps_are_lengths_times_epsilon(trained, norm):
 
 # --- AutoAttack ---------------------------------------------------------------------------------------------
 
-AA = ATTACKS["autoattack-standard"]
+AA = ATTACKS["autoattack-standard"].defaults
 
 
 @pytest.fixture(scope="module")
@@ -242,15 +221,15 @@ def few(trained):
     return classifier, images[:12], labels[:12]
 
 
-def of_few(few, one, radius=None):
-    radii = torch.full((12,), radius or RADIUS[one.norm])
-    return few[0](perturb(*few, one, radii, Draws(5, 12, torch.arange(12)))).argmax(1) == few[2]
+def of_few(few, one):
+    made = run_attack(*few, one, torch.full((12,), RADIUS[one.norm]), Draws(5, 12, torch.arange(12)))
+    return few[0](made).argmax(1) == few[2]
 
 
 @both_norms
 def test_autoattack_is_the_worst_of_its_parts_for_each_image_and_no_weaker_than_pgd(few, norm):
     """With the reference's settings: 100 steps, nine targets, 5,000 queries."""
-    parts = [of_few(few, dataclasses.replace(ATTACKS[name], norm=norm)) for name in SEARCHES]
+    parts = [of_few(few, dataclasses.replace(ATTACKS[name].defaults, norm=norm)) for name in SEARCHES]
     union = of_few(few, dataclasses.replace(AA, norm=norm))
     assert torch.equal(union, torch.stack(parts).all(0))
     assert 0 < union.sum() < 12
@@ -271,8 +250,8 @@ def test_autoattack_runs_its_parts_in_order_with_the_references_settings_on_thos
 
     for name, turned in (("_apgd", 1), ("_fab", 0), ("_square", 0)):
         monkeypatch.setattr(autoattack, name, recorded(name, turned))
-    task = autoattack._Task(*few, AA, torch.full((12,), 30.0), Draws(5, 12, torch.arange(12)))
-    autoattack._autoattack(task)
+    task = Task(*few, AA, torch.full((12,), 30.0), Draws(5, 12, torch.arange(12)))
+    autoattack.standard(task)
     assert [name for name, *_ in calls] == ["_apgd"] * 10 + ["_fab"] * 9 + ["_square"]
     assert [rank for _, rank, *_ in calls] == [0, *range(1, 10), *range(1, 10), 0]
     assert [steps for *_, steps, _ in calls] == [100] * 19 + [5000]
@@ -281,30 +260,19 @@ def test_autoattack_runs_its_parts_in_order_with_the_references_settings_on_thos
     assert standing[-1] < standing[0]
 
 
-def test_the_name_stands_for_its_settings():
-    with pytest.raises(InvalidValue, match="expected 100, which autoattack-standard stands for, got 10"):
-        dataclasses.replace(AA, steps=10)
-
-
 # --- a user's own -------------------------------------------------------------------------------------------
 
 
-def brighter(model, images, labels, epsilon, attack):
-    """In the ball, towards white."""
-    return (images + epsilon * torch.ones_like(images) / images[0].numel() ** 0.5).clamp(0, 1)
-
-
-def random(model, images, labels, epsilon, attack):
-    return (images + epsilon * torch.rand_like(images) / images[0].numel() ** 0.5).clamp(0, 1)
-
-
 def test_an_attack_of_ones_own(trained, own_registry):
-    registry.register_attack("brighter", brighter)
-    torch.testing.assert_close(
-        attacked(trained, Attack("brighter")), brighter(None, trained[1], None, RADIUS["L2"], None)
-    )
-    registry.register_attack("random", random)
-    assert torch.equal(attacked(trained, Attack("random")), attacked(trained, Attack("random")))
+    def towards_white(model, images, labels, epsilon, attack):
+        return (images + epsilon * torch.rand_like(images) / images[0].numel() ** 0.5).clamp(0, 1)
+
+    registry.register_attack("own", towards_white)
+    made = attacked(trained, Attack("own"))
+    assert torch.equal(made, attacked(trained, Attack("own")))
+    assert (made >= trained[1]).all()
+    with seeded(5):
+        torch.testing.assert_close(made, towards_white(None, trained[1], None, RADIUS["L2"], None))
 
 
 @pytest.mark.parametrize(
@@ -327,13 +295,28 @@ def test_an_attack_that_nobody_knows(trained):
         attacked(trained, Attack("apgd"))
 
 
-def test_images_of_several_radii_are_attacked_as_each_alone(trained):
-    classifier, images, labels = trained
+def test_images_of_several_radii_are_attacked_as_each_alone(trained, own_registry):
+    registry.register_attack("own", lambda m, x, y, e, a: (x + e * torch.ones_like(x) / 100).clamp(0, 1))
     radii = torch.tensor([0.2, 0.4]).repeat(COUNT // 2)
-    make = partial(perturb, classifier, images, labels)
-    for name in ("square", "apgd-ce", "fab-t"):
-        mixed = make(attack(name), radii, Draws(5, COUNT, torch.arange(COUNT)))
+    for one in (*map(attack, ("square", "apgd-ce", "fab-t")), Attack("own")):
+        mixed = run_attack(*trained, one, radii, Draws(5, COUNT, torch.arange(COUNT)))
         for radius in (0.2, 0.4):
-            alone = attacked(trained, attack(name), radius=radius)
             chosen = radii == radius
-            torch.testing.assert_close(mixed[chosen], alone[chosen], atol=1e-4, rtol=0)
+            torch.testing.assert_close(mixed[chosen], attacked(trained, one, radius=radius)[chosen], atol=1e-4, rtol=0)
+
+
+class Bare(nn.Module):
+    """A classifier without parameters."""
+
+    def forward(self, images):
+        return images.flatten(1)[:, 100:110] * 5
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_nothing_is_printed_of_a_model_without_parameters(trained, name, capfd):
+    images = trained[1][:4]
+    labels = Bare()(images).argmax(1)
+    some = Draws(5, 4, torch.arange(4))
+    made = run_attack(Bare(), images, labels, ATTACKS[name].defaults, torch.full((4,), 0.3), some)
+    assert made.shape == images.shape
+    assert capfd.readouterr() == ("", "")

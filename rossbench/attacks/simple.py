@@ -1,0 +1,62 @@
+"""PGD with restarts, FGSM, attacks that look at no model, and attacks of a user's own."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+
+from torch import Tensor
+
+from ..util.errors import AttackError
+from ..util.seeds import seeded
+from .pgd import lengths, random_start
+from .pgd import pgd as descend
+from .table import Attack
+from .task import Task, worst
+
+
+def pgd(task: Task) -> Tensor:
+    """Madry et al. (2018). All images are attacked, then, from further starts, those that are still right."""
+    found, more = _from_start(task), range(1, task.attack.restarts)
+    return worst((partial(_from_start, restart=k) for k in more), task, found) if more else found
+
+
+def _from_start(task: Task, restart: int = 0) -> Tensor:
+    if restart:
+        task = replace(task, draws=task.draws.anew("restart", restart))
+    unit = task.draw(lambda empty, generator: random_start(task.attack, empty, 1.0, generator))
+    start = task.radii.view(-1, 1, 1, 1) * unit
+    return descend(task.model, task.images, task.labels, task.attack, task.radii, start)
+
+
+def fgsm(task: Task) -> Tensor:
+    """One step as long as epsilon (study, algorithm 2), along the gradient's sign; in L2, along the gradient."""
+    step = Attack(norm=task.attack.norm, steps=1, step_size=1.0, step_unit="epsilon", random_start=False)
+    return pgd(replace(task, attack=step))
+
+
+def gaussian_noise(task: Task) -> Tensor:
+    """Gaussian noise as long as epsilon, then clipped to [0, 1] (study, section 4.1)."""
+    noise = task.draw(lambda empty, generator: empty.normal_(generator=generator))
+    scale = task.radii.view(-1, 1, 1, 1) / lengths(noise, task.attack.norm)
+    return (task.images + scale * noise).clamp(0, 1)
+
+
+def negative(task: Task) -> Tensor:
+    """A share epsilon of the way to the negative, which is there at 1 (study, section 4.1; Hosseini et al., 2017)."""
+    return (task.images + task.radii.view(-1, 1, 1, 1) * (1 - 2 * task.images)).clamp(0, 1)
+
+
+def user(task: Task) -> Tensor:
+    """A registered function, called for each epsilon."""
+    name, function, found = task.attack.name, task.attack.kind.user_function, task.images.clone()
+    assert function is not None
+    for radius, some in task.by_radius():
+        part = task.of(some)
+        with seeded(task.draws.seed, task.images.device):
+            made = function(part.model, part.images, part.labels, radius, task.attack)
+        shape = tuple(made.shape) if isinstance(made, Tensor) else type(made).__name__
+        if shape != part.images.shape:
+            raise AttackError(f"attack {name!r}: expected images {tuple(part.images.shape)}, got {shape}")
+        found[some] = made.detach().to(found)
+    return found
