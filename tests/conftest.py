@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import NoneType
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import pytest
 import torch
@@ -24,9 +24,9 @@ from rossbench.config.scenarios import Place, Scenario
 from rossbench.config.specs import AuditSpec, EvaluateSpec, FinetuneSpec, PretrainSpec
 from rossbench.data import datasets
 from rossbench.runner import run as runner
-from rossbench.store.records import VERDICTS, Audit, Record, Verdict
-from rossbench.store.store import encode
+from rossbench.store.records import Audit, Record, Verdict
 from rossbench.util.errors import RossbenchError
+from rossbench.util.values import read
 
 FIXTURES = Path(__file__).parent / "fixtures"
 settings.register_profile("rossbench", deadline=None)
@@ -173,25 +173,38 @@ def changed(data: st.DataObject, content: object) -> Any:
     return whole[""]
 
 
+def reread(cls: type[Any], content: object) -> Any:
+    """A value from its dictionary, by way of a file's JSON."""
+    return read(cls, json.dumps(content))
+
+
 def values(cls: type, **known: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
-    """Valid values of a class of the package, every field of them drawn, those that are added later too."""
+    """Valid values of a class of the package, every field of them drawn."""
     if cls in _OWN and not known:
         return _OWN[cls]
-    hints = get_type_hints(cls)
-    drawn = {spec.name: _items(hints[spec.name], spec.metadata) for spec in dataclasses.fields(cls)}
+    hints = get_type_hints(cls, include_extras=True)
+    drawn = {field.name: _items(hints[field.name]) for field in dataclasses.fields(cls)}
     return st.builds(cls, **drawn | known)
 
 
-def _items(hint: Any, metadata: Any) -> st.SearchStrategy[Any]:
-    low, high = metadata.get("range", (0, math.inf))
+def _items(hint: Any, *metadata: Any) -> st.SearchStrategy[Any]:
     kinds = get_args(hint)
+    if get_origin(hint) is Annotated:
+        inner = [part for one in kinds[1:] for part in getattr(one, "metadata", [])]
+        return _items(kinds[0], *metadata, *inner)
     if NoneType in kinds:
-        return st.none() | _items(kinds[0], metadata)
+        return st.none() | _items(kinds[0], *metadata)
     if get_origin(hint) is tuple:
-        items = _items(kinds[0], metadata)
-        return st.lists(items, max_size=4) if kinds[-1] is Ellipsis else st.tuples(*[items] * len(kinds)).map(sorted)
-    if "values" in metadata:
-        return st.sampled_from(metadata["values"])
+        items = _items(kinds[0])
+        whole = st.lists(items, max_size=4) if kinds[-1] is Ellipsis else st.tuples(*map(_items, kinds))
+        return whole.map(sorted) if len(set(kinds)) == 1 else whole
+    if get_origin(hint) is Literal:
+        return st.sampled_from(kinds)
+    low = max(
+        [getattr(one, "ge", None) or (getattr(one, "gt", None) or 0) + 1e-9 * hasattr(one, "gt") for one in metadata]
+        or [0]
+    )
+    high = min([one.le for one in metadata if hasattr(one, "le")] or [math.inf])
     if hint in (int, float):
         whole = st.integers(math.ceil(low), int(min(high, 2**62)))
         return whole if hint is int else st.floats(low, min(high, 1e300)) | whole
@@ -211,10 +224,15 @@ _OWN[FinetuneSpec] = values(FinetuneSpec, target=_SETS, limit=_LIMITS)
 _OWN[EvaluateSpec] = values(EvaluateSpec, limit=_LIMITS)
 _OWN[AuditSpec] = values(AuditSpec, limit=_LIMITS)
 _COUNTS = st.integers(0, 100)
-_RECORDS = st.builds(
-    Record,
-    key=TEXTS,
-    spec=values(EvaluateSpec).map(dataclasses.asdict),
+
+
+def _record(spec: EvaluateSpec, **fields: Any) -> Record:
+    return Record(key=spec.key, spec=spec, **fields)
+
+
+RECORDS = st.builds(
+    _record,
+    spec=values(EvaluateSpec),
     scenario=TEXTS,
     deviations=st.dictionaries(TEXTS, st.lists(FINITE, min_size=2, max_size=2), max_size=2),
     seed=st.integers(0, 2**62),
@@ -228,17 +246,15 @@ _RECORDS = st.builds(
     recall=st.none() | st.floats(0, 1),
     f1=st.none() | st.floats(0, 1),
     right_by_class=st.none() | st.lists(_COUNTS, max_size=4),
-    wilson95=st.none() | st.dictionaries(TEXTS, st.lists(st.floats(0, 1), min_size=2, max_size=2), max_size=3),
+    wilson95=st.dictionaries(TEXTS, st.lists(st.floats(0, 1), min_size=2, max_size=2), max_size=3),
     seconds=st.fixed_dictionaries({"evaluate": st.floats(0, 1e6)}),
     created=TEXTS,
     provenance=st.dictionaries(TEXTS, st.dictionaries(TEXTS, FINITE, max_size=3), max_size=3),
 )
-RECORDS = _RECORDS.map(lambda record: Record(**json.loads(encode(dataclasses.asdict(record)))))
-"""As they are read: with lists where a spec has tuples."""
-_VERDICT = st.builds(Verdict, TEXTS, st.sampled_from(VERDICTS), TEXTS, TEXTS)
+_VERDICT = st.builds(Verdict, TEXTS, st.sampled_from(["pass", "warn", "fail"]), TEXTS, TEXTS)
 AUDITS = st.builds(
     Audit,
-    spec=values(AuditSpec).map(lambda spec: json.loads(encode(dataclasses.asdict(spec)))),
+    spec=values(AuditSpec),
     verdicts=st.lists(_VERDICT, min_size=1, max_size=4).map(tuple),
     images=st.integers(0, 10_000),
     seconds=st.floats(0, 1e6),

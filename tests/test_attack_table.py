@@ -70,7 +70,7 @@ def test_an_attack_from_text(text, base, expected):
         ("pgd,speed=3", "unknown attack setting 'speed'"),
         ("pgd,name=fgsm", "unknown attack setting 'name'"),
         ("steps=ten", "attack steps: expected a value such as 20, got 'ten'"),
-        ("steps=0", "Attack.steps: expected a whole number of at least 1, got 0"),
+        ("steps=0", "Attack.steps: expected a number of at least 1, got 0"),
         ("steps", "unknown attack 'steps'"),
         ("step_size=1/0", "attack step_size: expected a value such as 3.0, got '1/0'"),
         ("step_size=-1", "Attack.step_size"),

@@ -533,14 +533,11 @@ NOTES = {
     "field": _noted(more=1),
     "list": lambda note: [note],
     "empty": lambda note: {},
-    "old": lambda note: {**{k: v for k, v in note.items() if k != "family"}, "schema": 2, "protocol": "../../x"},
-    "older": lambda note: {"schema": 1, "name": "digits"},
 }
 TEXTS = {"null": b"null", "number": b"3", "nan": b"NaN", "text": b'"x"'}
 """What is no JSON is damaged, and set aside: see test_survival."""
 RECORDS = {
     "schema-99": lambda record: {**record, "schema": 99},
-    "no-schema": lambda record: {k: v for k, v in record.items() if k != "schema"},
     "field": lambda record: {**record, "more": 1},
     "list": lambda record: [record],
 }
@@ -736,7 +733,9 @@ NO_TORCH = """
 import contextlib, io, json, sys
 for name in ("torch", "torchvision", "timm", "lightly", "torchattacks", "torchmetrics"):
     sys.modules[name] = None  # to import it is an ImportError
-from rossbench import cli, datasets, recipe, registry
+from rossbench import cli, registry
+from rossbench.config import recipes
+from rossbench.data import datasets
 known = [(one, dict(one)) for one in (
     registry._scenarios, registry._suites, recipes.ATTACKS, datasets.DATASETS
 )]

@@ -415,10 +415,10 @@ def whole_study(finished, tmp_path_factory):
     store, like = Store(tmp_path_factory.mktemp("study")), Store(finished)
     record = read_record(like.record_path(tiny().cells[1, 1, 0.5].key))
     for scenario in registry.members("ross2022"):
-        store.write_matrix(scenario.name, scenario.protocol, scheduler._note(scenario))
+        store.write_note(scenario.name, scenario.protocol, encode(scheduler._note(scenario)))
         for cell in scenario.cells.values():
-            one = dataclasses.replace(record, key=cell.key, spec=dataclasses.asdict(cell), scenario=scenario.name)
-            store.write(cell, {"record.json": encode(dataclasses.asdict(one))})
+            one = dataclasses.replace(record, key=cell.key, spec=cell, scenario=scenario.name)
+            store.write(cell, {"record.json": encode(one)})
     return store.root
 
 

@@ -88,7 +88,7 @@ def reduced(tmp_path_factory):
     (path,) = (root / "matrices").glob("*.json")
     note = json.loads(path.read_text()) | {"name": "cifar10-to-cifar10"}
     path.unlink()
-    Store(root).write_matrix(note["name"], note["protocol"], note)
+    Store(root).write_note(note["name"], note["protocol"], json.dumps(note).encode())
     return root
 
 

@@ -1,5 +1,4 @@
 import dataclasses
-import json
 import shutil
 
 import numpy as np
@@ -150,9 +149,7 @@ def test_an_epsilon_that_was_not_evaluated_is_refused(shown, models):
 
 def test_models_of_several_targets_have_no_common_confusion(shown, models):
     high = tiny("digits-low-to-high").cells[0, 0, 0]
-    record = dataclasses.replace(
-        models[0].matrix.cells[0, 0, 0], spec=json.loads(json.dumps(dataclasses.asdict(high))), key=high.key
-    )
+    record = dataclasses.replace(models[0].matrix.cells[0, 0, 0], spec=high, key=high.key)
     other = Model(dataclasses.replace(models[0].matrix, cells={(0, 0, 0): record}), (0, 0))
     with pytest.raises(InvalidValue, match="expected models of one target, got digits, digits-high"):
         shown.confusion([*models, other])

@@ -217,9 +217,7 @@ def test_plugins_are_loaded_and_a_broken_one_only_warns(monkeypatch, caplog, tmp
     )
     (tmp_path / "bad_plugin.py").write_text("1 / 0\n")
     monkeypatch.syspath_prepend(tmp_path)
-    found = [
-        importlib.metadata.EntryPoint(name, name + "_plugin", "rossbench.config.builtin") for name in ("bad", "good")
-    ]
+    found = [importlib.metadata.EntryPoint(name, name + "_plugin", "rossbench.scenarios") for name in ("bad", "good")]
     monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: found)
     with caplog.at_level(logging.WARNING):
         assert "svhn-to-cifar10" in registry.names()
@@ -232,7 +230,7 @@ def test_a_suite_may_name_what_only_a_plugin_knows(monkeypatch, tmp_path, own_re
         "register(Scenario('svhn-to-cifar10', source='svhn', target='cifar10'))\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    found = [importlib.metadata.EntryPoint("late", "late_plugin", "rossbench.config.builtin")]
+    found = [importlib.metadata.EntryPoint("late", "late_plugin", "rossbench.scenarios")]
     monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: found)
     registry.register(Suite("mine", ("svhn-to-cifar10",)))
     assert [one.name for one in registry.members("mine")] == ["svhn-to-cifar10"]

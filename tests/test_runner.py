@@ -18,6 +18,7 @@ from rossbench.runner import progress, scheduler
 from rossbench.runner import run as runner
 from rossbench.stages import metrics
 from rossbench.store import artifacts
+from rossbench.store.records import read_notes
 from rossbench.store.store import Store
 from rossbench.util.devices import resolve_device
 from rossbench.util.errors import InvalidValue, StoreError, UnknownName
@@ -287,12 +288,12 @@ def test_a_suite_that_is_there_is_not_built_again(own_suite, tmp_path):
 
 def test_a_suite_notes_every_scenario_of_it(own_suite, tmp_path):
     runner.run_suite("both", store=tmp_path, device="cpu")
-    notes = {note["name"]: note for _, note in Store(tmp_path).matrices()}
+    notes = {note.name: note for note in read_notes(Store(tmp_path))}
     assert set(notes) == {"robust", "heads"}
     for one in own_suite:
-        assert notes[one.name]["cells"] == [[*place, cell.key] for place, cell in one.cells.items()]
-        assert notes[one.name]["registered_rows"] == [list(row) for row in one.rows]
-        assert notes[one.name]["deviations"] == {}
+        assert notes[one.name].cells == tuple((*place, cell.key) for place, cell in one.cells.items())
+        assert notes[one.name].registered_rows == tuple(one.rows)
+        assert notes[one.name].deviations == {}
 
 
 def test_a_killed_suite_goes_on_and_gives_the_uninterrupted_records(own_suite, tmp_path):
@@ -543,7 +544,7 @@ def test_real_cifar_goes_through(cifar, tmp_path, name):
     )
     found = run(small, tmp_path, data_dir=cifar)
     assert [record.n for record in found.values()] == [100] * 4
-    assert found[1, 1, 0].spec["finetune"]["pretrain"]["encoder"] == "resnet18"
+    assert found[1, 1, 0].spec.finetune.pretrain.encoder == "resnet18"
 
 
 def test_run_suite_takes_a_name_a_suite_or_any_of_names_and_scenarios(finished, tmp_path, own_registry):

@@ -17,7 +17,7 @@ def store(tmp_path):
 
 def test_nothing_is_created_by_looking(store):
     assert CELL not in store
-    assert list(store.matrices()) == []
+    assert list(store.notes()) == []
     assert not store.root.exists()
 
 
@@ -73,17 +73,39 @@ def test_a_file_keeps_its_old_content_when_the_new_one_fails(tmp_path, monkeypat
 
 def test_runs_are_noted_by_name_and_once_each(store):
     for name, cells in (("b", 1), ("a", 1), ("a", 1), ("a", 2)):
-        store.write_matrix(name, "0" * 8, {"name": name, "cells": cells})
-    found = [content for _, content in store.matrices()]
-    assert [content["name"] for content in found] == ["a", "a", "b"]
-    assert {content["cells"] for content in found} == {1, 2}
+        store.write_note(name, "0" * 8, f"{name} {cells}".encode())
+    assert sorted(content for _, content in store.notes()) == [b"a 1", b"a 2", b"b 1"]
 
 
 def test_what_is_written_can_be_read_by_others(store):
-    store.write_matrix("a", "0" * 8, {"name": "a"})
+    store.write_note("a", "0" * 8, b"{}")
     store.write(CELL, {"a": b"1"})
-    written = [*(store.root / "matrices").iterdir(), *store.path(CELL).iterdir()]
+    written = [store.root / "FORMAT", *(store.root / "matrices").iterdir(), *store.path(CELL).iterdir()]
     assert {path.stat().st_mode & 0o044 for path in written} == {0o044}
+
+
+@pytest.mark.parametrize(
+    ("made", "found"),
+    [
+        (lambda root: (root / "FORMAT").write_text("6\n"), "6"),
+        (lambda root: (root / "FORMAT").write_text(""), ""),
+        (lambda root: (root / "matrices").mkdir(), "1 to 4"),
+        (lambda root: (root / "pretrain").mkdir(), "1 to 4"),
+    ],
+)
+def test_a_store_of_another_format_is_refused_in_one_line(tmp_path, made, found):
+    made(tmp_path)
+    with pytest.raises(StoreError) as raised:
+        Store(tmp_path)
+    assert f"expected format 5, got {found}, which another version" in str(raised.value)
+    assert "--store" in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_store_that_was_written_is_opened_again(store):
+    store.write(CELL, {"a": b"1"})
+    assert CELL in Store(store.root)
+    assert (store.root / "FORMAT").read_text() == "5\n"
 
 
 def test_what_is_discarded_is_gone(store):

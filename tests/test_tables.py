@@ -10,7 +10,7 @@ import shutil
 import statistics
 
 import pytest
-from conftest import FIXTURES, JSON, TEXTS, changed, refusal, tiny
+from conftest import JSON, TEXTS, changed, refusal, tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
@@ -22,7 +22,7 @@ from rossbench.runner import run as runner
 from rossbench.store import results
 from rossbench.store.records import read_record
 from rossbench.store.store import Store
-from rossbench.util.errors import InvalidValue, StoreError, UnknownName
+from rossbench.util.errors import InvalidValue, UnknownName
 
 
 @pytest.fixture
@@ -216,10 +216,12 @@ def test_another_seed_is_said_above_the_table(matrix):
     assert "seed 5 (registered: 0)" in terminal(dataclasses.replace(matrix, seed=5))
 
 
-def test_an_attack_is_described_by_a_cell_that_was_attacked(matrix):
-    attack = matrix.cells[0.0, 0.0, 0.5].spec["recipe"]["attack"]
-    attack["steps"] = 17
-    assert "17 steps" in matrix.caption()
+def test_the_attack_is_described_as_the_spec_has_it(matrix):
+    found = matrix.cells[1.0, 1.0, 0.5]
+    recipe = dataclasses.replace(found.spec.recipe, attack=dataclasses.replace(found.spec.recipe.attack, steps=17))
+    spec = dataclasses.replace(found.spec, recipe=recipe)
+    other = dataclasses.replace(found, spec=spec, key=spec.key)
+    assert "17 steps" in dataclasses.replace(matrix, cells={**matrix.cells, (1.0, 1.0, 0.5): other}).caption()
 
 
 @pytest.fixture
@@ -261,18 +263,6 @@ def write_note(root, note):
     path = folder / f"digits-97a35d56-{hashlib.sha256(body).hexdigest()[:8]}.json"
     path.write_bytes(body)
     return path
-
-
-@pytest.mark.parametrize("change", [{"schema": 0}, {"schema": 4}, {"extra": 1}])
-def test_a_note_of_another_schema_is_named(finished, tmp_path, change):
-    store = tmp_path / "copy"
-    shutil.copytree(finished, store)
-    (path,) = (store / "matrices").glob("*.json")
-    note = json.loads(path.read_text()) | change
-    path = write_note(store, note)
-    with pytest.raises(StoreError, match="expected the note of a run, of schema 3") as raised:
-        results.load(Store(store))
-    assert str(path) in str(raised.value)
 
 
 def test_a_damaged_record_of_another_scenario_is_not_in_the_way(finished, tmp_path):
@@ -529,65 +519,6 @@ def test_several_protocols_are_refused_with_what_to_choose_from(matrix):
     assert "\n" not in message
 
 
-# --- schema 1 ------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def old_store(tmp_path):
-    """As the last version with schema 1 left it when it was stopped: the note of four cells, one of them there."""
-    path = Store(tmp_path).record_path(json.loads((FIXTURES / "record-1.json").read_bytes())["key"])
-    path.parent.mkdir(parents=True)
-    shutil.copy(FIXTURES / "record-1.json", path)
-    write_note(tmp_path, json.loads((FIXTURES / "note-1.json").read_bytes()))
-    return tmp_path
-
-
-def test_a_store_of_schema_1_is_read(old_store):
-    (matrix,) = results.load(Store(old_store), ["digits"])
-    assert matrix.protocol == tiny().protocol
-    assert list(matrix.cells) == [(0, 0, 0), (0, 0, 0.5), (1, 1, 0), (1, 1, 0.5)]
-    assert matrix.registered_rows == [[0, 0], [0.5, 0.5], [1, 1]]
-    assert matrix.registered_columns == [0, 0.25, 0.5, 0.75, 1]
-    assert matrix.value((1, 1), 0.5, "top1") == pytest.approx(27.5)
-    assert matrix.value((1, 1), 0.5, "f1") is None
-    assert "rows 0, 1 (registered: 0, 0.5, 1)" in matrix.notes()
-    assert "3 of 4 cells are missing, shown as —" in matrix.notes()
-
-
-@pytest.mark.parametrize(("metric", "shown"), [("top1", "27.50"), ("mcc", "0.248"), ("robust", "—"), ("f1", "—")])
-def test_what_schema_1_lacked_is_shown_as_missing(old_store, metric, shown):
-    (matrix,) = results.load(Store(old_store))
-    grid = tables.grid(matrix, metric)
-    assert grid.lines == [(["0"], ["—", "—"]), (["1"], ["—", shown])]
-    assert grid.bold == (set() if shown == "—" else {(1, 1)})
-    assert f"│ {shown} " in " ".join(terminal(matrix, metric).split())
-    assert f"| — | {shown} |" in in_form(matrix, "markdown", metric)
-    (*_, row) = csv.DictReader(io.StringIO(in_form(matrix, "csv", metric)))
-    assert (row["value"] == "") == (shown == "—")
-    assert row["n"] == "40"
-    assert (json.loads(in_form(matrix, "json", metric))[0]["cells"][-1]["value"] is None) == (shown == "—")
-
-
-def test_a_run_goes_on_in_a_store_of_schema_1(old_store):
-    """Notes of both schemas are one matrix, and what is there is not computed again."""
-    before = Store(old_store).record_path(tiny().cells[1, 1, 0.5].key).read_bytes()
-    runner.run(tiny(), store=old_store, device="cpu")
-    (matrix,) = results.load(Store(old_store))
-    assert len(matrix.records) == 4
-    assert [matrix.value((1, 1), column, "f1") is None for column in (0, 0.5)] == [False, True]
-    assert Store(old_store).record_path(tiny().cells[1, 1, 0.5].key).read_bytes() == before
-
-
-@pytest.mark.parametrize(("seed", "family"), [(0, "97a35d56"), (7, None)])
-def test_a_note_of_schema_2_is_of_a_family_where_it_says_of_which(tmp_path, seed, family):
-    """The fixture, of seed 0, was written by the last version whose notes had no family."""
-    note = json.loads((FIXTURES / "note-2.json").read_bytes())
-    write_note(tmp_path, note | {"seed": seed})
-    (matrix,) = results.load(Store(tmp_path))
-    assert (note["protocol"], matrix.family) == ("97a35d56", family)
-    assert tiny(seed=7).family == tiny().protocol == "97a35d56"
-
-
 @given(st.text(max_size=30))
 def test_latex_escapes_whatever_a_name_holds(text):
     escaped = formats._latex(text)
@@ -603,14 +534,6 @@ def test_with_several_adversarial_heads_each_improvement_names_its_own(matrix):
     }
     lines = tables.grid(dataclasses.replace(matrix, cells=cells), "top1").lines
     assert lines[3:] == [(["1", "improvement, 0.5"], ["+10.00"]), (["1", "improvement, 1"], ["+30.00"])]
-
-
-@pytest.mark.parametrize("change", [{"registered_train_epsilons": None}, {"extra": 1}])
-def test_a_damaged_note_of_schema_1_is_named(tmp_path, change):
-    note = json.loads((FIXTURES / "note-1.json").read_text()) | change
-    write_note(tmp_path, {name: value for name, value in note.items() if value is not None})
-    with pytest.raises(StoreError, match="expected the note of a run, of schema 3"):
-        results.load(Store(tmp_path))
 
 
 def test_an_unknown_protocol_gets_the_known_ones(finished, matrix):
@@ -739,29 +662,28 @@ def test_whatever_json_is_no_note(noted, note):
     assert whole_or_refused(root, note)
 
 
-@pytest.mark.parametrize("schema", [1, 2, 3])
 @given(data=st.data())
 @settings(max_examples=50)
-def test_a_note_with_anything_in_it_is_shown_or_refused_by_name(noted, schema, data):
+def test_a_note_with_anything_in_it_is_shown_or_refused_by_name(noted, data):
     root, note = noted
-    if schema < 3:
-        note = json.loads((FIXTURES / f"note-{schema}.json").read_text())
     whole_or_refused(root, changed(data, note))
 
 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"name": ["x"]}, "name: expected str, got ['x']"),
-        ({"seed": "0"}, "seed: expected a whole number in [0, 4.61169e+18], got '0'"),
-        ({"deviations": []}, "deviations: expected an object, got []"),
-        ({"deviations": {"seed": [1]}}, "deviations.seed: expected 2 items, got [1]"),
-        ({"registered_rows": [[0]]}, "registered_rows: expected 2 numbers, got [0]"),
-        ({"registered_columns": [math.inf]}, "registered_columns: expected a finite number, got inf"),
-        ({"cells": 3}, "cells: expected a list, got 3"),
-        ({"cells": [[0, 0, 0]]}, "cells: expected 4 items, got [0, 0, 0]"),
-        ({"cells": [[0, 0, 0, 7]]}, "cells: expected str, got 7"),
-        ({"cells": [[0, 0, 0, "../../x"]]}, "cells: expected keys of 16 hex digits, got '../../x'"),
+        ({"schema": 4}, "unknown RunNote.schema '4'"),
+        ({"extra": 1}, "unknown field 'RunNote.extra'"),
+        ({"name": ["x"]}, "RunNote.name: expected text, got ['x']"),
+        ({"seed": "0"}, "RunNote.seed: expected a whole number, got '0'"),
+        ({"deviations": []}, "RunNote.deviations: expected an object, got []"),
+        ({"deviations": {"seed": [1]}}, "RunNote.deviations.seed.1: expected a value, got none"),
+        ({"registered_rows": [[0]]}, "RunNote.registered_rows.0.1: expected a value, got none"),
+        ({"registered_columns": [math.inf]}, "RunNote.registered_columns.0: expected a finite number, got inf"),
+        ({"cells": 3}, "RunNote.cells: expected a list, got 3"),
+        ({"cells": [[0, 0, 0]]}, "RunNote.cells.0.3: expected a value, got none"),
+        ({"cells": [[0, 0, 0, 7]]}, "RunNote.cells.0.3: expected text, got 7"),
+        ({"cells": [[0, 0, 0, "../../x"]]}, "RunNote.cells.0.3: expected text of the form"),
     ],
     ids=str,
 )
@@ -852,7 +774,7 @@ def test_markup_in_a_table_is_text():
 
 
 def named(matrix, name, deviations, key):
-    record = dataclasses.replace(matrix.records[0], key=key)
+    record = matrix.records[0]
     found = dataclasses.replace(matrix, name=name, protocol=key, source=name, target=name, deviations=deviations)
     return dataclasses.replace(found, cells={(0.0, 0.0, 0.5): record, (0.0, 0.0, 1.0): None})
 
@@ -866,7 +788,7 @@ def test_whatever_names_are_csv_is_read_as_it_was_written_and_runs_no_formula(fi
     rows = list(csv.reader(io.StringIO(text, newline="")))
     assert [len(row) for row in rows] == [12] * 3
     first = dict(zip(rows[0], rows[1], strict=True))
-    told = {"scenario": name, "protocol": other, "key": other, "notes": "; ".join(matrix.notes())}
+    told = {"scenario": name, "protocol": other, "notes": "; ".join(matrix.notes())}
     for column, meant in told.items():
         words = " ".join(meant.split())
         assert first[column] == ("'" + words if words[:1] in tuple("=+-@") else words)
@@ -880,4 +802,4 @@ def test_whatever_names_are_json_holds_them(finished, name, other):
     (matrix,) = results.load(Store(finished))
     (content,) = json.loads(formats.to_json([named(matrix, name, {other: [name, other]}, other)], None))
     assert (content["scenario"], content["protocol"]) == (name, other)
-    assert content["cells"][0]["record"]["key"] == other
+    assert content["deviations"][other] == [name, other]

@@ -69,7 +69,7 @@ def test_garbage_is_what_nobody_needs(store):
 
 
 def test_without_its_note_a_run_is_garbage(store):
-    for path, _ in store.matrices():
+    for path, _ in store.notes():
         path.unlink()
     assert set(Holdings(store).garbage()) == {store.path(spec) for spec in specs_of([tiny()])}
 
@@ -135,11 +135,11 @@ def test_verify_sets_aside_what_is_damaged_and_says_so(store, rossbench, caplog)
 
 def test_gc_says_what_would_go_and_then_deletes_it(store, rossbench):
     cell = tiny().cells[1, 1, 0.5]
-    note = json.loads(next(path for path, _ in store.matrices()).read_text())
+    note = json.loads(next(path for path, _ in store.notes()).read_text())
     kept = [place for place in note["cells"] if place[-1] != cell.key]
-    for path, _ in store.matrices():
+    for path, _ in store.notes():
         path.unlink()
-    store.write_matrix(note["name"], note["protocol"], {**note, "cells": kept})
+    store.write_note(note["name"], note["protocol"], json.dumps({**note, "cells": kept}).encode())
     code, out, err = rossbench("store", "gc", "--dry-run")
     assert (code, err) == (0, "")
     assert out.startswith(f"rossbench-store/evaluate/{cell.key}: of no run\n1 would go, ")

@@ -344,7 +344,7 @@ def test_a_module_gives_what_its_file_gives(evaluated):
         assert record.key != other.key
         arrays = [(root / "evaluate" / key / "predictions.safetensors").read_bytes() for key in (record.key, other.key)]
         assert arrays[0] == arrays[1]
-        assert record.spec["finetune"]["pretrain"]["encoder"] == "module:ResNet"
+        assert record.spec.finetune.pretrain.encoder == "module:ResNet"
 
 
 def test_the_second_call_computes_nothing_and_leaves_the_module_as_it_was(evaluated):

@@ -5,37 +5,36 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, Literal
 
 from ..util.epsilons import EPS, fraction
 from ..util.errors import InvalidValue, one_line, unknown
-from ..util.values import POSITIVE, Value, one_of, within
+from ..util.values import Count, Positive, value
 
-NORMS = ("L2", "Linf")
+Norm = Literal["L2", "Linf"]
 AttackFunction = Callable[..., Any]
 """function(model, images, labels, epsilon, attack) -> images; see registry.register_attack."""
 
 
-@dataclass(frozen=True)
-class Attack(Value):
+@value
+class Attack:
     """An attack on images in [0, 1]; its epsilon is an argument of the call. docs/trust.md describes each."""
 
     name: str = "pgd"
     """A key of ATTACKS."""
-    norm: str = one_of("L2", *NORMS)
-    steps: int = within(20, 1)
+    norm: Norm = "L2"
+    steps: Count = 20
     """Of pgd, apgd-ce, apgd-t, fab-t (for each target) and autoattack-standard (all of these); queries of square."""
-    step_size: float = within(3.0, POSITIVE)
+    step_size: Positive = 3.0
     """Of pgd: length of a step in the attack's norm, in units of ``step_unit``."""
     random_start: bool = True
     """Of pgd."""
-    step_unit: str = one_of("pixel", "pixel", "epsilon", added=True)
+    step_unit: Literal["pixel", "epsilon"] = "pixel"
     """"pixel": steps are lengths in [0, 1] pixel space; "epsilon": they are multiples of epsilon."""
-    restarts: int = within(1, 1, added=True)
+    restarts: Count = 1
     """Of pgd: so many random starts, the worst for each image."""
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         if self.name == "autoattack-standard" and self.steps != 100:
             raise InvalidValue(f"Attack.steps: expected 100, which autoattack-standard stands for, got {self.steps}")
 
@@ -163,13 +162,13 @@ def attack_of(text: str, base: Attack) -> Attack:
 def _setting(text: str, base: Attack) -> tuple[str, Any]:
     """A field and its value, of ``steps=100``."""
     examples = {spec.name: getattr(base, spec.name) for spec in fields(base) if spec.name != "name"}
-    field, _, value = text.partition("=")
+    field, _, given = text.partition("=")
     if field not in examples:
         raise unknown("attack setting", field, examples)
     example = examples[field]
     try:
         if isinstance(example, bool):
-            return field, bool(("false", "true").index(value.lower()))
-        return field, float(fraction(value)) if isinstance(example, float) else type(example)(value)
+            return field, bool(("false", "true").index(given.lower()))
+        return field, float(fraction(given)) if isinstance(example, float) else type(example)(given)
     except (ValueError, ArithmeticError):
-        raise InvalidValue(f"attack {field}: expected a value such as {example}, got {value!r}") from None
+        raise InvalidValue(f"attack {field}: expected a value such as {example}, got {given!r}") from None

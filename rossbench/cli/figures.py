@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from ..config.scenarios import Row
 from ..data import datasets
 from ..store import results
 from ..store.store import Store
@@ -63,7 +64,7 @@ def _add(kind: str, default: str, text: str, *choices: options.Decorator) -> Non
     @options.file_option("save", "FILE.png, .svg or .pdf.")
     @_source
     @options.debug_option
-    def command(names: tuple[str, ...], rows: tuple[results.Row, ...], save: Path | None, **given: Any) -> None:
+    def command(names: tuple[str, ...], rows: tuple[Row, ...], save: Path | None, **given: Any) -> None:
         target = options.place(save, f"{'-'.join(names)}-{kind}.png", FORMS)
         gallery, matrices = _open(names, rows, given)
         from ..report.figure_data import choose, ends
@@ -80,7 +81,7 @@ def _add(kind: str, default: str, text: str, *choices: options.Decorator) -> Non
 
 
 def _open(
-    names: tuple[str, ...], rows: tuple[results.Row, ...], given: dict[str, Any], one: bool = False
+    names: tuple[str, ...], rows: tuple[Row, ...], given: dict[str, Any], one: bool = False
 ) -> tuple[Gallery, list[results.Matrix]]:
     """The gallery of the store, and the matrices of these names in it; takes the options of ``_source``.
 
@@ -126,7 +127,7 @@ _add("training", "all", "Loss and accuracy of every epoch.", _stage)
 _model = click.option("--model", "rows", callback=options.models, help="Such as 1 or 1:0.  [default: last]")
 
 
-def _one(name: str, rows: tuple[results.Row, ...], given: dict[str, Any]) -> tuple[Gallery, Model]:
+def _one(name: str, rows: tuple[Row, ...], given: dict[str, Any]) -> tuple[Gallery, Model]:
     """The gallery, and the model of a scenario that was asked for."""
     gallery, matrices = _open((name,), rows, given, one=True)
     from ..report.figure_data import choose
@@ -139,7 +140,7 @@ def _one(name: str, rows: tuple[results.Row, ...], given: dict[str, Any]) -> tup
 @_model
 @_source
 @options.debug_option
-def layers(name: str, rows: tuple[results.Row, ...], **given: Any) -> None:
+def layers(name: str, rows: tuple[Row, ...], **given: Any) -> None:
     """Names of a model's layers, and the shape that each gives for one image."""
     gallery, model = _one(name, rows, given)
     table = Table("layer", "shape", show_edge=False)
@@ -159,7 +160,7 @@ def layers(name: str, rows: tuple[results.Row, ...], **given: Any) -> None:
 @options.debug_option
 def features(
     name: str,
-    rows: tuple[results.Row, ...],
+    rows: tuple[Row, ...],
     layer: str,
     epsilon: float | None,
     limit: int | None,

@@ -367,8 +367,8 @@ def _changed(scenario: Scenario, changed: dict[str, Any]) -> Scenario:
     recipe = scenario.recipe
     if changed["finetuning"] is not None:
         top = {"finetune_epsilons": (0,) if changed["finetuning"] == "SLF" else None, **top}
-        trained = "full" if changed["finetuning"] == "AFF" else "linear"
-        recipe = dataclasses.replace(recipe, finetuning=dataclasses.replace(recipe.finetuning, trained=trained))
+        head = dataclasses.replace(recipe.finetuning, trained="full" if changed["finetuning"] == "AFF" else "linear")
+        recipe = dataclasses.replace(recipe, finetuning=head)
     if changed["attack"] is not None:
         attack = attack_of(changed["attack"], recipe.evaluation.attack)
         recipe = dataclasses.replace(recipe, evaluation=dataclasses.replace(recipe.evaluation, attack=attack))

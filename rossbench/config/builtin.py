@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from .recipes import ATTACKS, Attack, Augmentation, Evaluation, Finetuning, Pretraining, Recipe
+from .recipes import ATTACKS, Attack, Augmentation, Evaluation, Finetuning, Norm, Pretraining, Recipe
 from .scenarios import Scenario, Suite
 
 ROSS2022 = Recipe("ross2022")
@@ -25,7 +25,7 @@ DIGITS = Recipe(
 )
 
 
-def _leaderboard(norm: str) -> Recipe:
+def _leaderboard(norm: Norm) -> Recipe:
     """Attacks as the field's leaderboards have them: evaluated by AutoAttack, counted where right without it.
 
     Steps and sizes in training are those of adversarial contrastive learning (Jiang et al., 2020): five in pretraining
@@ -90,6 +90,7 @@ CIFAR = (
     _cifar("cifar100", "cifar10"),
     _cifar("cifar100", "cifar100"),
 )
+_THREATS: tuple[tuple[Norm, float, str], ...] = (("Linf", 8 / 255, "8/255"), ("L2", 0.5, "0.5"))
 LEADERBOARDS = tuple(
     replace(
         one,
@@ -100,7 +101,7 @@ LEADERBOARDS = tuple(
         description=f"{one.source} to {one.target} under the leaderboards' threat, {norm} {shown}, by AutoAttack.",
     )
     for one in CIFAR
-    for norm, epsilon, shown in (("Linf", 8 / 255, "8/255"), ("L2", 0.5, "0.5"))
+    for norm, epsilon, shown in _THREATS
 )
 HALVES = (
     _digits("digits-low-to-low", "digits-low", "digits-low", "The digits 0 to 4."),

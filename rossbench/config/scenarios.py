@@ -6,19 +6,23 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from itertools import pairwise
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from ..attacks.table import kind
 from ..data import datasets
 from ..util.errors import InvalidValue
-from ..util.values import Value, added, flatten, settled, within
-from .recipes import Recipe, unattacked
+from ..util.values import Count, Epsilons, Seed, distinct, flatten, value
+from .recipes import Recipe
 from .specs import AnySpec, EvaluateSpec, FinetuneSpec, PretrainSpec
 
 _GRID = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+Row = tuple[float, float]
+"""A model: the epsilons of its pretraining and its finetuning."""
 Place = tuple[float, float, float]
 """A cell's epsilons: of pretraining, finetuning and evaluation."""
 NAME = r"[a-z0-9][a-z0-9._-]{0,63}"
@@ -26,8 +30,8 @@ NAME = r"[a-z0-9][a-z0-9._-]{0,63}"
 _ENCODER = re.compile(r"[a-z0-9][\w.-]{0,99}(:cifar)?|module:.+", re.IGNORECASE | re.ASCII)
 
 
-@dataclass(frozen=True)
-class Scenario(Value):
+@value
+class Scenario:
     """RoSS(source -> target): a row for each model, by its training epsilons, a column for each evaluation epsilon.
 
     Raises InvalidValue or UnknownName when a field is out of its range, the grids are not ascending, or the
@@ -40,22 +44,21 @@ class Scenario(Value):
     recipe: Recipe = Recipe()
     encoder: str = "resnet18"
     """A name of ``rossbench.encoders``: any timm model, with ``:cifar`` appended for ResNets with a CIFAR stem."""
-    train_epsilons: tuple[float, ...] = within(_GRID, 0)
+    train_epsilons: Epsilons = _GRID
     """Of pretraining."""
-    finetune_epsilons: tuple[float, ...] | None = within(None, 0)
+    finetune_epsilons: Epsilons | None = None
     """Of finetuning, each for every pretraining; None: the pretraining's own."""
-    eval_epsilons: tuple[float, ...] = within(_GRID, 0)
-    seed: int = within(0, 0, 2**62)
-    train_limit: int | None = within(None, 1)
+    eval_epsilons: Epsilons = _GRID
+    seed: Seed = 0
+    train_limit: Count | None = None
     """Class-balanced part of both training splits; None for all."""
-    test_limit: int | None = within(None, 1)
+    test_limit: Count | None = None
     description: str = ""
-    weights: str = added("")
+    weights: str = ""
     """Of an encoder that was trained elsewhere, so that nothing is pretrained: 16 hex digits of a hash of them
     (``rossbench.weights``), whose encoder the run is given. The only training epsilon is then 0."""
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         _check_name("Scenario", self.name)
         if not _ENCODER.fullmatch(self.encoder):
             expected = "conv3, a timm model, or a timm ResNet with :cifar appended"
@@ -99,8 +102,8 @@ class Scenario(Value):
             raise InvalidValue(f"{name}: expected shares of at most 1 as epsilons, got {self.eval_epsilons[-1]:g}")
 
     @property
-    def rows(self) -> list[tuple[float, float]]:
-        """The models: (pretraining epsilon, finetuning epsilon)."""
+    def rows(self) -> list[Row]:
+        """The models."""
         return [(first, second) for first in self.train_epsilons for second in self.finetune_epsilons or (first,)]
 
     @cached_property
@@ -109,23 +112,21 @@ class Scenario(Value):
         cells = {}
         for first, second in self.rows:
             pretrain = self._pretrain(first)
-            finetuning = unattacked(self.recipe.finetuning, second)
-            finetune = FinetuneSpec(pretrain, self.target, self.train_limit, second, finetuning)
+            finetune = FinetuneSpec(pretrain, self.target, self.train_limit, second, self.recipe.finetuning)
             for column in self.eval_epsilons:
-                evaluation = unattacked(self.recipe.evaluation, column)
-                cells[first, second, column] = EvaluateSpec(finetune, self.test_limit, column, evaluation)
+                cells[first, second, column] = EvaluateSpec(finetune, self.test_limit, column, self.recipe.evaluation)
         return cells
 
     def _pretrain(self, epsilon: float) -> PretrainSpec:
         if self.weights:  # what pretraining would be like changes nothing
             return PretrainSpec(self.source, None, self.encoder, seed=self.seed, weights=self.weights)
-        recipe = unattacked(self.recipe.pretraining, epsilon)
+        recipe = self.recipe.pretraining
         return PretrainSpec(self.source, self.train_limit, self.encoder, epsilon, recipe, self.seed)
 
     @cached_property
     def protocol(self) -> str:
         """A short hash of everything but the name and the grids: matrices that agree in it can be merged."""
-        flat = flatten(settled(self))
+        flat = flatten(distinct(self))
         text = json.dumps({name: flat[name] for name in flat if self._matters(name)}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:8]
 
@@ -165,17 +166,16 @@ def specs_of(scenarios: Iterable[Scenario]) -> Iterator[AnySpec]:
                     yield spec
 
 
-@dataclass(frozen=True)
-class Suite(Value):
+@value
+class Suite:
     """A named list of scenarios and suites, run and reported as one. Raises InvalidValue."""
 
     name: str
-    members: tuple[str, ...]
+    members: Annotated[tuple[str, ...], Field(strict=False)]
     """Names in the registry."""
     description: str = ""
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         _check_name("Suite", self.name)
         if not self.members:
             raise InvalidValue(f"Suite.members: expected names of scenarios, got none for {self.name}")

@@ -5,30 +5,49 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import fields
 from functools import cached_property
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from ..data import datasets
 from ..util.epsilons import EPS, format_epsilon, format_model
 from ..util.errors import one_line
-from ..util.values import Value, added, settled, within
-from .recipes import Evaluation, Finetuning, Pretraining, unattacked
+from ..util.values import Epsilons, NotNegative, Seed, distinct, value
+from .recipes import Evaluation, Finetuning, Pretraining
 
 
-class Spec(Value):
-    """Base of the specs. Nothing that cannot change a result is in a spec."""
+class Spec:
+    """Base of the specs. Nothing that cannot change a result tells two of them apart: they are equal if their keys are.
+
+    At epsilon 0 nothing is attacked, so the recipe's attack is in the spec and not in its key.
+    """
 
     stage: ClassVar[str]
 
     @cached_property
+    def identity(self) -> dict[str, Any]:
+        """All that can change the result, where it is not the default."""
+        parts = {field.name: getattr(self, field.name) for field in fields(self)}  # type: ignore[arg-type]
+        specs = {name: part.identity for name, part in parts.items() if isinstance(part, Spec)}
+        found = {**distinct(self), **specs}
+        if "recipe" in found and not parts.get("epsilon", True):
+            found["recipe"] = {k: item for k, item in found["recipe"].items() if not k.startswith("attack")}
+        return {name: item for name, item in found.items() if item != {}}
+
+    @cached_property
     def key(self) -> str:
-        """The first 16 hex digits of the SHA-256 of the spec's canonical JSON; the artifact's name."""
-        text = json.dumps({self.stage: settled(self)}, sort_keys=True, separators=(",", ":"))
+        """The first 16 hex digits of the SHA-256 of the identity's canonical JSON; the artifact's name."""
+        text = json.dumps({self.stage: self.identity}, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Spec) and self.key == other.key
 
-@dataclass(frozen=True)
+    def __hash__(self) -> int:
+        return hash(self.key)
+
+
+@value
 class PretrainSpec(Spec):
     """One encoder. ``limit`` is the number of training images, None for all."""
 
@@ -36,10 +55,10 @@ class PretrainSpec(Spec):
     source: str
     limit: int | None
     encoder: str
-    epsilon: float = within(0.0, 0)
+    epsilon: NotNegative = 0.0
     recipe: Pretraining = Pretraining()
-    seed: int = within(0, 0, 2**62)
-    weights: str = added("")
+    seed: Seed = 0
+    weights: str = ""
     """Of an encoder that was trained elsewhere: a hash of them, see Scenario.weights; then nothing is pretrained."""
 
     @property
@@ -68,7 +87,7 @@ class PretrainSpec(Spec):
         return f"pretrain {self.source} {EPS}={format_epsilon(self.epsilon)}"
 
 
-@dataclass(frozen=True)
+@value
 class FinetuneSpec(Spec):
     """One classifier on one encoder."""
 
@@ -76,7 +95,7 @@ class FinetuneSpec(Spec):
     pretrain: PretrainSpec
     target: str
     limit: int | None
-    epsilon: float = within(0.0, 0)
+    epsilon: NotNegative = 0.0
     recipe: Finetuning = Finetuning()
 
     @property
@@ -109,14 +128,14 @@ class FinetuneSpec(Spec):
         return f"finetune {self.task} {EPS}={format_model(self.pretrain.epsilon, self.epsilon)}"
 
 
-@dataclass(frozen=True)
+@value
 class EvaluateSpec(Spec):
     """One classifier on one test split under one attack: a cell of a matrix."""
 
     stage: ClassVar[str] = "evaluate"
     finetune: FinetuneSpec
     limit: int | None
-    epsilon: float = within(0.0, 0)
+    epsilon: NotNegative = 0.0
     recipe: Evaluation = Evaluation()
 
     @property
@@ -143,14 +162,14 @@ class EvaluateSpec(Spec):
         return f"evaluate {self.finetune.task} {EPS}={model} at {format_epsilon(self.epsilon)}"
 
 
-@dataclass(frozen=True)
+@value
 class AuditSpec(Spec):
     """The audit of a classifier's evaluations, which differ in their epsilon alone."""
 
     stage: ClassVar[str] = "audit"
     finetune: FinetuneSpec
     limit: int | None
-    epsilons: tuple[float, ...]
+    epsilons: Epsilons
     recipe: Evaluation = Evaluation()
     """Of those under attack."""
 
@@ -161,8 +180,7 @@ class AuditSpec(Spec):
     @property
     def cells(self) -> tuple[EvaluateSpec, ...]:
         """The evaluations, one an epsilon."""
-        recipes = {epsilon: unattacked(self.recipe, epsilon) for epsilon in self.epsilons}
-        return tuple(EvaluateSpec(self.finetune, self.limit, epsilon, recipes[epsilon]) for epsilon in self.epsilons)
+        return tuple(EvaluateSpec(self.finetune, self.limit, epsilon, self.recipe) for epsilon in self.epsilons)
 
     @property
     def seed(self) -> int:

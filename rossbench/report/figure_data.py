@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from ..config.recipes import Attack
+from ..config.scenarios import Row
 from ..config.specs import EvaluateSpec, FinetuneSpec
 from ..data import datasets
 from ..models import layers
@@ -22,12 +23,11 @@ from ..models.classifier import Classifier
 from ..stages import metrics
 from ..stages.evaluate import attacked
 from ..store import artifacts, results
-from ..store.results import Matrix, Row
+from ..store.results import Matrix
 from ..store.store import Store
 from ..util.devices import resolve_device
 from ..util.epsilons import EPS, check_models, format_epsilon, format_model
 from ..util.errors import InvalidValue, StoreError
-from ..util.values import build
 from . import figures, tables
 from .tsne import embed
 
@@ -46,12 +46,8 @@ class Model:
     @cached_property
     def cells(self) -> dict[float, EvaluateSpec]:
         """By evaluation epsilon, those that are in the store."""
-        found = {}
-        for (*row, column), record in self.matrix.cells.items():
-            if record is not None and tuple(row) == self.row:
-                found[column] = build(EvaluateSpec, record.spec)
-                if found[column].key != record.key:
-                    raise StoreError(f"{self.label}: expected a record that is named by its spec, got {record.key}")
+        cells = self.matrix.cells.items()
+        found = {place[2]: record.spec for place, record in cells if record is not None and place[:2] == self.row}
         if not found:
             raise StoreError(f"{self.label}: expected an evaluation in the store, got none; run the scenario first")
         return found
@@ -62,21 +58,12 @@ class Model:
 
     @property
     def attack(self) -> Attack:
-        """Of the strongest evaluation in the matrix."""
-        record = max(self.matrix.records, key=lambda record: float(record.spec["epsilon"]))
-        return build(EvaluateSpec, record.spec).recipe.attack
+        """Of the evaluations, which have one at epsilon 0 too."""
+        return next(iter(self.cells.values())).recipe.attack
 
     def under(self, epsilon: float) -> EvaluateSpec:
-        """The evaluation at any epsilon, with the attack of the matrix; also one that is not in the store."""
-        if epsilon in self.cells:
-            return self.cells[epsilon]
-        mine = next(iter(self.cells.values()))
-        if epsilon == 0:
-            return dataclasses.replace(mine, epsilon=0.0)
-        strongest = max(self.matrix.records, key=lambda record: float(record.spec["epsilon"]))
-        if not strongest.spec["epsilon"]:  # then nothing tells how the scenario attacks
-            raise InvalidValue(f"{self.label}: expected an evaluation under an attack in the store, got none")
-        return dataclasses.replace(mine, epsilon=epsilon, recipe=build(EvaluateSpec, strongest.spec).recipe)
+        """The evaluation at any epsilon, also one that is not in the store."""
+        return dataclasses.replace(next(iter(self.cells.values())), epsilon=epsilon)
 
 
 class Gallery:

@@ -16,7 +16,7 @@ from ..config.specs import EvaluateSpec, FinetuneSpec, PretrainSpec
 from ..store.results import Matrix
 from ..util.epsilons import EPS, format_epsilon, format_model
 from ..util.errors import InvalidValue
-from ..util.values import build, flatten
+from ..util.values import flatten
 from . import published, tables
 from .figures import INK
 
@@ -60,7 +60,7 @@ def render(names: Sequence[str], matrices: Sequence[Matrix], exhibits: Sequence[
         recipes=_recipes(matrices),
         comparison=_comparison(matrices),
         missing=_missing(names, matrices) + [one.caption for one in exhibits if not one.svg],
-        models=len({build(EvaluateSpec, r.spec).finetune for matrix in matrices for r in matrix.records}),
+        models=len({record.spec.finetune for matrix in matrices for record in matrix.records}),
         environments=_environments(matrices),
         model=lambda place: format_model(*place[:2]),
         epsilon=format_epsilon,
@@ -112,7 +112,7 @@ def _recipes(matrices: Sequence[Matrix]) -> list[tuple[list[str], dict[str, Any]
 
 def _settings(matrix: Matrix) -> dict[str, Any]:
     """Of each stage from a record in which it was attacked: without an attack its settings are not in the spec."""
-    specs = [build(EvaluateSpec, record.spec) for record in matrix.records]
+    specs = [record.spec for record in matrix.records]
     stages: dict[str, PretrainSpec | FinetuneSpec | EvaluateSpec] = {
         "evaluation": max(specs, key=lambda spec: spec.epsilon),
         "finetuning": max((spec.finetune for spec in specs), key=lambda spec: spec.epsilon),

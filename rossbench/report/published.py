@@ -11,12 +11,11 @@ from importlib import resources
 from typing import Any
 
 from .. import registry
-from ..config.specs import EvaluateSpec
-from ..store.results import MISSING, Matrix, Row
+from ..config.scenarios import Row
+from ..store.results import MISSING, Matrix
 from ..util.epsilons import EPS, format_epsilon, format_model
 from ..util.errors import InvalidValue
 from ..util.statistics import kendall
-from ..util.values import build
 from .tables import METRICS, Grid, text
 
 
@@ -112,7 +111,7 @@ def _refusal(matrix: Matrix) -> str | None:
     ascending = {name: tuple(sorted(grid)) for name, grid in grids.items()}
     cells = dataclasses.replace(registry.get(matrix.name), seed=matrix.seed, **ascending).cells  # type: ignore[arg-type]
     for place, record in matrix.cells.items():
-        if record is not None and not cells[place].key == record.key == build(EvaluateSpec, record.spec).key:
+        if record is not None and cells[place] != record.spec:
             return f"another protocol than {matrix.name} is registered with now"
     return None
 

@@ -6,7 +6,8 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from ..store.results import MISSING, Matrix, Row
+from ..config.scenarios import Row
+from ..store.results import MISSING, Matrix
 from ..util.epsilons import EPS, format_epsilon
 from ..util.errors import InvalidValue
 from ..util.statistics import mean_deviation

@@ -26,7 +26,7 @@ from ..stages.evaluate import evaluate
 from ..stages.finetune import finetune
 from ..stages.pretrain import pretrain
 from ..stages.train_loop import Hooks, Tick
-from ..store.store import encode
+from ..util.values import encode
 
 SECONDS = 20.0
 """Of a calibration, if one step of each kind takes less."""
@@ -85,11 +85,11 @@ class Counter:
 
     def bytes(self, spec: AnySpec) -> int:
         """In the store: weights or predictions, and the small files beside them to a kilobyte or so."""
-        notes = _NOTES[spec.stage] + len(encode(dataclasses.asdict(spec)))
+        notes = _NOTES[spec.stage] + len(encode(spec))
         if isinstance(spec, EvaluateSpec):
             classes = facts(spec.finetune.target).classes
             # In the record are the spec again, and how many of each class are right.
-            notes += len(encode(dataclasses.asdict(spec))) + 7 * classes
+            notes += len(encode(spec)) + 7 * classes
             return notes + 2 * _images(spec) * (min(5, classes) + 1)
         assert isinstance(spec, (PretrainSpec, FinetuneSpec)), spec
         epochs = 0 if isinstance(spec, PretrainSpec) and spec.weights else spec.recipe.epochs

@@ -10,13 +10,12 @@ import torch
 from torch import nn
 
 from .. import registry
-from ..config.scenarios import Scenario, Suite
+from ..config.scenarios import Row, Scenario, Suite
 from ..data import datasets
 from ..models import checkpoints
 from ..models.checkpoints import RGB, Given
 from ..store import results
 from ..store.records import Audit
-from ..store.results import Row
 from ..store.store import Store
 from ..util.devices import resolve_device
 from ..util.errors import InvalidValue

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from .. import registry
-from ..config.scenarios import Place, Scenario
+from ..config.scenarios import Place, Row, Scenario
 from ..config.specs import AnySpec, AuditSpec, EvaluateSpec, FinetuneSpec, PretrainSpec
 from ..data import datasets
 from ..models import encoders
@@ -30,10 +30,11 @@ from ..stages.pretrain import pretrain
 from ..stages.train_loop import Hooks, Tick
 from ..store import artifacts, records
 from ..store.records import Audit, Record
-from ..store.results import Matrix, Row
+from ..store.results import Matrix
 from ..store.store import Store
 from ..util import distributed
 from ..util.errors import Damaged, InvalidValue
+from ..util.values import encode
 from .progress import Clock, Making, Observer
 
 POLL = 1.0
@@ -106,7 +107,7 @@ class Job:
         wanted = _part([cell for scenario in self.scenarios for cell in scenario.cells.values()], *shard)
         self._check(self.store.missing(wanted))
         for scenario in self.scenarios:
-            self.store.write_matrix(scenario.name, scenario.protocol, _note(scenario))
+            self.store.write_note(scenario.name, scenario.protocol, encode(_note(scenario)))
         return self._made(wanted, lambda: self._records(wanted), observe)
 
     def audit(self, matrices: Sequence[Matrix], observe: Observer) -> dict[tuple[str, str, Row], Audit]:
@@ -338,20 +339,18 @@ def _registered(scenario: Scenario) -> Scenario:
     return registry.get(scenario.name) if scenario.name in registry.names() else scenario
 
 
-def _note(scenario: Scenario) -> dict[str, Any]:
-    """Which cells a run is about, and how it differs from the registered scenario; ``report.tables`` reads it."""
+def _note(scenario: Scenario) -> records.RunNote:
     registered = _registered(scenario)
-    return {
-        "schema": records.NOTE_SCHEMA,
-        "name": scenario.name,
-        "source": scenario.source,
-        "target": scenario.target,
-        "protocol": scenario.protocol,
-        "family": scenario.family,
-        "seed": scenario.seed,
-        "deviations": scenario.deviations(registered),
-        "registered_seed": registered.seed,
-        "registered_rows": registered.rows,
-        "registered_columns": registered.eval_epsilons,
-        "cells": [[*place, spec.key] for place, spec in scenario.cells.items()],
-    }
+    return records.RunNote(
+        name=scenario.name,
+        source=scenario.source,
+        target=scenario.target,
+        protocol=scenario.protocol,
+        family=scenario.family,
+        seed=scenario.seed,
+        deviations=scenario.deviations(registered),
+        registered_seed=registered.seed,
+        registered_rows=tuple(registered.rows),
+        registered_columns=registered.eval_epsilons,
+        cells=tuple((*place, spec.key) for place, spec in scenario.cells.items()),
+    )

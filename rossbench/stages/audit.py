@@ -20,7 +20,7 @@ from ..attacks.task import Draws, run_attack
 from ..config.recipes import Attack, Evaluation
 from ..data.datasets import balanced
 from ..data.image_folder import Images
-from ..store.records import Verdict
+from ..store.records import Verdict, Verdicts
 from ..util.epsilons import EPS, format_epsilon
 from ..util.errors import AttackError
 from ..util.memory import Pieces
@@ -190,13 +190,13 @@ class _Search:
         return stored[worst] - after[worst], f"{words}, {EPS} = {_short(bench.epsilons[worst])}"
 
 
-Judgement = tuple[str, str]
+Judgement = tuple[Verdicts, str]
 """pass, warn or fail; and what was measured."""
-_ORDER = ("pass", "warn", "fail")
+_ORDER: tuple[Verdicts, ...] = ("pass", "warn", "fail")
 _short = format_epsilon
 
 
-def _grade(value: float, warn: float, fail: float) -> str:
+def _grade(value: float, warn: float, fail: float) -> Verdicts:
     """pass up to ``warn``; fail beyond ``fail``, and for what is no number."""
     return "pass" if value <= warn else "warn" if value <= fail else "fail"
 
@@ -211,7 +211,7 @@ def _percent(right: Tensor) -> float:
 def _outputs(bench: _Bench) -> Judgement:
     logits, sums = bench.clean, bench.clean.sum(1)
     probabilities = logits.min() >= 0 and logits.max() <= 1 + 1e-5 and ((sums - 1).abs() < 1e-4).all()
-    verdict = "fail" if probabilities or not logits.isfinite().all() else "pass"
+    verdict: Verdicts = "fail" if probabilities or not logits.isfinite().all() else "pass"
     return verdict, f"{float(logits.min()):.3g} to {float(logits.max()):.3g}, sum {float(sums.mean()):.3g} on average"
 
 
@@ -231,7 +231,8 @@ def _input(bench: _Bench) -> Judgement:
     values = bench.images if first is None else first[1]
     low, high, spread = float(values.min()), float(values.max()), float(values.std())
     usual = (low >= 0 and high <= 1) or (abs(float(values.mean())) <= 1 and 0.25 <= spread <= 2)
-    verdict, figure = "pass" if usual else "fail", f"the first layer sees {low:.3g} to {high:.3g}"
+    verdict: Verdicts = "pass" if usual else "fail"
+    figure = f"the first layer sees {low:.3g} to {high:.3g}"
     norm = bench.entering(lambda layer: isinstance(layer, nn.BatchNorm2d) and layer.running_var is not None)
     if norm is not None:
         shift, scale = _moved(*norm)

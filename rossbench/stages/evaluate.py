@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
@@ -20,12 +19,13 @@ from ..data.image_folder import Images
 from ..models.classifier import Classifier
 from ..store import resume
 from ..store.records import Record
-from ..store.store import Store, encode, read_json
+from ..store.store import Store, read_json
 from ..util.errors import Diverged
 from ..util.memory import Pieces
 from ..util.seeds import derive
 from ..util.signals import Interrupted, held
 from ..util.statistics import wilson
+from ..util.values import encode
 from . import metrics
 from .train_loop import Hooks, Tick
 
@@ -215,7 +215,7 @@ def save_cell(
     counts = {"top1": scores["top1_right"], "top5": scores["top5_right"], "robust": robust}
     record = Record(
         key=spec.key,
-        spec=asdict(spec),
+        spec=spec,
         scenario=scenario,
         deviations=deviations,
         seed=spec.seed,
@@ -223,10 +223,10 @@ def save_cell(
         classes=classes,
         robust_right=robust,
         **scores,
-        wilson95={name: list(wilson(right, len(labels))) for name, right in counts.items() if right is not None},
+        wilson95={name: wilson(right, len(labels)) for name, right in counts.items() if right is not None},
         seconds={**{name: stage["seconds"] for name, stage in stages.items()}, spec.stage: round(seconds, 3)},
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         provenance={**{name: stage["provenance"] for name, stage in stages.items()}, spec.stage: provenance},
     )
     arrays = {"predictions": ranked.to(torch.int16).contiguous(), "labels": labels.to(torch.int16)}
-    store.write(spec, {"record.json": encode(asdict(record)), "predictions.safetensors": save_tensors(arrays)})
+    store.write(spec, {"record.json": encode(record), "predictions.safetensors": save_tensors(arrays)})

@@ -19,7 +19,7 @@ from ..models.simclr import SimCLR, adversarial_views, build, partners
 from ..util import distributed
 from ..util.errors import AttackError, Diverged, InvalidValue
 from ..util.signals import Interrupted
-from ..util.values import build as build_value
+from ..util.values import encode, read
 from . import metrics
 from .augment import two_views
 from .train_loop import Hooks, Loop, Step, adam
@@ -88,7 +88,7 @@ def _on_all_ranks(model: SimCLR) -> Iterator[nn.Module]:
 def serve(device: torch.device, data_dir: Path) -> None:
     """What a rank other than 0 does: its share of the pretrainings that rank 0 calls it to."""
     for task in distributed.called():
-        spec = build_value(PretrainSpec, task)
+        spec = read(PretrainSpec, encode(task))
         images = datasets.load(spec.source, "train", spec.limit, data_dir).to(device).images
         # What rank 0 meets too, and says, is no matter here.
         with contextlib.suppress(AttackError, Diverged, InvalidValue, Interrupted), distributed.joined():

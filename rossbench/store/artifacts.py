@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
@@ -21,8 +20,9 @@ from ..models.classifier import Classifier
 from ..models.encoders import Encoder
 from ..models.simclr import SimCLR, build
 from ..util.errors import Diverged, StoreError
-from .records import AUDIT_SCHEMA, Audit, Verdict
-from .store import Store, damaged, encode
+from ..util.values import encode
+from .records import Audit, Verdict
+from .store import Store, damaged
 
 
 def save_trained(
@@ -96,8 +96,8 @@ def save_audit(
 ) -> Audit:
     """The audit, as it is stored."""
     made = datetime.now(UTC).isoformat(timespec="seconds")
-    audit = Audit(asdict(spec), tuple(verdicts), images, round(seconds, 3), made, provenance)
-    store.write(spec, {"audit.json": encode({"schema": AUDIT_SCHEMA, **asdict(audit)})})
+    audit = Audit(spec, tuple(verdicts), images, round(seconds, 3), made, provenance)
+    store.write(spec, {"audit.json": encode(audit)})
     return audit
 
 

@@ -11,8 +11,9 @@ from pathlib import Path
 
 from ..config.specs import AnySpec, AuditSpec, EvaluateSpec, FinetuneSpec, PretrainSpec
 from ..util.errors import Damaged, RossbenchError
-from ..util.values import build
-from .store import SUMS, Store, damaged, read_file, read_json, read_note, read_state
+from ..util.values import read
+from .records import read_notes
+from .store import SUMS, Store, damaged, read_file, read_note, read_state
 
 STAGES: dict[str, type[AnySpec]] = {cls.stage: cls for cls in (PretrainSpec, FinetuneSpec, EvaluateSpec, AuditSpec)}
 LEFT_OVER = 3600.0
@@ -71,8 +72,7 @@ class Holdings:
     @cached_property
     def _noted(self) -> list[tuple[str, str]]:
         """(scenario, key) of every cell that a run was about."""
-        notes = [note for _, note in self.store.matrices()]
-        return [(note["name"], cell[-1]) for note in notes for cell in note["cells"]]
+        return [(note.name, cell[-1]) for note in read_notes(self.store) for cell in note.cells]
 
     def artifacts(self) -> list[Artifact]:
         now, found = time.time(), []
@@ -103,10 +103,10 @@ class Holdings:
 def read_spec(folder: Path) -> AnySpec:
     """What an artifact says that it is. Damaged if that is not what its folder's name says."""
     try:
-        spec: AnySpec = build(STAGES[folder.parent.name], read_json(folder / "spec.json"))
+        spec: AnySpec = read(STAGES[folder.parent.name], read_file(folder / "spec.json"))
     except Damaged:
         raise
-    except (RossbenchError, TypeError) as error:  # StoreError where the file is missing
+    except RossbenchError as error:  # StoreError where the file is missing
         raise Damaged(f"{folder}: expected the spec of an artifact, got {error}", folder) from error
     if spec.key != folder.name:
         raise Damaged(f"{folder}: expected the artifact of that key, got that of {spec.key}", folder)
@@ -126,10 +126,10 @@ def verify(store: Store) -> tuple[int, int, list[Damaged]]:
             _check_whole(folder)
         except Damaged as damage:
             found.append(damage)
-    for read, pattern in ((read_note, "matrices/*.json"), (read_state, "resume/*.pt")):
+    for check, pattern in ((read_note, "matrices/*.json"), (read_state, "resume/*.pt")):
         for path in sorted(store.root.glob(pattern)):
             try:
-                read(path)
+                check(path)
             except Damaged as damage:
                 found.append(damage)
     return count, without, found

@@ -6,40 +6,44 @@ import functools
 import importlib.metadata
 import platform
 import subprocess
-from dataclasses import dataclass, fields
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Annotated, Any, Literal
 
+from pydantic import Field
+
+from ..config.scenarios import NAME
 from ..config.specs import AuditSpec, EvaluateSpec
-from ..util.errors import InvalidValue, StoreError, of_file
-from ..util.statistics import wilson
-from ..util.values import build, expect
-from .store import read_json
+from ..util.errors import InvalidValue, error_context
+from ..util.values import Count, Epsilons, Seed, Share, read, value
+from .store import Store, read_file
 
-SCHEMA = 4
-AUDIT_SCHEMA = 1
-NOTE_SCHEMA = 3
-"""Of the notes of runs; see report.tables."""
-_ADDED = {2: ("precision", "recall", "f1", "right_by_class"), 3: ("robust_right",), 4: ("wilson95",)}
-"""Fields by the schema that brought them; None in what is read from a record of an earlier one."""
-VERDICTS = ("pass", "warn", "fail")
+Verdicts = Literal["pass", "warn", "fail"]
+_Hash = Annotated[str, Field(pattern="^[0-9a-f]{8}$")]
+_Key = Annotated[str, Field(pattern="^[0-9a-f]{16}$")]  # which is a folder's name
+_Name = Annotated[str, Field(pattern=f"^{NAME}$")]
+_Pair = Annotated[tuple[float, float], Field(strict=False)]
+_Cell = Annotated[tuple[float, float, float, _Key], Field(strict=False)]
+_Deviation = Annotated[tuple[Any, Any], Field(strict=False)]
+"""A field's value here, and in the registered scenario."""
+_Interval = Annotated[tuple[Share, Share], Field(strict=False)]
 _LIBRARIES = ("rossbench", "torch", "torchvision", "lightly", "torchattacks", "timm", "torchmetrics", "numpy")
 
 
-@dataclass(frozen=True)
+@value
 class Record:
     """One classifier under one attack. ``docs/records.md`` describes every field."""
 
     key: str
-    spec: dict[str, Any]
-    """The EvaluateSpec in full, with its FinetuneSpec and PretrainSpec nested inside."""
+    spec: EvaluateSpec
+    """With its FinetuneSpec and PretrainSpec nested inside."""
     scenario: str
     """For which this cell was computed first."""
-    deviations: dict[str, Any]
+    deviations: dict[str, _Deviation]
     """Fields that differ from that registered scenario: name -> [here, registered]."""
-    seed: int
-    n: int
-    classes: int
+    seed: Seed
+    n: Count
+    classes: Count
     robust_right: int | None
     """Right without an attack and under it: robust accuracy as leaderboards count it."""
     top1_right: int | None
@@ -50,8 +54,8 @@ class Record:
     """Macro, as recall and f1."""
     recall: float | None
     f1: float | None
-    right_by_class: list[int] | None
-    wilson95: dict[str, list[float]] | None
+    right_by_class: Annotated[tuple[int, ...], Field(strict=False)] | None
+    wilson95: dict[str, _Interval]
     """95 % score intervals, [low, high] in [0, 1], of top1, top5 and robust, those that are known."""
     seconds: dict[str, float]
     """Wall time of each stage."""
@@ -59,15 +63,18 @@ class Record:
     """When, as ISO 8601 in UTC."""
     provenance: dict[str, dict[str, Any]]
     """Of each stage: versions, git commit, device, data."""
-    schema: int = SCHEMA
+    schema: Literal[5] = 5
 
     def interval(self, name: str) -> tuple[float, float] | None:
         """The 95 % Wilson interval of ``top1``, ``top5`` or ``robust``, in [0, 1]; None where the rate is not known."""
-        if self.wilson95 is not None:
-            low_high = self.wilson95.get(name)
-            return (low_high[0], low_high[1]) if low_high else None
-        right: int | None = getattr(self, f"{name}_right")
-        return None if right is None else wilson(right, self.n)
+        return self.wilson95.get(name)
+
+    def __post_init__(self) -> None:
+        if self.key != self.spec.key:
+            raise InvalidValue(f"Record.key: expected that of its spec, {self.spec.key}, got {self.key!r:.50}")
+        rights = (self.robust_right, self.top1_right, self.top5_right)
+        if any(right is not None and not 0 <= right <= self.n for right in rights):
+            raise InvalidValue(f"Record: expected counts of 0 to n, got {rights} of {self.n}")
 
     def metric(self, name: str) -> float | None:
         """``top1``, ``top5``, ``robust``, ``precision``, ``recall`` or ``f1`` in [0, 1], or ``mcc`` in [-1, 1]."""
@@ -78,31 +85,30 @@ class Record:
         return value
 
 
-@dataclass(frozen=True)
+@value
 class Verdict:
     """What one check of an audit found; see docs/trust.md."""
 
     check: str
-    verdict: str
-    """pass, warn or fail."""
+    verdict: Verdicts
     figure: str
     """What was measured."""
     meaning: str
     """What that means, and what to do."""
 
 
-@dataclass(frozen=True)
+@value
 class Audit:
     """All verdicts on one classifier's evaluations under one attack."""
 
-    spec: dict[str, Any]
-    """The AuditSpec in full."""
-    verdicts: tuple[Verdict, ...]
+    spec: AuditSpec
+    verdicts: Annotated[tuple[Verdict, ...], Field(strict=False, min_length=1)]
     images: int
     """In the audited part of the test images."""
     seconds: float
     created: str
     provenance: dict[str, Any]
+    schema: Literal[5] = 5
 
     @property
     def verdict(self) -> str:
@@ -117,42 +123,43 @@ class Audit:
         return self.verdict if self.verdict == "pass" else f"{self.verdict} {count}"
 
 
-_RECORD = get_type_hints(Record) | {"wilson95": dict[str, tuple[float, float]] | None}
-_AUDIT = get_type_hints(Audit) | {"verdicts": list[dict[str, str]]}
+@value
+class RunNote:
+    """Which cells a run was about, and how it differs from the registered scenario; see results.load."""
+
+    name: _Name
+    source: _Name
+    target: _Name
+    protocol: _Hash
+    family: _Hash
+    """What runs of other seeds under the same protocol have too."""
+    seed: Seed
+    deviations: dict[str, _Deviation]
+    registered_seed: Seed
+    registered_rows: Annotated[tuple[_Pair, ...], Field(strict=False)]
+    registered_columns: Epsilons
+    cells: Annotated[tuple[_Cell, ...], Field(strict=False)]
+    """Epsilons of pretraining, finetuning and evaluation, and the key of the evaluation."""
+    schema: Literal[5] = 5
 
 
 def read_audit(path: Path) -> Audit:
-    """StoreError if the file is no audit, or one of a schema version that is not known."""
-    content = read_json(path)
-    expected = {field.name for field in fields(Audit)} | {"schema"}
-    if not isinstance(content, dict) or content.get("schema") != AUDIT_SCHEMA or set(content) != expected:
-        raise StoreError(f"{path}: expected an audit of schema {AUDIT_SCHEMA}")
-    with of_file(path):
-        expect(content, _AUDIT)
-        build(AuditSpec, content["spec"])
-        content["verdicts"] = tuple(build(Verdict, one) for one in content["verdicts"])
-        found = [one.verdict for one in content["verdicts"]]
-        if not found or not set(found) <= set(VERDICTS):
-            raise InvalidValue(f"verdicts: expected at least one, each {', '.join(VERDICTS)}, got {found!r:.200}")
-    return Audit(**{name: value for name, value in content.items() if name != "schema"})
+    """Raises StoreError if the file is no audit, Damaged if it is not as it was written."""
+    with error_context(path):
+        return read(Audit, read_file(path))
 
 
 def read_record(path: Path) -> Record:
-    """StoreError if the file is no record, or one of a schema version that is not known."""
-    content = read_json(path)
-    version = content.get("schema") if isinstance(content, dict) else None
-    names = {field.name for field in fields(Record)}
-    absent = {name for since in _ADDED if isinstance(version, int) and since > version for name in _ADDED[since]}
-    if version not in range(1, SCHEMA + 1) or set(content) != names - absent:
-        raise StoreError(f"{path}: expected a record of schema {SCHEMA}, got one of schema {version!r:.50}")
-    record = Record(**content | dict.fromkeys(absent))
-    with of_file(path):
-        expect(vars(record), _RECORD, n=(1, 2**53))
-        build(EvaluateSpec, record.spec)
-        rights = (record.robust_right, record.top1_right, record.top5_right)
-        if any(right is not None and not 0 <= right <= record.n for right in rights):
-            raise InvalidValue(f"expected counts of 0 to n, got {rights} of {record.n}")
-    return record
+    """Raises StoreError if the file is no record, Damaged if it is not as it was written."""
+    with error_context(path):
+        return read(Record, read_file(path))
+
+
+def read_notes(store: Store) -> Iterator[RunNote]:
+    """The notes of all runs into a store, ordered by scenario and protocol. Raises StoreError."""
+    for path, content in store.notes():
+        with error_context(path):
+            yield read(RunNote, content)
 
 
 def provenance(device: str, dtype: str, threads: int, deterministic: bool) -> dict[str, Any]:

@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
-import math
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
-from typing import Any, get_type_hints
+from typing import Any
 
 from .. import registry
-from ..config.recipes import Attack
-from ..config.scenarios import NAME, Place
-from ..config.specs import AuditSpec, EvaluateSpec
+from ..config.scenarios import Place, Row
+from ..config.specs import AuditSpec
 from ..util.epsilons import format_epsilon, format_model
-from ..util.errors import InvalidValue, StoreError, UnknownName, of_file, one_line, unknown
-from ..util.values import build, expect
-from .records import NOTE_SCHEMA, Audit, Record, read_audit, read_record
+from ..util.errors import InvalidValue, StoreError, UnknownName, one_line, unknown
+from .records import Audit, Record, RunNote, read_audit, read_notes, read_record
 from .store import Store
 
 MISSING = "—"
-Row = tuple[float, float]
-"""A model: the epsilons of its pretraining and its finetuning."""
 
 
 @dataclass(frozen=True)
@@ -34,13 +27,13 @@ class Matrix:
     source: str
     target: str
     protocol: str
-    family: str | None
-    """What matrices of other seeds under the same protocol have too; None where an old note does not say."""
+    family: str
+    """What matrices of other seeds under the same protocol have too."""
     seed: int
-    deviations: dict[str, list[Any]]
+    deviations: dict[str, tuple[Any, Any]]
     registered_seed: int
-    registered_rows: list[list[float]]
-    registered_columns: list[float]
+    registered_rows: tuple[Row, ...]
+    registered_columns: tuple[float, ...]
     cells: dict[Place, Record | None]
     audits: dict[Row, Audit] = field(default_factory=dict)
     """Of those models whose evaluations, as they are now, have been audited."""
@@ -60,7 +53,7 @@ class Matrix:
     @property
     def weights(self) -> str:
         """The hash of an encoder that was given, not pretrained; empty for others."""
-        return next((record.spec["finetune"]["pretrain"].get("weights", "") for record in self.records), "")
+        return next((record.spec.finetune.pretrain.weights for record in self.records), "")
 
     @property
     def task(self) -> str:
@@ -91,11 +84,10 @@ class Matrix:
         found = {}
         for row in self.rows:
             given = (self.cells.get((*row, column)) for column in self.columns)
-            cells = [build(EvaluateSpec, record.spec) for record in given if record is not None]
+            cells = [record.spec for record in given if record is not None]
             if cells:
-                strongest = max(cells, key=lambda cell: cell.epsilon)  # at epsilon 0 no attack is told
                 epsilons = tuple(cell.epsilon for cell in cells)
-                found[row] = AuditSpec(strongest.finetune, strongest.limit, epsilons, strongest.recipe)
+                found[row] = AuditSpec(cells[-1].finetune, cells[-1].limit, epsilons, cells[-1].recipe)
         return found
 
     def notes(self) -> list[str]:
@@ -109,7 +101,7 @@ class Matrix:
         if registered != self.rows:
             shown, expected = (", ".join(format_model(*row) for row in rows) for rows in (self.rows, registered))
             notes.append(f"rows {shown} (registered: {expected})")
-        if self.registered_columns != self.columns:
+        if list(self.registered_columns) != self.columns:
             shown, expected = (
                 ", ".join(map(format_epsilon, columns)) for columns in (self.columns, self.registered_columns)
             )
@@ -131,15 +123,13 @@ class Matrix:
         """How the numbers were made, from the records themselves."""
         if not self.records:
             return "nothing evaluated yet"
-        record = max(self.records, key=lambda record: record.spec["epsilon"])  # at epsilon 0 no attack was made
-        spec = record.spec
-        how = str(build(Attack, spec["recipe"]["attack"])) if spec["epsilon"] else "no attack"
-        if spec["epsilon"] and spec["recipe"].get("attacked") == "correct":
+        record = self.records[-1]
+        spec, pretrain = record.spec, record.spec.finetune.pretrain
+        how = str(spec.recipe.attack) if spec.epsilon else "no attack"
+        if spec.epsilon and spec.recipe.attacked == "correct":
             how += ", of images right without it"
-        encoder = spec["finetune"]["pretrain"]["encoder"] + (
-            f" of given weights {self.weights}" if self.weights else ""
-        )
-        if spec["finetune"]["recipe"].get("trained") == "full":
+        encoder = pretrain.encoder + (f" of given weights {pretrain.weights}" if pretrain.weights else "")
+        if spec.finetune.recipe.trained == "full":
             encoder += ", finetuned in full"
         return f"{self.name}, protocol {self.protocol}, seed {self.seed}: {record.n} test images, {encoder}, {how}"
 
@@ -147,7 +137,7 @@ class Matrix:
 def _plain(value: Any) -> str:
     if value is None:
         return "all"
-    if isinstance(value, list):
+    if isinstance(value, (list, tuple)):
         return ", ".join(f"{item:g}" if isinstance(item, float) else str(item) for item in value)
     return str(value) or "none"
 
@@ -158,20 +148,9 @@ def load(store: Store, names: Sequence[str] = (), protocol: str | None = None) -
     Runs of a scenario that differ in their grids alone are one matrix. Raises StoreError if the store holds none at
     all, UnknownName for a name or protocol of which it holds none.
     """
-    runs: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for path, content in store.matrices():
-        with of_file(path):
-            note = _upgraded(content)
-            if not isinstance(note, dict) or note.get("schema") != NOTE_SCHEMA or set(note) != _FIELDS:
-                raise InvalidValue(f"expected the note of a run, of schema {NOTE_SCHEMA}")
-            expect(note, _TYPES, seed=(0, 2**62), cells=(0, math.inf))
-            for field, spelling in _SPELLED.items():
-                if note[field] is not None and not re.fullmatch(spelling, note[field]):
-                    raise InvalidValue(f"{field}: expected {spelling}, got {note[field]!r:.50}")
-            for *_, key in note["cells"]:
-                if not re.fullmatch("[0-9a-f]{16}", key):  # which is a folder's name
-                    raise InvalidValue(f"cells: expected keys of 16 hex digits, got {key!r:.50}")
-        runs.setdefault((note["name"], note["protocol"]), []).append(note)
+    runs: dict[tuple[str, str], list[RunNote]] = {}
+    for note in read_notes(store):
+        runs.setdefault((note.name, note.protocol), []).append(note)
     if not runs:
         raise StoreError(f"nothing to report in {store.root}: expected a store that rossbench run has written")
     stored = {name for name, _ in runs}
@@ -199,51 +178,21 @@ def _stored(name: str, stored: set[str], store: Store) -> list[str]:
     return found
 
 
-_FIELDS = {spec.name for spec in fields(Matrix)} - {"audits"} | {"schema"}
-_TYPES = {name: hint for name, hint in get_type_hints(Matrix).items() if name in _FIELDS} | {
-    "deviations": dict[str, tuple[Any, Any]],
-    "registered_rows": list[Row],
-    "cells": list[tuple[float, float, float, str]],
-}
-_SPELLED = {**dict.fromkeys(("name", "source", "target"), NAME), **dict.fromkeys(("protocol", "family"), "[0-9a-f]{8}")}
-_OLD_TYPES = {"registered_train_epsilons": list[float], "cells": list[tuple[float, float, str]]}
-_NEW, _OLD = {"registered_rows", "registered_columns"}, {"registered_train_epsilons", "registered_eval_epsilons"}
-
-
-def _upgraded(note: Any) -> Any:
-    """A note of schema 1, when finetuning had the epsilon of its pretraining, or 2, without a family, as one of 3."""
-    if not isinstance(note, dict):
-        return note
-    if note.get("schema") == 1 and set(note) == _FIELDS - _NEW - {"family"} | _OLD:
-        expect(note, _OLD_TYPES)
-        note = {
-            **{name: value for name, value in note.items() if name not in _OLD},
-            "schema": 2,
-            "registered_rows": [[row, row] for row in note["registered_train_epsilons"]],
-            "registered_columns": note["registered_eval_epsilons"],
-            "cells": [[row, row, column, key] for row, column, key in note["cells"]],
-        }
-    if note.get("schema") == 2 and set(note) == _FIELDS - {"family"}:
-        note = {**note, "schema": 3, "family": None if note["seed"] else note["protocol"]}
-    return note
-
-
-def _merged(store: Store, runs: list[dict[str, Any]]) -> Matrix:
-    note = max(runs, key=lambda run: len(run["deviations"]))  # of notes that disagree, the one that warns
-    if note["name"] in registry.names():  # registered anew since, perhaps
-        now = dataclasses.replace(registry.get(note["name"]), seed=note["seed"])
-        if now.protocol == note["protocol"]:
-            grids = {"registered_rows": now.rows, "registered_columns": list(now.eval_epsilons)}
-            note = {**note, "deviations": {}, **grids}
-    note = {**note, "family": next((run["family"] for run in runs if run["family"]), None)}
-    keys = {(first, second, column): key for run in runs for first, second, column, key in run["cells"]}
+def _merged(store: Store, runs: list[RunNote]) -> Matrix:
+    note = max(runs, key=lambda run: len(run.deviations))  # of notes that disagree, the one that warns
+    if note.name in registry.names():  # registered anew since, perhaps
+        now = replace(registry.get(note.name), seed=note.seed)
+        if now.protocol == note.protocol:
+            note = replace(note, deviations={}, registered_rows=tuple(now.rows), registered_columns=now.eval_epsilons)
+    keys = {(first, second, column): key for run in runs for first, second, column, key in run.cells}
     rows, columns = {(first, second) for first, second, _ in keys}, {column for _, _, column in keys}
     cells: dict[Place, Record | None] = {}
     for row, column in itertools.product(sorted(rows), sorted(columns)):
         place = (*row, column)
         path = store.record_path(keys[place]) if place in keys else None
         cells[place] = store.intact(read_record, path) if path is not None and path.exists() else None
-    matrix = Matrix(**{name: value for name, value in note.items() if name != "schema"} | {"cells": cells})
+    told = {field.name: getattr(note, field.name) for field in fields(note) if field.name not in ("cells", "schema")}
+    matrix = Matrix(**told, cells=cells)
     if (store.root / "audit").is_dir():
         specs = {row: spec for row, spec in matrix.audit_specs().items() if spec in store}
         audits = {row: store.intact(read_audit, store.audit_path(spec)) for row, spec in specs.items()}

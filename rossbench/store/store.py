@@ -2,6 +2,7 @@
 
 ::
 
+    <root>/FORMAT            the number of the format, 5
     <root>/pretrain/<key>/   spec.json  stage.json  history.jsonl  weights.safetensors  SHA256SUMS
     <root>/finetune/<key>/   the same
     <root>/evaluate/<key>/   spec.json  record.json  predictions.safetensors  SHA256SUMS
@@ -24,7 +25,6 @@ import shutil
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -32,19 +32,42 @@ from ..config.specs import AnySpec, AuditSpec, FinetuneSpec
 from ..util.errors import Damaged, StoreError
 from ..util.locks import Locks
 from ..util.signals import held
+from ..util.values import encode
 
 log = logging.getLogger(__name__)
 Read = TypeVar("Read")
 SUMS = "SHA256SUMS"
-"""As sha256sum writes and checks it. Artifacts that were made before it was added have none."""
+"""As sha256sum writes and checks it."""
+FORMAT = "5"
+"""Of all that is in a store; no other is read."""
 
 
 class Store:
     """A folder of artifacts. Nothing is created before the first write."""
 
     def __init__(self, root: Path | str) -> None:
+        """Raises StoreError for a store that another version of rossbench has written in another format."""
         self.root = Path(root)
         self.locks = Locks(self.root / "locks")
+        with _one_line_errors(self.root):
+            if self._format.exists():
+                found = self._format.read_text(errors="replace").strip()
+            else:  # before there were formats
+                found = "1 to 4" if any((self.root / name).is_dir() for name in ("matrices", "pretrain")) else FORMAT
+        if found != FORMAT:
+            raise StoreError(
+                f"store {self.root}: expected format {FORMAT}, got {found:.20}, which another version of rossbench "
+                "wrote; give another folder as --store, or use that version"
+            )
+
+    @property
+    def _format(self) -> Path:
+        return self.root / "FORMAT"
+
+    def _claim(self) -> None:
+        """Say which format the store has, before anything is written into it."""
+        if not self._format.exists():
+            write_atomically(self._format, f"{FORMAT}\n".encode())
 
     def path(self, spec: AnySpec) -> Path:
         return self.root / spec.stage / spec.key
@@ -67,7 +90,8 @@ class Store:
     def write(self, spec: AnySpec, files: Mapping[str, bytes]) -> None:
         """Add an artifact: all its files appear at once. One that is there already is left as it is."""
         final = self.path(spec)
-        files = {"spec.json": encode(asdict(spec)), **files}
+        self._claim()
+        files = {"spec.json": encode(spec), **files}
         sums = "".join(f"{_digest(content)}  {name}\n" for name, content in files.items())
         with held(), _one_line_errors(final):
             final.parent.mkdir(parents=True, exist_ok=True)
@@ -114,22 +138,22 @@ class Store:
         log.warning("%s; set aside in %s, to be built again when it is needed", damage, target.parent)
         return True
 
-    def write_matrix(self, name: str, protocol: str, content: dict[str, Any]) -> None:
+    def write_note(self, name: str, protocol: str, body: bytes) -> None:
         """Note which cells a run is about. Runs do not share files, so two at once do not lose each other's."""
-        body = encode(content)
         path = self.root / "matrices" / f"{name}-{protocol}-{_run_of(body)}.json"
         if not path.exists():  # so a finished scenario can be had from a store that cannot be written to
+            self._claim()
             write_atomically(path, body)
 
-    def matrices(self) -> Iterator[tuple[Path, Any]]:
+    def notes(self) -> Iterator[tuple[Path, bytes]]:
         """The notes of all runs into this store, ordered by file name, so by scenario and protocol.
 
         One that is not what was written, which its name is a hash of, is set aside.
         """
         for path in sorted((self.root / "matrices").glob("*.json")):
-            note = self.intact(lambda path: (read_note(path),), path)  # whose content may be null
+            note = self.intact(read_note, path)
             if note is not None:
-                yield path, note[0]
+                yield path, note
 
     def intact(self, read: Callable[[Path], Read], path: Path) -> Read | None:
         """What is read from a file; None if it is damaged, which is then set aside."""
@@ -144,10 +168,6 @@ class Store:
 
     def record_path(self, key: str) -> Path:
         return self.root / "evaluate" / key / "record.json"
-
-
-def encode(content: Any) -> bytes:
-    return (json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
 def read_file(path: Path) -> bytes:
@@ -173,11 +193,12 @@ def read_json(path: Path) -> Any:
         raise damaged(path, f"expected JSON, got {error}") from error
 
 
-def read_note(path: Path) -> Any:
+def read_note(path: Path) -> bytes:
     """The content of a run's note; Damaged if it is not what its name ends in a hash of."""
-    if not path.stem.endswith(_run_of(read_file(path))):
+    content = read_file(path)
+    if not path.stem.endswith(_run_of(content)):
         raise Damaged(f"{path}: expected what its name ends in a hash of, got something else", path)
-    return read_json(path)
+    return content
 
 
 def read_state(path: Path) -> bytes:

@@ -58,10 +58,12 @@ class NotComparable(RossbenchError):
 
 
 @contextlib.contextmanager
-def of_file(path: object) -> Iterator[None]:
+def error_context(path: object) -> Iterator[None]:
     """What is refused inside is a StoreError that names the file."""
     try:
         yield
+    except StoreError:  # which names it already
+        raise
     except RossbenchError as error:
         raise StoreError(f"{path}: {error}") from error
 

@@ -1,128 +1,149 @@
-"""Values that check themselves: the base of recipes, specs and scenarios.
+"""Values that check themselves: recipes, specs, scenarios and records. The home of pydantic.
 
-Every class derived from Value is a frozen dataclass that checks its fields when it is made and turns whole numbers into
-floats and lists into tuples where its annotations say so, so that equal values have equal keys.
+A value is a frozen dataclass that pydantic checks when it is made, and when it is read from a file. Types are strict
+but for two conveniences: whole numbers become floats and lists become tuples, so that equal values have equal keys.
 """
 
 from __future__ import annotations
 
-import math
-import sys
-from collections.abc import Mapping
-from dataclasses import asdict, field, fields, is_dataclass
-from functools import lru_cache
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+import functools
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, fields, is_dataclass
+from typing import Annotated, Any, TypeVar, dataclass_transform
 
-from .errors import InvalidValue, one_line, unknown
+import pydantic.dataclasses
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
-
-def within(default: Any, low: float, high: float = math.inf, added: bool = False) -> Any:
-    """A dataclass field whose numbers lie in [low, high]; ``added``: see settled."""
-    return field(default=default, metadata={"range": (low, high), "added": added})
-
-
-def one_of(default: str, *values: str, added: bool = False) -> Any:
-    """A dataclass field that is one of ``values``; ``added``: see settled."""
-    return field(default=default, metadata={"values": values, "added": added})
-
-
-def added(default: Any) -> Any:
-    """A dataclass field that came later; see settled."""
-    return field(default=default, metadata={"added": True})
-
-
-POSITIVE = 1e-12  # the least learning rate, temperature or sigma: a bound that leaves zero out
-
-
-@lru_cache
-def _hints(cls: type) -> dict[str, Any]:
-    return get_type_hints(cls)
-
-
-class Value:
-    """Base of frozen dataclasses: checks and normalises the fields of a new instance."""
-
-    def __post_init__(self) -> None:
-        hints = _hints(type(self))  # type: ignore[arg-type]  # mypy takes a class's hash for its instances'
-        for spec in fields(self):  # type: ignore[arg-type]
-            name = f"{type(self).__name__}.{spec.name}"
-            value = _checked(name, getattr(self, spec.name), hints[spec.name], spec.metadata)
-            object.__setattr__(self, spec.name, value)
-
-
-def _checked(name: str, value: Any, hint: Any, metadata: Any) -> Any:
-    low, high = metadata.get("range", (-math.inf, math.inf))
-    bounds = f" in [{low:g}, {high:g}]" if high < math.inf else f" of at least {low:g}" if low > -math.inf else ""
-    kinds = get_args(hint)
-    if type(None) in kinds:
-        return None if value is None else _checked(name, value, kinds[0], metadata)
-    if hint is Any:
-        return value
-    if get_origin(hint) is dict:
-        if not isinstance(value, dict):
-            raise InvalidValue(f"{name}: expected an object, got {value!r:.200}")
-        return {key: _checked(f"{name}.{one_line(key)}", item, kinds[1], metadata) for key, item in value.items()}
-    if get_origin(hint) in (tuple, list):
-        if not isinstance(value, (tuple, list)):
-            raise InvalidValue(f"{name}: expected a list, got {value!r:.200}")
-        every = kinds if get_origin(hint) is tuple and kinds[-1] is not Ellipsis else kinds[:1] * len(value)
-        if len(value) != len(every):
-            what = "numbers" if set(kinds) == {float} else "items"
-            raise InvalidValue(f"{name}: expected {len(kinds)} {what}, got {value!r:.200}")
-        return tuple(_checked(name, item, kind, metadata) for item, kind in zip(value, every, strict=True))
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    if hint is int and not (whole and low <= value <= min(high, 2**63 - 1)):  # as far as torch counts
-        raise InvalidValue(f"{name}: expected a whole number{bounds}, got {value!r}")
-    if hint is float:
-        if not (whole or isinstance(value, float)) or not abs(value) <= sys.float_info.max or not low <= value <= high:
-            raise InvalidValue(f"{name}: expected a finite number{bounds}, got {value!r}")
-        return float(value) + 0.0  # -0.0 is 0.0, in keys too
-    if isinstance(hint, type) and not isinstance(value, hint):
-        raise InvalidValue(f"{name}: expected {hint.__name__}, got {value!r}")
-    if value not in metadata.get("values", (value,)):
-        raise unknown(name, value, metadata["values"])
-    return value
-
-
-def expect(content: Mapping[str, Any], hints: Mapping[str, Any], **ranges: tuple[float, float]) -> None:
-    """InvalidValue unless items of a file's content are of these types and in these ranges, and all that is in them."""
-    for name, hint in hints.items():
-        _checked(name, content[name], hint, {"range": ranges[name]} if name in ranges else {})
-
+from .errors import InvalidValue, RossbenchError, one_line, unknown
 
 V = TypeVar("V")
 
+Real = Annotated[float, AfterValidator(lambda number: number + 0.0)]
+"""Finite; -0.0 is 0.0, in keys too."""
+Whole = Annotated[int, Field(le=2**63 - 1)]
+"""As far as torch counts."""
+Count = Annotated[int, Field(ge=1, le=2**63 - 1)]
+Seed = Annotated[int, Field(ge=0, le=2**62)]
+Positive = Annotated[Real, Field(gt=0)]
+NotNegative = Annotated[Real, Field(ge=0)]
+Share = Annotated[Real, Field(ge=0, le=1)]
+Epsilons = Annotated[tuple[NotNegative, ...], Field(strict=False)]
 
-def build(cls: type[V], content: Mapping[str, Any]) -> V:
-    """The value that ``dataclasses.asdict`` took apart. InvalidValue if it holds other fields than ``cls``.
-
-    What was written before a field was added has its default.
-    """
-    names = {spec.name for spec in fields(cls)}  # type: ignore[arg-type]
-    later = {spec.name for spec in fields(cls) if spec.metadata.get("added")}  # type: ignore[arg-type]
-    if not isinstance(content, Mapping) or not names - later <= set(content) <= names:
-        raise InvalidValue(f"{cls.__name__}: expected the fields {', '.join(sorted(names))}, got {content!r:.200}")
-    hints = _hints(cls)  # type: ignore[arg-type]  # mypy takes a class's hash for its instances'
-    parts = {name: build(hints[name], item) if is_dataclass(hints[name]) else item for name, item in content.items()}
-    return cls(**parts)
+_CONFIG = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
-def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+@dataclass_transform(frozen_default=True, field_specifiers=(Field,))
+def value(cls: type[V]) -> type[V]:
+    """Class decorator: a frozen dataclass whose fields are checked. What is wrong with them is an InvalidValue."""
+    by_content = cls.__eq__ is object.__eq__  # a base may say what makes two values equal
+    made: Any = pydantic.dataclasses.dataclass(cls, frozen=True, eq=by_content, config=_CONFIG)
+    check: Callable[..., None] = made.__init__
+
+    @functools.wraps(check)
+    def init(self: Any, *arguments: Any, **named: Any) -> None:
+        try:
+            check(self, *arguments, **named)
+        except ValidationError as error:
+            raise explain(cls, error) from None
+
+    made.__init__ = init
+    checked: type[V] = made
+    return checked
+
+
+def read(cls: type[V], content: bytes | str) -> V:
+    """A value from the JSON that ``encode`` made. Raises InvalidValue, or UnknownName."""
+    try:
+        made: V = _adapter(cls).validate_json(content)  # type: ignore[arg-type]  # mypy takes a class's hash for V's
+        return made
+    except ValidationError as error:
+        raise explain(cls, error) from None
+
+
+def encode(content: Any) -> bytes:
+    """JSON of a value, or of plain data, for a file."""
+    plain = asdict(content) if is_dataclass(content) and not isinstance(content, type) else content
+    return (json.dumps(plain, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def parse(cls: type, field: str, text: str) -> Any:
+    """The value of a field, as a person writes it. Raises InvalidValue."""
+    hint = cls.__pydantic_fields__[field].rebuild_annotation()  # type: ignore[attr-defined]
+    try:
+        given: Any = json.loads(text)
+    except ValueError:
+        given = text
+    for attempt in (given, text):
+        try:
+            return TypeAdapter(hint, config=ConfigDict(allow_inf_nan=False)).validate_python(attempt)
+        except ValidationError as error:
+            found = explain(cls, error, field)
+    raise found
+
+
+@functools.cache
+def _adapter(cls: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(cls)
+
+
+def explain(cls: type, error: ValidationError, *field: str) -> RossbenchError:
+    """The first of the errors, in one line: which field, what was expected, what came."""
+    first = error.errors(include_url=False)[0]
+    own = first.get("ctx", {}).get("error")
+    if isinstance(own, RossbenchError):  # raised by a value's own check
+        return own
+    names = [known.name for known in fields(cls)]
+    parts = [*field, *first["loc"]]
+    if parts and isinstance(parts[0], int):  # an argument without its name
+        parts[0] = names[parts[0]]
+    kind, place = first["type"], ".".join(one_line(str(part)) for part in (cls.__name__, *parts))
+    if kind in ("missing", "missing_argument"):
+        return InvalidValue(f"{place}: expected a value, got none")
+    if kind in ("unexpected_keyword_argument", "extra_forbidden"):
+        return unknown("field", place, names) if len(parts) == 1 else InvalidValue(f"unknown field {place!r:.200}")
+    context, got = first.get("ctx", {}), one_line(f"{first['input']!r:.200}")
+    if kind == "literal_error":
+        return unknown(place, got.strip("'"), context["expected"].replace("'", "").replace(" or ", ", ").split(", "))
+    said = first["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
+    expected = _EXPECTED.get(kind, said[:1].lower() + said[1:]).format_map(context)
+    return InvalidValue(f"{place}: expected {expected}, got {got}")
+
+
+_EXPECTED = {
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float", "int_parsing_size"), "a whole number"),
+    **dict.fromkeys(("float_type", "float_parsing", "finite_number"), "a finite number"),
+    "greater_than_equal": "a number of at least {ge:g}",
+    "greater_than": "a number above {gt:g}",
+    "less_than_equal": "a number of at most {le:g}",
+    **dict.fromkeys(("bool_type", "bool_parsing"), "true or false"),
+    "string_type": "text",
+    "string_pattern_mismatch": "text of the form {pattern}",
+    "tuple_type": "a list",
+    "too_long": "at most {max_length} items",
+    "too_short": "at least {min_length} items",
+    "dict_type": "an object",
+    **dict.fromkeys(("dataclass_type", "dataclass_exact_type"), "the fields of {class_name}"),
+}
+"""What pydantic expected, by the type of its error, in fewer words."""
+
+
+def flatten(content: Any, prefix: str = "") -> dict[str, Any]:
     """A nested value, or its dictionary, as one dictionary, such as {"recipe.pretraining.epochs": 500}."""
     flat: dict[str, Any] = {}
-    for name, item in (value if isinstance(value, dict) else asdict(value)).items():
-        flat.update(flatten(item, f"{prefix}{name}.") if isinstance(item, dict) else {prefix + name: item})
+    for name, item in (content if isinstance(content, Mapping) else asdict(content)).items():
+        flat.update(flatten(item, f"{prefix}{name}.") if isinstance(item, Mapping) else {prefix + name: item})
     return flat
 
 
-def settled(value: Any) -> dict[str, Any]:
-    """``dataclasses.asdict`` without added fields that have their default: what keys and hashes are made of.
+def distinct(content: Any) -> dict[str, Any]:
+    """The fields of a value that differ from their defaults: what keys and hashes are made of.
 
-    So what was named before a field was added keeps its name. The default has to be what was done before.
+    So what was named before a field was added keeps its name, if the default is what was done before.
     """
-    items = {spec: getattr(value, spec.name) for spec in fields(value)}
+    items = {field: getattr(content, field.name) for field in fields(content)}
     return {
-        spec.name: settled(item) if is_dataclass(item) else item
-        for spec, item in items.items()
-        if not (spec.metadata.get("added") and item == spec.default)
+        field.name: distinct(item) if is_dataclass(item) else item
+        for field, item in items.items()
+        if item != field.default
     }
