@@ -83,7 +83,7 @@ def register_attack(name: str, function: AttackFunction) -> AttackFunction:
     return function
 
 
-def register_folder(name: str, path: Path | str, *, size: int) -> datasets.Facts:
+def register_folder(name: str, path: Path | str, *, size: int) -> datasets.DatasetInfo:
     """Make a folder of images known as a data set, by its name; InvalidValue if it is none or the name is taken.
 
     ``path`` holds ``train/CLASS/...`` and ``test/CLASS/...`` (or ``val/CLASS/...``), as torchvision's ImageFolder reads
@@ -98,7 +98,7 @@ def register_folder(name: str, path: Path | str, *, size: int) -> datasets.Facts
     if not isinstance(path, (str, Path)):
         raise InvalidValue(f"data set {name!r}: expected the path of a folder, got {path!r:.200}")
     try:
-        datasets.DATASETS[name] = datasets.of_folder(Path(path).expanduser().absolute(), size)
+        datasets.DATASETS[name] = datasets.folder_info(Path(path).expanduser().absolute(), size)
     except (InvalidValue, ValueError, RuntimeError) as error:  # no path, or a home that is not known
         raise InvalidValue(one_line(f"data set {name!r}: {error}")) from error
     return datasets.DATASETS[name]
@@ -158,7 +158,7 @@ def load_file(path: Path) -> None:
         raise InvalidValue(f"{path}: expected Python that registers scenarios, got {error!r}") from error
 
 
-def own() -> tuple[list[Scenario], dict[str, AttackFunction], dict[str, datasets.Facts]]:
+def own() -> tuple[list[Scenario], dict[str, AttackFunction], dict[str, datasets.DatasetInfo]]:
     """What was registered beside the built-in, folders of images too: for other processes; see adopt."""
     folders = {name: facts for name, facts in datasets.DATASETS.items() if facts.folder is not None}
     attacks = {name: row.user_function for name, row in ATTACKS.items() if row.user_function is not None}
@@ -166,7 +166,7 @@ def own() -> tuple[list[Scenario], dict[str, AttackFunction], dict[str, datasets
 
 
 def adopt(
-    scenarios: Iterable[Scenario], attacks: Mapping[str, AttackFunction], folders: Mapping[str, datasets.Facts]
+    scenarios: Iterable[Scenario], attacks: Mapping[str, AttackFunction], folders: Mapping[str, datasets.DatasetInfo]
 ) -> None:
     """Register what another process had registered, where it is not known yet."""
     for name, facts in folders.items():

@@ -461,10 +461,11 @@ SOURCES = {
     "unknown-field": START.encode() + SCENARIO.format("'epsilons': [1]").encode(),
     "no-field": START.encode() + b"register(Scenario())",
     "one-class": START.encode()
-    + b"from rossbench.datasets import DATASETS, Facts\nDATASETS['one'] = Facts(('a',), 16, 9, 9)\n"
+    + b"from rossbench.data.datasets import DATASETS, DatasetInfo\nDATASETS['one'] = DatasetInfo(('a',), 16, 9, 9)\n"
     + SCENARIO.format("'target': 'one'").encode(),
     "few-classes": START.encode()
-    + b"from rossbench.datasets import DATASETS, Facts\nDATASETS['two'] = Facts(('a', 'b'), 16, 9, 9)\n"
+    + b"from rossbench.data.datasets import DATASETS, DatasetInfo\n"
+    + b"DATASETS['two'] = DatasetInfo(tuple('ab'), 16, 9, 9)\n"
     + SCENARIO.format("'target': 'two', 'recipe': Recipe(evaluation=Evaluation(attack=Attack('apgd-t')))").encode(),
     "attack-name": START.encode() + b"register_attack('../x', print)",
     "attack-function": START.encode() + b"register_attack('x', 3)",

@@ -34,10 +34,10 @@ def test_a_stages_step_waits_for_nothing(monkeypatch, no_waiting, stage, epsilon
     steps = []
 
     def watched(step):
-        def call(indices):
-            steps.append(len(indices))
+        def call(*batch):
+            steps.append(len(batch[0]))
             with no_waiting:
-                return step(indices)
+                return step(*batch)
 
         return call
 

@@ -30,7 +30,7 @@ def loop(model, seen, *, loss=lambda calls: 1.0, extremes=lambda calls: torch.te
 
     parts = {
         "spec": SPEC,
-        "images": 10,
+        "samples": (torch.arange(10),),
         "drop_last": False,
         "rate": lambda epoch: 0.1 / (epoch + 1),
         "optimizer": optimizer,
@@ -66,7 +66,7 @@ def test_an_incomplete_batch_is_dropped_on_request():
 
 def test_fewer_images_than_a_batch_are_one_batch():
     seen = []
-    loop(model(), seen, images=3, drop_last=True).run(Hooks())
+    loop(model(), seen, samples=(torch.arange(3),), drop_last=True).run(Hooks())
     assert [len(batch) for batch, _ in seen] == [3] * 4
 
 
@@ -256,6 +256,7 @@ def test_adam_follows_the_rate_of_the_epoch():
         weights.append(one.weight.item())
         return Step(torch.ones(3), len(indices), torch.zeros(3))
 
-    loop(one, [], optimizer=optimizer, step=step, images=4, rate=lambda epoch: 0.1 / 2**epoch).run(Hooks())
+    samples = (torch.arange(4),)
+    loop(one, [], optimizer=optimizer, step=step, samples=samples, rate=lambda epoch: 0.1 / 2**epoch).run(Hooks())
     steps = [a - b for a, b in itertools.pairwise(weights)]
     assert steps == pytest.approx([0.05, 0.025, 0.0125], rel=1e-5)  # of equal gradients Adam's step is the rate

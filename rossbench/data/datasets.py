@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING, Any
 
 from . import image_folder
 from ..util.errors import DataError, InvalidValue, unknown
-from .image_folder import Images
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Facts:
+class DatasetInfo:
     """What is known of a data set before it is loaded."""
 
     names: tuple[str, ...]
@@ -40,39 +40,35 @@ class Facts:
         return len(self.names)
 
 
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(text.split())
-
-
 _DIGITS = tuple("0123456789")
-_CIFAR10 = _names("airplane automobile bird cat deer dog frog horse ship truck")
-_CIFAR100 = _names(
+_CIFAR10 = tuple("airplane automobile bird cat deer dog frog horse ship truck".split())
+_CIFAR100 = tuple(
     """apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can
     castle caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur dolphin
     elephant flatfish forest fox girl hamster house kangaroo keyboard lamp lawn_mower leopard lion lizard lobster man
     maple_tree motorcycle mountain mouse mushroom oak_tree orange orchid otter palm_tree pear pickup_truck pine_tree
     plain plate poppy porcupine possum rabbit raccoon ray road rocket rose sea seal shark shrew skunk skyscraper
     snail snake spider squirrel streetcar sunflower sweet_pepper table tank telephone television tiger tractor train
-    trout tulip turtle wardrobe whale willow_tree wolf woman worm"""
+    trout tulip turtle wardrobe whale willow_tree wolf woman worm""".split()
 )
-_STL10 = _names("airplane bird car cat deer dog horse monkey ship truck")
+_STL10 = tuple("airplane bird car cat deer dog horse monkey ship truck".split())
 _FASHION = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
 
 # Which third of the digits is the test split is ours (see _digits); the other splits are official.
 DATASETS = {
-    "cifar10": Facts(_CIFAR10, 32, 50_000, 10_000),
-    "cifar100": Facts(_CIFAR100, 32, 50_000, 10_000),
-    "stl10": Facts(_STL10, 96, 5_000, 8_000),
-    "svhn": Facts(_DIGITS, 32, 73_257, 26_032),
-    "mnist": Facts(_DIGITS, 28, 60_000, 10_000),
-    "fashion-mnist": Facts(_FASHION, 28, 60_000, 10_000),
-    "digits": Facts(_DIGITS, 16, 1_201, 596),
-    "digits-low": Facts(_DIGITS[:5], 16, 602, 299),
-    "digits-high": Facts(_DIGITS[5:], 16, 599, 297),
+    "cifar10": DatasetInfo(_CIFAR10, 32, 50_000, 10_000),
+    "cifar100": DatasetInfo(_CIFAR100, 32, 50_000, 10_000),
+    "stl10": DatasetInfo(_STL10, 96, 5_000, 8_000),
+    "svhn": DatasetInfo(_DIGITS, 32, 73_257, 26_032),
+    "mnist": DatasetInfo(_DIGITS, 28, 60_000, 10_000),
+    "fashion-mnist": DatasetInfo(_FASHION, 28, 60_000, 10_000),
+    "digits": DatasetInfo(_DIGITS, 16, 1_201, 596),
+    "digits-low": DatasetInfo(_DIGITS[:5], 16, 602, 299),
+    "digits-high": DatasetInfo(_DIGITS[5:], 16, 599, 297),
 }
 
 
-def facts(name: str) -> Facts:
+def facts(name: str) -> DatasetInfo:
     """The facts of a data set; UnknownName with the nearest names if there is none."""
     if name not in DATASETS:
         raise unknown("data set", name, DATASETS)
@@ -92,8 +88,8 @@ def count(name: str, split: str, limit: int | None) -> int:
     return limit
 
 
-def of_folder(root: Path, size: int) -> Facts:
-    """The facts of a folder of images, found by listing it; InvalidValue if it is not one."""
+def folder_info(root: Path, size: int) -> DatasetInfo:
+    """What is known of a folder of images, found by listing it; InvalidValue if it is not one."""
     if not isinstance(size, int) or isinstance(size, bool) or not 1 <= size <= 4096:
         raise InvalidValue(f"expected a whole number of pixels in [1, 4096] as size, got {size!r}")
     train, test = (image_folder.find(root, split) for split in ("train", "test"))
@@ -101,7 +97,7 @@ def of_folder(root: Path, size: int) -> Facts:
         only = sorted({*train.names} ^ {*test.names})
         more = f", ... ({len(only)} in all)" if len(only) > 5 else ""
         raise InvalidValue(f"expected one set of classes, got {', '.join(only[:5])}{more} in one split alone of {root}")
-    return Facts(train.names, size, len(train.files), len(test.files), root)
+    return DatasetInfo(train.names, size, len(train.files), len(test.files), root)
 
 
 def default_data_dir() -> Path:
@@ -111,18 +107,22 @@ def default_data_dir() -> Path:
 
 @dataclass(frozen=True)
 class Data:
-    """One split, in memory but for images of large folders."""
+    """One split."""
 
-    images: Images
-    """uint8, [n, 3, size, size], 0 to 255."""
-    labels: torch.Tensor
+    images: Tensor
+    """uint8, [n, 3, size, size], 0 to 255. A folder's are mapped from a file, and are not to be written to."""
+    labels: Tensor
     """int64, [n], 0 to classes - 1."""
     fingerprint: str
     """The first 16 hex digits of the SHA-256 of the images' bytes followed by the labels'; of a folder's, of names and
-    sizes, see image_folder.fingerprint."""
+    sizes, see image_folder.identify."""
 
     def to(self, device: torch.device) -> Data:
-        return Data(self.images.to(device), self.labels.to(device), self.fingerprint)
+        """On a device; but images that would take more than a quarter of a GPU's memory stay on the CPU."""
+        import torch
+
+        fit = device.type != "cuda" or 4 * self.images.nbytes <= torch.cuda.get_device_properties(device).total_memory
+        return Data(self.images.to(device) if fit else self.images, self.labels.to(device), self.fingerprint)
 
 
 def load(name: str, split: str, limit: int | None = None, data_dir: Path | None = None) -> Data:
@@ -130,7 +130,7 @@ def load(name: str, split: str, limit: int | None = None, data_dir: Path | None 
 
     A limited part depends on name, split and limit alone, and a smaller one is contained in a larger one:
     runs that share a limit share their images. Raises DataError when the files are neither in ``data_dir``
-    nor to be downloaded.
+    nor to be downloaded, or when images of a folder cannot be decoded into ``data_dir``.
     """
     import numpy as np
     import torch
@@ -138,7 +138,7 @@ def load(name: str, split: str, limit: int | None = None, data_dir: Path | None 
     known = facts(name)
     wanted = count(name, split, limit)
     if known.folder is not None:
-        return _folder(name, split, None if limit is None else wanted)
+        return _folder(name, split, None if limit is None else wanted, data_dir or default_data_dir())
     if name.startswith("digits"):
         images, labels = _digits(name, split)
     else:
@@ -165,7 +165,7 @@ def balanced(labels: np.ndarray, limit: int) -> np.ndarray:
     return np.sort(by_class[np.argsort(turn, kind="stable")[:limit]])
 
 
-def _folder(name: str, split: str, limit: int | None) -> Data:
+def _folder(name: str, split: str, limit: int | None, data_dir: Path) -> Data:
     """Of a limited part the other files are not opened."""
     import numpy as np
     import torch
@@ -184,7 +184,9 @@ def _folder(name: str, split: str, limit: int | None) -> Data:
         chosen = balanced(labels, limit)
         labels, files = labels[chosen], [found.files[k] for k in chosen]
         found = found._replace(files=files, labels=labels.tolist())
-    return Data(image_folder.read(found, known.size), torch.from_numpy(labels), image_folder.fingerprint(found, known.size))
+    fingerprint, decoded = image_folder.identify(found, known.size)
+    path = data_dir / "decoded" / f"{name}-{split}-{known.size}px-{decoded}.npy"
+    return Data(image_folder.read(found, known.size, path), torch.from_numpy(labels), fingerprint)
 
 
 def _digits(name: str, split: str) -> tuple[np.ndarray, np.ndarray]:
@@ -209,16 +211,15 @@ def _torchvision(name: str, split: str, root: Path) -> tuple[np.ndarray, np.ndar
     import numpy as np
     from torchvision import datasets as tv
 
-    train = split == "train"
-    makers: dict[str, tuple[Any, dict[str, Any]]] = {
-        "cifar10": (tv.CIFAR10, {"train": train}),
-        "cifar100": (tv.CIFAR100, {"train": train}),
-        "stl10": (tv.STL10, {"split": split}),
-        "svhn": (tv.SVHN, {"split": split}),
-        "mnist": (tv.MNIST, {"train": train}),
-        "fashion-mnist": (tv.FashionMNIST, {"train": train}),
-    }
-    maker, arguments = makers[name]
+    maker = {
+        "cifar10": tv.CIFAR10,
+        "cifar100": tv.CIFAR100,
+        "stl10": tv.STL10,
+        "svhn": tv.SVHN,
+        "mnist": tv.MNIST,
+        "fashion-mnist": tv.FashionMNIST,
+    }[name]
+    arguments: dict[str, Any] = {"split": split} if name in ("stl10", "svhn") else {"train": split == "train"}
     place = f"{name}: expected its files in {root} (--data-dir or ROSSBENCH_DATA)"
     try:
         try:
@@ -232,6 +233,4 @@ def _torchvision(name: str, split: str, root: Path) -> tuple[np.ndarray, np.ndar
     images, labels = np.asarray(data.data), np.asarray(getattr(data, "targets", getattr(data, "labels", None)))
     if images.ndim == 3:
         images = np.repeat(images[:, None], 3, axis=1)
-    elif images.shape[-1] == 3:
-        images = images.transpose(0, 3, 1, 2)
-    return images, labels
+    return images.transpose(0, 3, 1, 2) if images.shape[-1] == 3 else images, labels

@@ -1,36 +1,41 @@
 """Folders of images as torchvision's ImageFolder reads them: what is in them, found without torch; and their pixels.
 
-Worker threads decode: Pillow lets others run while it does, and threads share memory with who waits for the images.
+The pixels are decoded once, into a file that is then mapped into memory, so they may be more than memory holds.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import logging
 import os
-from collections import deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+import shutil
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple
 
-from ..util.errors import DataError, InvalidValue, one_line
+from ..util.errors import DataError, InvalidValue, StoreError, one_line
+from ..util.locks import Locks
 
 if TYPE_CHECKING:
     import numpy as np
-    import torch
     from torch import Tensor
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 """Of the files that are images, in either case: torchvision's."""
 SPLITS = {"train": ("train",), "test": ("test", "val")}
 """Names of each split's folder, the first that is there."""
-IN_MEMORY = 4 * 2**30
-"""Bytes of decoded images: a split, or the limited part of it that is used, of up to so many is decoded once."""
-AHEAD = 2
-"""Batches that are decoded while one is worked on."""
-_CHUNK = 1024
-Images: TypeAlias = "Tensor | ImageFiles"
-"""uint8, [n, 3, size, size], 0 to 255: in memory, or in files."""
+_CHUNK = 2**27
+"""Bytes of decoded images that may wait to be written."""
+_TELL_EVERY = 60.0
+"""Seconds between two lines that say how many images are decoded."""
+log = logging.getLogger(__name__)
 
 
 class Found(NamedTuple):
@@ -47,28 +52,23 @@ class Found(NamedTuple):
 
 def find(root: Path, split: str) -> Found:
     """Lists the images of a split, "train" or "test", and opens none. InvalidValue if it is not there or not one."""
+    places = [root / name for name in SPLITS[split]]
     try:
-        if not root.is_dir():
-            raise InvalidValue(f"expected a folder, got {root}, which is {'a file' if root.exists() else 'not there'}")
-        there = [root / name for name in SPLITS[split] if (root / name).is_dir()]
-        if not there:
-            raise InvalidValue(f"expected {' or '.join(f'{name}/' for name in SPLITS[split])} in {root}, got none")
-        with os.scandir(there[0]) as entries:
-            names = sorted(entry.name for entry in entries if entry.is_dir())
-        by_class = [_images(there[0], name) for name in names]
+        folder = next((place for place in places if place.is_dir()), None)
+        if folder is None:
+            raise InvalidValue(f"expected a folder {' or '.join(map(str, places))}, got none")
+        names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
+        by_class = [_images(folder, name) for name in names]
     except OSError as error:
         raise InvalidValue(f"expected a folder that can be read, got {error}") from error
     if len(names) < 2:
-        raise InvalidValue(f"expected a folder for each of at least 2 classes in {there[0]}, got {names}")
+        raise InvalidValue(f"expected a folder for each of at least 2 classes in {folder}, got {names}")
     for name, files in zip(names, by_class, strict=True):
-        if not name.isprintable():
-            raise InvalidValue(f"expected printable names of classes in {there[0]}, got {name!r}")
-        if not files:
-            raise InvalidValue(
-                f"expected images ({', '.join(ENDINGS)}) of every class in {there[0]}, got none of {name}"
-            )
+        if not (files and name.isprintable()):
+            expected = f"a printable name and images ({', '.join(ENDINGS)}) of every class in {folder}"
+            raise InvalidValue(f"expected {expected}, got {len(files)} of {name!r}")
     labels = [label for label, files in enumerate(by_class) for _ in files]
-    return Found(there[0], tuple(names), [file for files in by_class for file in files], labels)
+    return Found(folder, tuple(names), [file for files in by_class for file in files], labels)
 
 
 def _images(folder: Path, name: str) -> list[str]:
@@ -77,204 +77,140 @@ def _images(folder: Path, name: str) -> list[str]:
     def refuse(error: OSError) -> None:
         raise error
 
-    top = str(folder / name)
     return [
-        os.path.relpath(place, folder).replace(os.sep, "/") + f"/{file}" if place != top else f"{name}/{file}"
-        for place, _, files in sorted(os.walk(top, onerror=refuse, followlinks=True))
+        f"{inside}/{file}"
+        for place, _, files in sorted(os.walk(folder / name, onerror=refuse, followlinks=True))
+        for inside in [os.path.relpath(place, folder).replace(os.sep, "/")]
         for file in sorted(files)
         if file.lower().endswith(ENDINGS)
     ]
 
 
-def fingerprint(found: Found, size: int) -> str:
-    """16 hex digits of the SHA-256 of the size in pixels and of every file's relative path, bytes and label.
+def identify(found: Found, size: int) -> tuple[str, str]:
+    """Two names of the images, 16 hex digits each: of the data for records, and of their decoded form.
 
-    No file is opened. A file that was replaced by another of as many bytes is not noticed.
+    The first is a SHA-256 of the size in pixels and of every file's relative path, bytes and label, so it holds wherever
+    the folder is. The second is also of the folder's path and the times when files were changed: an image that was
+    replaced by another of as many bytes is decoded again. No file is opened. DataError if one is not there.
     """
-    digest, folder = hashlib.sha256(f"{size} pixels\n".encode()), str(found.folder)
+    data = hashlib.sha256(f"{size} pixels\n".encode())
+    decoded, folder = data.copy(), str(found.folder)
+    decoded.update(os.fsencode(folder))
     for file, label in zip(found.files, found.labels, strict=True):
         try:
-            count = os.stat(f"{folder}/{file}").st_size
+            stat = os.stat(f"{folder}/{file}")
         except OSError as error:
             raise DataError(one_line(f"{folder}/{file}: expected a file that can be read, got {error}")) from error
-        digest.update(f"{file}\0{count}\0{label}\n".encode("utf-8", "surrogateescape"))
-    return digest.hexdigest()[:16]
+        line = f"{file}\0{stat.st_size}\0{label}\n".encode("utf-8", "surrogateescape")
+        data.update(line)
+        decoded.update(line + str(stat.st_mtime_ns).encode())
+    return data.hexdigest()[:16], decoded.hexdigest()[:16]
 
 
-def read(found: Found, size: int) -> Images:
-    """The images, size x size: decoded now where that is little enough, else when they are asked for."""
-    images = ImageFiles(found.folder, found.files, size)
-    return images.decoded() if 3 * size**2 * len(images) <= IN_MEMORY else images
+def read(found: Found, size: int, path: Path) -> Tensor:
+    """The images, uint8 [n, 3, size, size], not to be written to: mapped from ``path``, a file in NumPy's .npy format.
+
+    Where it is not there, or not whole, they are decoded into it first, by one process at a time; it appears whole, by
+    a rename. DataError if an image cannot be decoded, or if the file does not fit the disk or cannot be written.
+    """
+    import torch
+
+    shape = (len(found.files), 3, size, size)
+    try:
+        images = _mapped(path, shape)
+        if images is None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with _locked(path):
+                images = _mapped(path, shape)
+                if images is None:
+                    images = _decode_all(found, shape, path)
+    except (OSError, StoreError) as error:
+        text = f"{path}: expected to write decoded images there, got {error}; --data-dir names another folder"
+        raise DataError(one_line(text)) from error
+    # Not copy-on-write (mode "c"), of which Linux refuses more than there is memory; so torch warns of what nobody does.
+    with warnings.catch_warnings(action="ignore"):
+        return torch.from_numpy(images)
 
 
-def ahead(images: Images | None, batches: Sequence[Tensor]) -> Iterator[Tensor]:
-    """Batches of indices, int64 [m], each once its images can be had at once; see ImageFiles.ahead."""
-    return images.ahead(batches) if isinstance(images, ImageFiles) else iter(batches)
+def _mapped(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
+    """The images in a file; None if it is not there or holds anything else, less or more."""
+    import numpy as np
+
+    try:
+        images = np.lib.format.open_memmap(path, mode="r")
+    except (FileNotFoundError, ValueError):
+        return None
+    whole = images.dtype == np.uint8 and images.shape == shape and images.flags.c_contiguous
+    return images if whole and path.stat().st_size == images.offset + images.nbytes else None
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    locks = Locks(path.parent)
+    if not locks.take(path.name):
+        log.warning("%s: waiting for %s, which decodes these images", path, locks.holder(path.name))
+        while not locks.take(path.name):
+            time.sleep(0.5)
+    try:
+        yield
+    finally:
+        locks.give(path.name)
+
+
+def _decode_all(found: Found, shape: tuple[int, ...], path: Path) -> np.ndarray:
+    """The images, written to the file; nothing is left of it if that fails. What a killed process left is removed."""
+    import numpy as np
+
+    scratch = f"{path.stem}.part-"
+    for left in path.parent.glob(f"{scratch}*"):
+        shutil.rmtree(left, ignore_errors=True)
+    needed, free, count = prod(shape), shutil.disk_usage(path.parent).free, len(found.files)
+    what = f"{needed / 1e9:.3g} GB for {count} decoded images of {found.folder}"
+    if needed > free:
+        raise DataError(f"{path.parent}: expected {what}, got {free / 1e9:.3g} GB free; --data-dir names another folder")
+    log.warning("%s: %s; images are decoded once", path, what)
+    with (
+        tempfile.TemporaryDirectory(dir=path.parent, prefix=scratch) as folder,
+        ThreadPoolExecutor(workers(), "rossbench-decode") as pool,
+    ):
+        part, told = Path(folder) / path.name, time.monotonic()
+        with part.open("wb") as file:
+            header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(file, header)
+            at_once = max(1, _CHUNK // prod(shape[1:]))
+            for start in range(0, count, at_once):
+                files = [found.folder / name for name in found.files[start : start + at_once]]
+                for image in pool.map(partial(_decoded, size=shape[-1]), files):
+                    file.write(image)
+                if time.monotonic() - told > _TELL_EVERY:
+                    told = time.monotonic()
+                    log.warning("%s: %d of %d images decoded", path, start + len(files), count)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    return np.lib.format.open_memmap(path, mode="r")
+
+
+def _decoded(path: Path, size: int) -> bytes:
+    """An image as bytes of uint8 [3, size, size]: in RGB, its shorter side resized to size, its centre cropped."""
+    import numpy as np
+    from PIL import Image
+    from torchvision.transforms import functional
+
+    try:
+        with Image.open(path) as image:
+            # A transparent palette goes by way of RGBA to the same colours, without a warning.
+            rgb = (image.convert("RGBA") if "transparency" in image.info else image).convert("RGB")
+        square = functional.center_crop(functional.resize(rgb, size), size)
+        return np.asarray(square).transpose(2, 0, 1).tobytes()  # numpy's copy: one of torch's would start threads here
+    except Exception as error:  # Pillow has many words for damage
+        raise DataError(one_line(f"{path}: expected an image that can be decoded, got {error!r:.200}")) from error
 
 
 def workers() -> int:
     """Threads that decode: ``ROSSBENCH_WORKERS``, or one for each core that is this process's."""
-    wanted = os.environ.get("ROSSBENCH_WORKERS")
-    if wanted:
-        if not (wanted.isascii() and wanted.isdigit() and 1 <= int(wanted) <= 1024):
-            raise InvalidValue(f"ROSSBENCH_WORKERS: expected a whole number in [1, 1024], got {wanted!r}")
-        return int(wanted)
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-class ImageFiles:
-    """Stands for a tensor of images, uint8 [n, 3, size, size] on a device, and decodes what is asked of it.
-
-    Images that are asked for in their order are decoded ahead; so are those of batches that ``ahead`` is told. Raises
-    DataError, which names the file, for one that cannot be decoded.
-    """
-
-    def __init__(self, folder: Path, files: Sequence[str], size: int, device: torch.device | None = None) -> None:
-        import torch
-
-        self.folder, self.files, self.size = folder, files, size
-        self.device = device or torch.device("cpu")
-        self.pool = ThreadPoolExecutor(workers(), "rossbench-decode")
-        self._next: _Reading | None = None
-        """Of the images after those that were last asked for."""
-        self._room: _Batch | None = None
-        self._batch: _Batch | None = None
-        """The room while batches are read ahead."""
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    @property
-    def shape(self) -> tuple[int, int, int, int]:
-        return len(self), 3, self.size, self.size
-
-    def to(self, device: torch.device) -> ImageFiles:
-        return ImageFiles(self.folder, self.files, self.size, device)
-
-    def __getitem__(self, index: int | slice | Tensor) -> Tensor:
-        """The image, or images, of an index, a slice, or a tensor of indices or truth values [m].
-
-        While batches are read ahead, a tensor is to hold indices of the current one, in any order. Then all that is
-        done is work on the device, which a CUDA graph can hold.
-        """
-        import torch
-
-        if isinstance(index, int):
-            return _Reading(self, [range(len(self))[index]]).wait()[0]
-        if isinstance(index, slice):
-            return self._in_order(list(range(len(self))[index]))
-        if self._batch is not None:
-            return self._batch.images(index)
-        index = index.nonzero().flatten() if index.dtype == torch.bool else index
-        return self._in_order(index.tolist())
-
-    def _in_order(self, places: list[int]) -> Tensor:
-        """The images of these places; as many after them are begun where these follow each other."""
-        reading, self._next = self._next, None
-        if reading is not None and reading.places != places:
-            reading.cancel()
-            reading = None
-        reading = reading or _Reading(self, places)
-        if places and places == list(range(places[0], places[0] + len(places))):
-            following = list(range(len(self))[places[-1] + 1 : places[-1] + 1 + len(places)])
-            self._next = _Reading(self, following) if following else None
-        return reading.wait()
-
-    def split(self, size: int) -> Iterator[Tensor]:
-        """All, ``size`` at a time."""
-        return (self[start : start + size] for start in range(0, len(self), size))
-
-    def decoded(self) -> Tensor:
-        """All, in memory."""
-        import torch
-
-        images = torch.empty(self.shape, dtype=torch.uint8, device=self.device)
-        for start in range(0, len(self), _CHUNK):
-            images[start : start + _CHUNK] = self[start : start + _CHUNK]
-        return images
-
-    def ahead(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
-        """These batches of indices, int64 [m] on the device, each once its images are there, the next under way."""
-        places = iter([batch.tolist() for batch in batches])  # now: later it would wait for the work of a step
-        size = max(map(len, batches), default=0)
-        if self._room is None or self._room.size < size:  # else it stays where it is, where a CUDA graph looks for it
-            self._room = _Batch(self, size)
-        under_way: deque[_Reading] = deque()
-        try:
-            self._batch = self._room
-            for indices in batches:
-                while len(under_way) <= AHEAD and (following := next(places, None)) is not None:
-                    under_way.append(_Reading(self, following))
-                self._batch.put(indices, under_way.popleft().wait())
-                yield indices
-        finally:
-            self._batch = None
-            for reading in under_way:
-                reading.cancel()
-
-    def decode(self, place: int, into: np.ndarray) -> None:
-        """Writes an image to uint8 [3, size, size]: in RGB, its shorter side resized to size, its centre cropped."""
-        import numpy as np
-        from PIL import Image
-        from torchvision.transforms import functional
-
-        path = self.folder / self.files[place]
-        try:
-            with Image.open(path) as image:
-                # A transparent palette goes by way of RGBA to the same colours, without a warning.
-                rgb = (image.convert("RGBA") if "transparency" in image.info else image).convert("RGB")
-            square = functional.center_crop(functional.resize(rgb, self.size), self.size)
-            into[:] = np.asarray(square).transpose(2, 0, 1)  # numpy's copy: one of torch's would start threads here
-        except Exception as error:  # Pillow has many words for damage
-            raise DataError(one_line(f"{path}: expected an image that can be decoded, got {error!r:.200}")) from error
-
-
-class _Reading:
-    """Images under way, each a task of the workers."""
-
-    def __init__(self, source: ImageFiles, places: list[int]) -> None:
-        import torch
-
-        self.places, self.device = places, source.device
-        pinned = source.device.type == "cuda"  # then the copy to the device is waited for by nobody
-        self.images = torch.empty(len(places), *source.shape[1:], dtype=torch.uint8, pin_memory=pinned)
-        rows = self.images.numpy()
-        self.tasks: list[Future[None]] = [
-            source.pool.submit(source.decode, place, row) for place, row in zip(places, rows, strict=True)
-        ]
-
-    def wait(self) -> Tensor:
-        """uint8 [n, 3, size, size], on the device."""
-        try:
-            for task in self.tasks:
-                task.result()
-        except BaseException:
-            self.cancel()
-            raise
-        return self.images.to(self.device, non_blocking=True)
-
-    def cancel(self) -> None:
-        for task in self.tasks:
-            task.cancel()
-
-
-class _Batch:
-    """Room on the device for a batch, where its images are found by their indices. It stays where it is."""
-
-    def __init__(self, source: ImageFiles, size: int) -> None:
-        import torch
-
-        self.size = size
-        self.pixels = torch.empty(size, *source.shape[1:], dtype=torch.uint8, device=source.device)
-        self.row = torch.empty(len(source), dtype=torch.int64, device=source.device)
-        """Of each image; of one that is not in the batch a row that is not there, so that to ask for it fails."""
-
-    def put(self, indices: Tensor, images: Tensor) -> None:
-        import torch
-
-        self.pixels[: len(images)].copy_(images)
-        self.row.fill_(self.size)
-        self.row[indices] = torch.arange(len(images), device=indices.device)
-
-    def images(self, indices: Tensor) -> Tensor:
-        return self.pixels[self.row[indices]]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    wanted = os.environ.get("ROSSBENCH_WORKERS") or str(cores)
+    if not (wanted.isascii() and wanted.isdigit() and 1 <= int(wanted) <= 1024):
+        raise InvalidValue(f"ROSSBENCH_WORKERS: expected a whole number in [1, 1024], got {wanted!r}")
+    return int(wanted)

@@ -203,7 +203,8 @@ class Gallery:
         done = 0
         for adversarial, *_ in attacked([spec], classifier, data.images, data.labels):
             part = slice(done, done + len(adversarial))
-            natural, labels = data.images[part].float() / 255, data.labels[part]
+            labels = data.labels[part]
+            natural = data.images[part].to(labels.device).float() / 255
             before, after = (classifier(batch).argmax(1) for batch in (natural, adversarial))
             for k in torch.nonzero((before == labels) & (after != labels)).flatten().tolist():
                 pair = [batch[k].permute(1, 2, 0).cpu().numpy() for batch in (natural, adversarial)]

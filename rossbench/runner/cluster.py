@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -38,6 +39,8 @@ RETRIES = 3
 """Of a task whose worker or node was lost."""
 TELL_EVERY = 0.5
 """Seconds between two signs of life of a task."""
+SENT = 4 * 2**30
+"""Bytes of a data set's images that are sent; those of a larger one nodes load themselves, from the same path."""
 Files = Mapping[str, bytes]
 Place = tuple[str, str, int | None]
 
@@ -181,8 +184,8 @@ class _OnRay:
 
     def _data(self, spec: AnySpec) -> tuple[Place, Any]:
         place, data = self.job.data_of(spec)
-        if not isinstance(data.images, torch.Tensor):  # too large to be sent: nodes read its folder, at the same path
-            return place, None
+        if data.images.nbytes > SENT:
+            return place, self.job.data_dir.absolute()
         if str(place) not in self.sent:
             content = data.images.cpu().numpy(), data.labels.cpu().numpy(), data.fingerprint
             self.sent[str(place)] = ray.put(content)
@@ -236,14 +239,15 @@ def _work(
     parents: Sequence[AnySpec],
     files: Sequence[Any],
     place: Place,
-    data: tuple[Any, Any, str] | None,
+    data: tuple[Any, Any, str] | Path,
     state: bytes | None,
     device: str,
     board: Any,
 ) -> dict[str, dict[str, bytes]] | str:
     """In a worker: the files of the artifacts, by key; or in words why they could not be built.
 
-    known: the job's scenarios; and what was registered where the job is, see registry.own.
+    known: the job's scenarios; and what was registered where the job is, see registry.own. data: images, labels and
+    fingerprint, or the folder to load them from.
     """
     scenarios, *theirs = known
     registry.adopt(*theirs)
@@ -255,8 +259,8 @@ def _work(
             store.resume_path(specs[0]).parent.mkdir()
             store.resume_path(specs[0]).write_bytes(state)
         try:
-            job = Job(scenarios, store, resolve_device(device), store.root)
-            if data is not None:
+            job = Job(scenarios, store, resolve_device(device), data if isinstance(data, Path) else store.root)
+            if not isinstance(data, Path):
                 images, labels, fingerprint = data
                 job.keep(place, Data(torch.tensor(images), torch.tensor(labels), fingerprint))
             job.build(specs, _Telling(board, specs[0].key))

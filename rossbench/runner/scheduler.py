@@ -258,7 +258,7 @@ class Job:
         if isinstance(spec, PretrainSpec):
             precision = spec.recipe.precision
             with distributed.joined(dataclasses.asdict(spec)):
-                module, history = pretrain(spec, data.images, hooks)
+                module, history = pretrain(spec, data.images, hooks, self.device)
         else:
             encoder = self._encoder_of(spec).to(self.device)
             classes = datasets.facts(spec.target).classes

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from ..attacks.task import Draws, run_attack
 from ..config.recipes import Attack, Evaluation
 from ..data.datasets import balanced
-from ..data.image_folder import Images
 from ..store.records import Verdict, Verdicts
 from ..util.epsilons import EPS, format_epsilon
 from ..util.errors import AttackError
@@ -43,7 +42,7 @@ QUERIES = Attack("square", steps=300)
 
 def judge(
     classifier: nn.Module,
-    images: Images,
+    images: Tensor,
     labels: Tensor,
     predictions: Mapping[float, Tensor],
     recipe: Evaluation,
@@ -80,7 +79,7 @@ class _Bench:
     def __init__(
         self,
         model: nn.Module,
-        images: Images,
+        images: Tensor,
         labels: Tensor,
         predictions: Mapping[float, Tensor],
         recipe: Evaluation,
@@ -89,7 +88,8 @@ class _Bench:
         self.model, self.attack, self.seed = model.eval().requires_grad_(False), recipe.attack, seed
         self.stored = {epsilon: predictions[epsilon].to(labels.device) == labels for epsilon in sorted(predictions)}
         self.part = audited(labels)
-        self.images, self.labels = images[self.part].float() / 255, labels[self.part]
+        self.labels = labels[self.part]
+        self.images = images[self.part.to(images.device)].to(labels.device).float() / 255
 
     @torch.no_grad()
     def logits(self, images: Tensor) -> Tensor:
@@ -132,7 +132,9 @@ class _Bench:
                 found.note_bounds(adversarial, self.images[places], radii[places])
                 return self.logits(adversarial).argmax(1) != self.labels[places]
 
-            for places, turned in Pieces(at_once(self.images)).of(look, (found.left[k] & ~resisted).nonzero()[:, 0]):
+            for places, turned in Pieces(at_once(self.images, self.images.device)).of(
+                look, (found.left[k] & ~resisted).nonzero()[:, 0]
+            ):
                 found.left[k, places] = ~turned
             resisted = found.left[k]
         return found

@@ -15,7 +15,6 @@ from .. import registry
 from ..attacks.task import Draws, run_attack
 from ..config.specs import EvaluateSpec
 from ..data.datasets import facts
-from ..data.image_folder import Images
 from ..models.classifier import Classifier
 from ..store import resume
 from ..store.records import Record
@@ -45,19 +44,25 @@ class Predictions(NamedTuple):
 
 
 def evaluate(
-    specs: Sequence[EvaluateSpec], classifier: Classifier, images: Images, labels: Tensor, hooks: Hooks
+    specs: Sequence[EvaluateSpec], classifier: Classifier, images: Tensor, labels: Tensor, hooks: Hooks
 ) -> Predictions:
     """Predictions under the attacks of evaluations that differ in their epsilon alone, made together.
 
-    images: uint8 [n, 3, size, size]; labels: int64 [n]. As the study counts, images that are wrong without an attack
-    are attacked like all others, unless the recipe says otherwise; then their predictions are the natural ones. Goes on
-    from a resume state. Raises AttackError, OutOfMemory, and Diverged where logits are not finite.
+    images: uint8 [n, 3, size, size], anywhere; labels: int64 [n], on the classifier's device. As the study counts,
+    images that are wrong without an attack are attacked like all others, unless the recipe says otherwise; then their
+    predictions are the natural ones. Goes on from a resume state. Raises AttackError, OutOfMemory, and Diverged where
+    logits are not finite.
     """
     classifier.requires_grad_(False)
     under_attack, count = sum(spec.epsilon > 0 for spec in specs), _Count(hooks)
     count.total = len(images) * (1 + under_attack)
     parts = []
-    for _, ranked in Pieces(at_once(images)).of(lambda some: _ranked(classifier, some.float() / 255), images):
+    device = labels.device
+
+    def without_attack(some: Tensor) -> Tensor:
+        return _ranked(classifier, some.to(device).float() / 255)
+
+    for _, ranked in Pieces(at_once(images, device)).of(without_attack, images):
         parts.append(ranked)
         count.add(len(ranked))
     natural = torch.cat(parts)
@@ -139,7 +144,7 @@ class Batch(NamedTuple):
 
 
 def attacked(
-    specs: Sequence[EvaluateSpec], classifier: Classifier, images: Images, labels: Tensor, among: Tensor | None = None
+    specs: Sequence[EvaluateSpec], classifier: Classifier, images: Tensor, labels: Tensor, among: Tensor | None = None
 ) -> Iterator[Batch]:
     """Images as evaluations that differ in epsilon alone see them, in batches; those ``among`` them if it is given.
 
@@ -149,16 +154,17 @@ def attacked(
     classifier.requires_grad_(False)
     if not specs:
         return
-    device = images.device
+    device = labels.device
     recipe = max(specs, key=lambda spec: spec.epsilon).recipe  # at epsilon 0 it has no attack to speak of
     epsilons = torch.tensor([spec.epsilon for spec in specs], device=device)
     chosen = torch.ones_like(labels, dtype=torch.bool) if among is None else among
     chosen = chosen.expand(len(specs), len(images))
-    pieces = Pieces(at_once(images))
+    pieces = Pieces(at_once(images, device))
     if registry.attack(recipe.attack.name).user_function:  # it sees all
         pieces = Pieces(len(specs) * len(images), least=len(specs) * len(images))
-    for k, block in enumerate(torch.arange(len(images), device=device).split(recipe.batch_size)):
-        natural, seed = images[block].float() / 255, derive(specs[0].seed, "evaluate", k)
+    blocks = torch.arange(len(images), device=device).split(recipe.batch_size)
+    for k, (block, part) in enumerate(zip(blocks, images.split(recipe.batch_size), strict=True)):
+        natural, seed = part.to(device).float() / 255, derive(specs[0].seed, "evaluate", k)
 
         def moved(pairs: Tensor, block: Tensor = block, natural: Tensor = natural, seed: int = seed) -> Tensor:
             number, place = pairs.unbind(1)
@@ -172,9 +178,9 @@ def attacked(
             yield Batch(adversarial, pairs[:, 0], block[pairs[:, 1]])
 
 
-def at_once(images: Images) -> int:
-    """How many images to work on at once."""
-    values = _CPU_AT_ONCE if images.device.type == "cpu" else _AT_ONCE
+def at_once(images: Tensor, device: torch.device) -> int:
+    """How many images to work on at once on a device."""
+    values = _CPU_AT_ONCE if device.type == "cpu" else _AT_ONCE
     return max(32, values // images[0].numel())
 
 

@@ -7,7 +7,6 @@ from torch import Tensor, nn
 
 from ..attacks.pgd import perturb
 from ..config.specs import FinetuneSpec
-from ..data.image_folder import Images
 from ..models.classifier import Classifier
 from ..models.encoders import Encoder
 from ..util.seeds import derive, seeded
@@ -16,37 +15,35 @@ from .train_loop import Hooks, Loop, Step, Tick, adam
 
 
 def finetune(
-    spec: FinetuneSpec, encoder: Encoder, images: Images, labels: Tensor, classes: int, hooks: Hooks
+    spec: FinetuneSpec, encoder: Encoder, images: Tensor, labels: Tensor, classes: int, hooks: Hooks
 ) -> tuple[Classifier, list[dict[str, float]]]:
     """Train a fresh linear layer on natural images (epsilon 0) or on images attacked in every step.
 
     A full finetuning trains the encoder that it is given, too, with BatchNorm in train mode but while it is attacked.
-    images: uint8 [n, 3, size, size]; labels: int64 [n]; both on the encoder's device, unaugmented. Returns
+    images: uint8 [n, 3, size, size], unaugmented, anywhere; labels: int64 [n], on the encoder's device. Returns
     the classifier, in eval mode, and its history, an entry an epoch; there "top1" and "top5" are of the training
     batches, attacked as they were.
     """
     recipe = spec.recipe
     with seeded(derive(spec.seed, "linear layer")):
-        classifier = Classifier(encoder, classes).to(images.device)
+        classifier = Classifier(encoder, classes).to(labels.device)
     trained, full = classifier.trained(recipe).requires_grad_(), recipe.trained == "full"
     # A frozen encoder without an attack gives an image the same features in every epoch.
     cached = None if full or spec.epsilon else encode(encoder, images, recipe.batch_size, hooks)
     optimizer = adam(trained, recipe)
 
-    def logits_of(indices: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    def logits_of(inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         if cached is not None:
-            return classifier.linear(cached[indices]), cached.new_zeros(3)
-        natural = images[indices].float() / 255
-        adversarial, extremes = perturb(classifier, natural, targets, recipe.attack, spec.epsilon)
+            return classifier.linear(inputs), inputs.new_zeros(3)
+        adversarial, extremes = perturb(classifier, inputs.float() / 255, targets, recipe.attack, spec.epsilon)
         if full:
             return classifier(adversarial), extremes
         with torch.no_grad():
             features = encoder(adversarial)
         return classifier.linear(features), extremes
 
-    def step(indices: Tensor) -> Step:
-        targets = labels[indices]
-        logits, extremes = logits_of(indices, targets)
+    def step(inputs: Tensor, targets: Tensor) -> Step:
+        logits, extremes = logits_of(inputs, targets)
         loss = nn.functional.cross_entropy(logits, targets)
         optimizer.zero_grad()
         loss.backward()
@@ -56,13 +53,12 @@ def finetune(
 
     loop = Loop(
         spec=spec,
-        images=len(images),
+        samples=(images if cached is None else cached, labels),
         drop_last=False,
         rate=lambda epoch: recipe.learning_rate,
         optimizer=optimizer,
         parts={recipe.trained: trained},
         step=step,
-        source=images if cached is None else None,
     )
     classifier.train(full)
     history = loop.run(hooks)
@@ -70,10 +66,10 @@ def finetune(
 
 
 @torch.no_grad()
-def encode(encoder: Encoder, images: Images, batch_size: int, hooks: Hooks) -> Tensor:
+def encode(encoder: Encoder, images: Tensor, batch_size: int, hooks: Hooks) -> Tensor:
     """Features [n, features] of uint8 images, in batches."""
     parts = []
     for batch in images.split(batch_size):
-        parts.append(encoder(batch.float() / 255))
+        parts.append(encoder(batch.to(encoder.mean.device).float() / 255))
         hooks.tick(Tick(0.0, "encoding", len(batch)))
     return torch.cat(parts)

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from ..config.recipes import Pretraining
 from ..config.specs import PretrainSpec
 from ..data import datasets
-from ..data.image_folder import Images
 from ..models import encoders
 from ..models.simclr import SimCLR, adversarial_views, build, partners
 from ..util import distributed
@@ -25,17 +24,19 @@ from .augment import two_views
 from .train_loop import Hooks, Loop, Step, adam
 
 
-def pretrain(spec: PretrainSpec, images: Images, hooks: Hooks) -> tuple[SimCLR, list[dict[str, float]]]:
+def pretrain(
+    spec: PretrainSpec, images: Tensor, hooks: Hooks, device: torch.device | None = None
+) -> tuple[SimCLR, list[dict[str, float]]]:
     """Train SimCLR on views attacked with the spec's epsilon; 0 is plain SimCLR.
 
-    images: uint8 [n, 3, size, size], on the device to train on. Returns the model in eval mode and its
-    history, an entry an epoch; there "top1" and "top5" are of the contrastive task: how often a view's partner is
-    the most similar, or among the five most similar, of all others.
+    images: uint8 [n, 3, size, size]; device: to train on, the images' own unless it is given. Returns the model in eval
+    mode and its history, an entry an epoch; there "top1" and "top5" are of the contrastive task: how often a view's
+    partner is the most similar, or among the five most similar, of all others.
 
     On several ranks (distributed.joined) each does its share of every batch, and all have the same result.
     """
     recipe = spec.recipe
-    model = build(spec).to(images.device)
+    model = build(spec).to(device or images.device)
     if recipe.channels_last:
         model = model.to(memory_format=torch.channels_last)
     if recipe.normalize:
@@ -44,9 +45,9 @@ def pretrain(spec: PretrainSpec, images: Images, hooks: Hooks) -> tuple[SimCLR, 
 
     several = distributed.size() > 1
 
-    def step(indices: Tensor) -> Step:
-        mine = (None, distributed.share(len(indices))) if several else ()
-        views = two_views(images[indices], recipe.augmentation, *mine)
+    def step(natural: Tensor) -> Step:
+        mine = (None, distributed.share(len(natural))) if several else ()
+        views = two_views(natural, recipe.augmentation, *mine)
         views, extremes = adversarial_views(model, views, spec.epsilon)
         logits, labels = trained(views), partners(len(views), views.device)  # both views in one pass: one BatchNorm
         loss = nn.functional.cross_entropy(logits, labels)
@@ -60,13 +61,12 @@ def pretrain(spec: PretrainSpec, images: Images, hooks: Hooks) -> tuple[SimCLR, 
 
     loop = Loop(
         spec=spec,
-        images=len(images),
+        samples=(images,),
         drop_last=True,
         rate=lambda epoch: learning_rate(recipe, epoch),
         optimizer=optimizer,
         parts={"model": model},
         step=step,
-        source=images,
     )
     model.train()
     with _on_all_ranks(model) as trained:
@@ -89,10 +89,10 @@ def serve(device: torch.device, data_dir: Path) -> None:
     """What a rank other than 0 does: its share of the pretrainings that rank 0 calls it to."""
     for task in distributed.called():
         spec = read(PretrainSpec, encode(task))
-        images = datasets.load(spec.source, "train", spec.limit, data_dir).to(device).images
+        data = datasets.load(spec.source, "train", spec.limit, data_dir).to(device)
         # What rank 0 meets too, and says, is no matter here.
         with contextlib.suppress(AttackError, Diverged, InvalidValue, Interrupted), distributed.joined():
-            pretrain(spec, images, Hooks())
+            pretrain(spec, data.images, Hooks(), device)
 
 
 def learning_rate(recipe: Pretraining, epoch: int) -> float:
@@ -104,11 +104,12 @@ def learning_rate(recipe: Pretraining, epoch: int) -> float:
     return recipe.learning_rate * (1 + math.cos(math.pi * progress)) / 2
 
 
-def _normalize_by(model: SimCLR, images: Images) -> None:
+def _normalize_by(model: SimCLR, images: Tensor) -> None:
     """By sums of whole numbers, which are the same however many images are added at once."""
-    sums = torch.zeros(2, 3, dtype=torch.int64, device=images.device)
+    device = model.encoder.mean.device
+    sums = torch.zeros(2, 3, dtype=torch.int64, device=device)
     for batch in images.split(256):
-        values = batch.to(torch.int32)
+        values = batch.to(device, torch.int32)
         sums += torch.stack([values.sum((0, 2, 3)), values.square().sum((0, 2, 3))])
     count = len(images) * images.shape[2] * images.shape[3]
     total, squares = sums.cpu().double() / 255 / count

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from ..attacks import pgd
 from ..config.recipes import Finetuning, Pretraining
 from ..config.specs import FinetuneSpec, PretrainSpec
-from ..data.image_folder import Images, ahead
 from ..store import resume
 from ..util import distributed
 from ..util.cuda_graph import Replayed
@@ -101,12 +100,13 @@ class _Done:
 class Loop:
     """One stage's training.
 
-    ``step`` makes one optimizer step on the images of some indices, int64 on the device. It draws all that is random
-    from the device's global generator, and waits for nothing, so that on CUDA it is recorded and replayed.
+    ``step`` makes one optimizer step on a batch: rows of each of ``samples``, on the device. It draws all that is
+    random from the device's global generator, and waits for nothing, so that on CUDA it is recorded and replayed.
     """
 
     spec: PretrainSpec | FinetuneSpec
-    images: int
+    samples: tuple[Tensor, ...]
+    """What is trained on, such as images and labels: tensors of n rows, on the device or on the CPU."""
     drop_last: bool
     """Whether an incomplete last batch is left out."""
     rate: Callable[[int], float]
@@ -114,9 +114,7 @@ class Loop:
     optimizer: torch.optim.Optimizer
     parts: dict[str, Stateful]
     """All that changes while training, apart from the optimizer: what the resume state is made of."""
-    step: Callable[[Tensor], Step]
-    source: Images | None = None
-    """What the step takes images from; those of a large folder are then read before their step, outside of it."""
+    step: Callable[..., Step]
 
     def run(self, hooks: Hooks) -> list[dict[str, float]]:
         """Train; returns one dictionary an epoch: epoch, loss, top1, top5 (both rates), learning_rate, seconds.
@@ -148,23 +146,29 @@ class Loop:
                 raise
         return history
 
-    def _epoch(self, epoch: int, done: _Done, step: Callable[[Tensor], Step], hooks: Hooks) -> None:
+    def _epoch(self, epoch: int, done: _Done, step: Callable[..., Step], hooks: Hooks) -> None:
         """Those batches of an epoch that are not done."""
         spec, epochs, device = self.spec, self.spec.recipe.epochs, _device(self.optimizer)
         shuffle = torch.Generator().manual_seed(derive(spec.seed, spec.stage, "order", epoch))
-        order = torch.randperm(self.images, generator=shuffle).to(device)
-        size = min(spec.recipe.batch_size, self.images)
-        batches = [batch for batch in order.split(size) if len(batch) == size or not self.drop_last]
-        began = time.perf_counter()
-        for k, indices in enumerate(ahead(self.source, batches[done.batches :]), done.batches):
+        count = len(self.samples[0])
+        order = torch.randperm(count, generator=shuffle)
+        orders = {part.device: order.to(part.device) for part in self.samples}
+        batch = min(spec.recipe.batch_size, count)
+        starts = range(0, count - count % batch if self.drop_last else count, batch)
+        for k in range(done.batches, len(starts)):
+            began, size = time.perf_counter(), min(batch, count - starts[k])
             with held():  # else the weights could have moved, and the account not
                 with seeded(derive(spec.seed, spec.stage, epoch, k), device):
-                    found = _of_all_ranks(self._fitting(step, indices))
+                    found = _of_all_ranks(self._fitting(partial(self._on, orders, starts[k], step), size))
                 done.add(found, time.perf_counter() - began)
                 _stop_together()
-            fraction = (epoch + (k + 1) / len(batches)) / epochs
-            hooks.tick(Tick(fraction, f"epoch {epoch + 1}/{epochs}", len(indices), done.sums[0] / done.samples))
-            began = time.perf_counter()  # waiting for images is part of a step's time
+            fraction = (epoch + (k + 1) / len(starts)) / epochs
+            hooks.tick(Tick(fraction, f"epoch {epoch + 1}/{epochs}", size, done.sums[0] / done.samples))
+
+    def _on(self, orders: dict[torch.device, Tensor], start: int, step: Callable[..., Step], size: int) -> Step:
+        """A step on ``size`` samples of an epoch's order, which each device that holds samples has a copy of."""
+        device, rows = _device(self.optimizer), slice(start, start + size)
+        return step(*(part[orders[part.device][rows]].to(device, non_blocking=True) for part in self.samples))
 
     def _account(self, epoch: int, done: _Done, history: list[dict[str, float]]) -> dict[str, float]:
         """An epoch's entry in the history, once it is judged."""
@@ -186,23 +190,22 @@ class Loop:
             "seconds": round(done.seconds + time.perf_counter() - began, 3),
         }
 
-    def _fitting(self, step: Callable[[Tensor], Step], indices: Tensor) -> Step:
-        """A step; OutOfMemory, with the batch size that fits, if this one does not."""
-        found = attempt(partial(step, indices))
+    def _fitting(self, step: Callable[[int], Step], size: int) -> Step:
+        """A step on so many samples; OutOfMemory, with the batch size that fits, if this one does not."""
+        found = attempt(partial(step, size))
         if found is not None:
             return found
-        size = len(indices) // 2
+        device, less = _device(self.optimizer), size // 2
         if distributed.size() > 1:  # to try another size, all ranks would have to
             raise OutOfMemory(
-                f"{self.spec}: expected {len(indices)} images a batch on {distributed.size()} ranks to fit "
-                f"the memory of {indices.device}, got out of memory on rank "
-                f"{distributed.rank()}; take more ranks"
+                f"{self.spec}: expected {size} images a batch on {distributed.size()} ranks to fit the memory of "
+                f"{device}, got out of memory on rank {distributed.rank()}; take more ranks"
             )
-        while size > 1 and attempt(partial(step, indices[:size])) is None:
-            size //= 2
-        recipe, fits = type(self.spec.recipe).__name__.lower(), f"{size} fit" if size > 1 else "nor do 2 fit"
+        while less > 1 and attempt(partial(step, less)) is None:
+            less //= 2
+        recipe, fits = type(self.spec.recipe).__name__.lower(), f"{less} fit" if less > 1 else "nor do 2 fit"
         raise OutOfMemory(
-            f"{self.spec}: expected {len(indices)} images a batch to fit the memory of {indices.device}, got out of "
+            f"{self.spec}: expected {size} images a batch to fit the memory of {device}, got out of "
             f"memory; {fits} ({recipe}.batch_size; another size is another protocol)"
         )
 
