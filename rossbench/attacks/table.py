@@ -162,13 +162,13 @@ def attack_of(text: str, base: Attack) -> Attack:
 def _setting(text: str, base: Attack) -> tuple[str, Any]:
     """A field and its value, of ``steps=100``."""
     examples = {spec.name: getattr(base, spec.name) for spec in fields(base) if spec.name != "name"}
-    field, _, given = text.partition("=")
+    field, _, written = text.partition("=")
     if field not in examples:
         raise unknown("attack setting", field, examples)
     example = examples[field]
     try:
         if isinstance(example, bool):
-            return field, bool(("false", "true").index(given.lower()))
-        return field, float(fraction(given)) if isinstance(example, float) else type(example)(given)
+            return field, bool(("false", "true").index(written.lower()))
+        return field, float(fraction(written)) if isinstance(example, float) else type(example)(written)
     except (ValueError, ArithmeticError):
-        raise InvalidValue(f"attack {field}: expected a value such as {example}, got {given!r}") from None
+        raise InvalidValue(f"attack {field}: expected a value such as {example}, got {written!r}") from None
