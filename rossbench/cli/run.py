@@ -23,7 +23,7 @@ from ..data.datasets import default_data_dir, facts
 from ..report import formats, tables
 from ..store import results
 from ..store.store import Store
-from ..util import distributed
+from ..util import torchrun
 from ..util.epsilons import EPS, format_epsilon, format_model
 from ..util.values import flatten
 from . import costs, options
@@ -171,18 +171,21 @@ def run(
     options.check_workers(ray, cpus, gpus)
     scenarios = options.changed_scenarios(name, changed)
     options.check_source(changed["encoder_weights"])
-    console = Console(quiet=not distributed.leads())
+    console = Console(quiet=not torchrun.is_rank_zero())
     with console.status("loading torch") if console.is_terminal else contextlib.nullcontext():
         from ..runner import display, progress, run
         from ..stages import pretrain
+        from ..util import distributed
         from ..util.devices import resolve_device
     scenarios, given = _given(scenarios, changed)
     for one in given:
         console.print(escape(str(one)), soft_wrap=True)
-    with contextlib.ExitStack() as stack:
-        if not stack.enter_context(distributed.together()):
+    if not torchrun.is_rank_zero():
+        with distributed.process_group():
             pretrain.serve(resolve_device(device), data_dir or default_data_dir())
-            return
+        return
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(distributed.process_group())
         observers = []
         if tensorboard is not None:
             from ..runner import tensorboard as board

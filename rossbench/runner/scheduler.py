@@ -94,7 +94,7 @@ class Scheduler:
                 continue
             data = self.context.data(spec)
             if isinstance(spec, PretrainSpec):
-                distributed.check(spec, min(spec.recipe.batch_size, len(data.images)))
+                distributed.check_batch(spec, min(spec.recipe.batch_size, len(data.images)))
 
     def build(self, wanted: Iterable[AnySpec], read: Callable[[], Result]) -> Result:
         """What ``read`` returns once all that is wanted is in the store.
