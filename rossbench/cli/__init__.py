@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import shlex
 import signal
 import sys
@@ -26,6 +27,8 @@ LONGEST = 2000
 def main(arguments: list[str] | None = None) -> None:
     """Entry point. Errors are one line on stderr and exit code 2; --debug shows where they come from."""
     given = sys.argv[1:] if arguments is None else arguments
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a character that an encoding lacks must not end a run
     if not torchrun.is_rank_zero() and "run" not in given:  # there is nothing to share
         sys.exit()
     try:

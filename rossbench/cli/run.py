@@ -199,9 +199,9 @@ def run(
 
         where: dict[str, Any] = {"store": store, "data_dir": data_dir, "device": device, "observe": observe}
         if ray is not None:
-            from ..runner.cluster import hiring
+            from ..runner import cluster
 
-            where["hire"] = stack.enter_context(hiring(ray, cpus or 1.0, gpus or 0.0, device))
+            where["executor"] = stack.enter_context(cluster.connected(ray, cpus or 1.0, gpus or 0.0, device))
         run.run_suite(scenarios, encoders=given, shard=shard, **where)
         for scenario in scenarios:
             (matrix,) = results.load(Store(store), [scenario.name], scenario.protocol)

@@ -7,7 +7,8 @@ for. docs/trust.md explains each.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from itertools import pairwise
@@ -18,12 +19,15 @@ from torch import Tensor, nn
 
 from ..attacks.task import Draws, run_attack
 from ..config.recipes import Attack, Evaluation
+from ..config.specs import AuditSpec
 from ..data.datasets import balanced
+from ..store import artifacts
 from ..store.records import Verdict, Verdicts
 from ..util.epsilons import EPS, format_epsilon
 from ..util.errors import AttackError
 from ..util.memory import Pieces
 from ..util.seeds import derive
+from .context import Context
 from .evaluate import at_once
 from .train_loop import Hooks, Tick
 
@@ -38,6 +42,16 @@ WRONG = 20.0
 STRONGER = Attack(steps=50, step_size=0.1, step_unit="epsilon", restarts=2)
 LARGE = Attack(steps=20, step_size=0.25, step_unit="epsilon")
 QUERIES = Attack("square", steps=300)
+
+
+def build(specs: Sequence[AuditSpec], context: Context, hooks: Hooks) -> None:
+    """Audit the evaluations of one classifier, and store what each check found."""
+    (spec,) = specs
+    data, classifier, began = context.data(spec), context.classifier(spec.finetune), time.perf_counter()
+    stored = {cell.epsilon: artifacts.load_predictions(context.store, cell)[0][:, 0] for cell in spec.cells}
+    verdicts = judge(classifier, data.images, data.labels, stored, spec.recipe, spec.seed, hooks)
+    seconds, images = time.perf_counter() - began, len(audited(data.labels))
+    artifacts.save_audit(context.store, spec, verdicts, images, seconds, context.provenance())
 
 
 def judge(

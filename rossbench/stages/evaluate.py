@@ -26,12 +26,34 @@ from ..util.signals import Interrupted, held
 from ..util.statistics import wilson
 from ..util.values import encode
 from . import metrics
+from .context import Context
 from .train_loop import Hooks, Tick
 
 _CPU_AT_ONCE, _AT_ONCE = 3 * 2**18, 2**24
 """Values of images that are attacked at once, 256 and 5,461 of 32 pixels: what fits caches, and what fills a GPU."""
 SAVE_EVERY = 10.0
 """Seconds between two saved states."""
+
+
+def build(specs: Sequence[EvaluateSpec], context: Context, hooks: Hooks) -> None:
+    """Evaluate one classifier at several epsilons together, and store a cell for each, with its share of the time."""
+    data, classifier = context.data(specs[0]), context.classifier(specs[0].finetune)
+    began = time.perf_counter()
+    found = evaluate(specs, classifier, data.images, data.labels, hooks)
+    seconds, passes = time.perf_counter() - began, sum(spec.passes for spec in specs)
+    for spec, ranked in zip(specs, found.attacked, strict=True):
+        scenario, deviations = context.origins[spec.key]
+        save_cell(
+            context.store,
+            spec,
+            ranked,
+            found.natural,
+            data.labels.cpu(),
+            scenario=scenario,
+            deviations=deviations,
+            seconds=seconds * spec.passes / passes,
+            provenance=context.provenance(data=data.fingerprint),
+        )
 
 
 class Predictions(NamedTuple):
@@ -212,7 +234,9 @@ def save_cell(
     predicted, classes = ranked[:, 0], facts(spec.finetune.target).classes
     names = ("top1_right", "top5_right", "mcc", "precision", "recall", "f1", "right_by_class")
     scores: dict[str, Any] = dict.fromkeys(names)
-    if spec.recipe.attacked == "all":  # else the images that were wrong are not known under the attack
+    if (
+        spec.recipe.attacked == "all" or not spec.epsilon
+    ):  # else the images that were wrong are not known under the attack
         top1, top5 = metrics.counts_right(ranked, labels).tolist()
         by_class = metrics.confusion(predicted, labels, classes).diagonal().tolist()
         scores |= {"top1_right": top1, "top5_right": top5, "right_by_class": by_class}

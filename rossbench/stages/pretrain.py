@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import math
+import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -14,13 +16,33 @@ from ..config.recipes import Pretraining
 from ..config.specs import PretrainSpec
 from ..data import datasets
 from ..models import encoders
-from ..models.simclr import SimCLR, adversarial_views, build, partners
+from ..models.simclr import SimCLR, adversarial_views, partners
+from ..models.simclr import build as build_simclr
+from ..store import artifacts
 from ..util import distributed
 from ..util.errors import AttackError, Diverged, InvalidValue
 from ..util.signals import Interrupted
 from . import metrics
 from .augment import two_views
+from .context import Context
 from .train_loop import Hooks, Loop, Step, adam
+
+
+def build(specs: Sequence[PretrainSpec], context: Context, hooks: Hooks) -> None:
+    """Pretrain one encoder, or take the one that was trained elsewhere, and store it."""
+    (spec,) = specs
+    if spec.weights:
+        given = context.given(spec)
+        provenance = context.provenance(weights=given.account)
+        artifacts.save_trained(context.store, spec, given.encoder, [], 0.0, provenance)
+        return
+    data, began = context.data(spec), time.perf_counter()
+    with distributed.on_all_ranks(spec):
+        model, history = pretrain(spec, data.images, hooks, context.device)
+    provenance = context.provenance(dtype=spec.recipe.precision, data=data.fingerprint)
+    if any(number > 1 for number in hooks.ranks):
+        provenance["ranks"] = list(hooks.ranks)
+    artifacts.save_trained(context.store, spec, model, history, time.perf_counter() - began, provenance)
 
 
 def pretrain(
@@ -35,7 +57,7 @@ def pretrain(
     On several ranks (distributed.on_all_ranks) each does its share of every batch, and all have the same result.
     """
     recipe = spec.recipe
-    model = build(spec).to(device or images.device)
+    model = build_simclr(spec).to(device or images.device)
     if recipe.channels_last:
         model = model.to(memory_format=torch.channels_last)
     if recipe.normalize:
