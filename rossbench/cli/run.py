@@ -29,7 +29,7 @@ from ..util.values import flatten
 from . import costs, options
 
 if TYPE_CHECKING:
-    from ..models.checkpoints import Given
+    from ..models.checkpoints import PretrainedEncoder
 
 
 @click.command("list")
@@ -99,7 +99,7 @@ def show(name: str, cost: bool, rate: float | None, calibrate: bool, device: str
             console.print(table)
 
 
-def _given(scenarios: list[Scenario], changed: dict[str, Any]) -> tuple[list[Scenario], list[Given]]:
+def _given(scenarios: list[Scenario], changed: dict[str, Any]) -> tuple[list[Scenario], list[PretrainedEncoder]]:
     """The scenarios with the encoder of --encoder-weights, and that encoder, once for each architecture and size."""
     source: str | None = changed["encoder_weights"]
     if source is None:
@@ -107,7 +107,7 @@ def _given(scenarios: list[Scenario], changed: dict[str, Any]) -> tuple[list[Sce
     from ..models import checkpoints
 
     normalization = changed["encoder_normalization"] or checkpoints.NONE
-    found: dict[tuple[str, int], Given] = {}
+    found: dict[tuple[str, int], PretrainedEncoder] = {}
     made = []
     for scenario in scenarios:
         place = scenario.encoder, facts(scenario.source).size

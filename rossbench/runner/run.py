@@ -13,7 +13,7 @@ from .. import registry
 from ..config.scenarios import Place, Row, Scenario, Suite
 from ..data import datasets
 from ..models import checkpoints
-from ..models.checkpoints import RGB, Given
+from ..models.checkpoints import RGB, PretrainedEncoder
 from ..stages.context import Context
 from ..store import records, results
 from ..store.records import Audit, Record
@@ -55,7 +55,7 @@ def run_suite(
     data_dir: Path | str | None = None,
     device: str = "auto",
     observe: Observer = lambda progress: None,
-    encoders: Sequence[Given] = (),
+    encoders: Sequence[PretrainedEncoder] = (),
     shard: tuple[int, int] = (1, 1),
     executor: Executor | None = None,
 ) -> dict[str, Records]:
@@ -89,7 +89,7 @@ def audit(
     device: str = "auto",
     protocol: str | None = None,
     observe: Observer = lambda progress: None,
-    encoders: Sequence[Given] = (),
+    encoders: Sequence[PretrainedEncoder] = (),
     executor: Executor | None = None,
 ) -> dict[tuple[str, str, Row], Audit]:
     """Verdicts on every classifier that a store has evaluations of, or on those of some scenarios and suites.
@@ -140,7 +140,7 @@ def _context(
     store: Store | Path | str,
     data_dir: Path | str | None,
     device: str,
-    encoders: Sequence[Given],
+    encoders: Sequence[PretrainedEncoder],
     origins: Mapping[str, tuple[str, dict[str, Any]]],
 ) -> Context:
     return Context(

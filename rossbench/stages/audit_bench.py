@@ -14,7 +14,7 @@ from ..attacks.task import Draws, run_attack
 from ..config.recipes import Attack, Evaluation
 from ..data.datasets import balanced
 from ..util.epsilons import EPS, format_epsilon
-from ..util.memory import Pieces
+from ..util.memory import AutoBatch
 from ..util.seeds import derive
 from .evaluate import at_once
 
@@ -93,7 +93,7 @@ class Bench:
                 found.note_bounds(adversarial, self.images[places], radii[places])
                 return self.logits(adversarial).argmax(1) != self.labels[places]
 
-            pieces, standing = Pieces(at_once(self.images, self.images.device)), found.left[k] & ~resisted
+            pieces, standing = AutoBatch(at_once(self.images, self.images.device)), found.left[k] & ~resisted
             for places, turned in pieces.of(look, standing.nonzero()[:, 0]):
                 found.left[k, places] = ~turned
             resisted = found.left[k]

@@ -14,7 +14,7 @@ import torch
 from ..config.specs import AnySpec, AuditSpec, EvaluateSpec, FinetuneSpec, PretrainSpec
 from ..data import datasets
 from ..data.datasets import Data
-from ..models.checkpoints import Given
+from ..models.checkpoints import PretrainedEncoder
 from ..models.classifier import Classifier
 from ..models.encoders import Encoder
 from ..store import artifacts, records
@@ -32,7 +32,7 @@ class Context:
     store: Store
     device: torch.device
     data_dir: Path
-    encoders: Mapping[str, Given] = field(default_factory=dict)
+    encoders: Mapping[str, PretrainedEncoder] = field(default_factory=dict)
     """Encoders that were trained elsewhere, by their ``weights``."""
     origins: Mapping[str, tuple[str, dict[str, Any]]] = field(default_factory=dict)
     """By the key of a cell: the scenario that it is computed for, and how that deviates from the registered one."""
@@ -51,7 +51,7 @@ class Context:
         """Take these images for those of a split."""
         self._data[split] = data.to(self.device)
 
-    def given(self, spec: PretrainSpec) -> Given:
+    def given(self, spec: PretrainSpec) -> PretrainedEncoder:
         """The encoder that a spec names by its weights. Raises InvalidValue if the run was not given it."""
         if spec.weights not in self.encoders:
             raise InvalidValue(

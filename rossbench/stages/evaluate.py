@@ -20,9 +20,9 @@ from ..store import resume
 from ..store.records import Record
 from ..store.store import Store, read_json
 from ..util.errors import Diverged
-from ..util.memory import Pieces
+from ..util.memory import AutoBatch
 from ..util.seeds import derive
-from ..util.signals import Interrupted, held
+from ..util.signals import Interrupted, defer_signals
 from ..util.statistics import wilson
 from ..util.values import encode
 from . import metrics
@@ -84,7 +84,7 @@ def evaluate(
     def without_attack(some: Tensor) -> Tensor:
         return _ranked(classifier, some.to(device).float() / 255)
 
-    for _, ranked in Pieces(at_once(images, device)).of(without_attack, images):
+    for _, ranked in AutoBatch(at_once(images, device)).of(without_attack, images):
         parts.append(ranked)
         count.add(len(ranked))
     natural = torch.cat(parts)
@@ -137,7 +137,7 @@ class _Found:
                 self.ranked[k], self.done[k] = (part.to(natural.device) for part in state[spec.key])
 
     def add(self, batch: Batch, ranked: Tensor) -> None:
-        with held():
+        with defer_signals():
             self.ranked[batch.number, batch.image] = ranked
             self.done[batch.number, batch.image] = True
 
@@ -181,9 +181,9 @@ def attacked(
     epsilons = torch.tensor([spec.epsilon for spec in specs], device=device)
     chosen = torch.ones_like(labels, dtype=torch.bool) if among is None else among
     chosen = chosen.expand(len(specs), len(images))
-    pieces = Pieces(at_once(images, device))
+    pieces = AutoBatch(at_once(images, device))
     if registry.attack(recipe.attack.name).user_function:  # it sees all
-        pieces = Pieces(len(specs) * len(images), least=len(specs) * len(images))
+        pieces = AutoBatch(len(specs) * len(images), least=len(specs) * len(images))
     blocks = torch.arange(len(images), device=device).split(recipe.batch_size)
     for k, (block, part) in enumerate(zip(blocks, images.split(recipe.batch_size), strict=True)):
         natural, seed = part.to(device).float() / 255, derive(specs[0].seed, "evaluate", k)

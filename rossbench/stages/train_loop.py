@@ -23,7 +23,7 @@ from ..util.cuda_graph import Replayed
 from ..util.errors import Diverged, OutOfMemory
 from ..util.memory import attempt
 from ..util.seeds import derive, seeded
-from ..util.signals import Interrupted, held, waiting
+from ..util.signals import Interrupted, defer_signals, waiting
 
 
 class Stateful(Protocol):
@@ -130,12 +130,12 @@ class Loop:
         if len(history) < epochs and hooks.ranks[-1:] != (distributed.world_size(),):
             hooks.ranks += (distributed.world_size(),)
         # Of several ranks none leaves by itself: a signal waits until all know of it.
-        with held() if several else contextlib.nullcontext(), resume.Saving(hooks.resume) as saving:
+        with defer_signals() if several else contextlib.nullcontext(), resume.Saving(hooks.resume) as saving:
             try:
                 for epoch in range(len(history), epochs):
                     _set_rate(self.optimizer, self.rate(epoch))
                     self._epoch(epoch, done, step, hooks)
-                    with held():
+                    with defer_signals():
                         history.append(self._account(epoch, done, history))
                         done = _Done.nothing(device)
                         saving.save(self._state(history, done, hooks))
@@ -157,7 +157,7 @@ class Loop:
         starts = range(0, count - count % batch if self.drop_last else count, batch)
         for k in range(done.batches, len(starts)):
             began, size = time.perf_counter(), min(batch, count - starts[k])
-            with held():  # else the weights could have moved, and the account not
+            with defer_signals():  # else the weights could have moved, and the account not
                 with seeded(derive(spec.seed, spec.stage, epoch, k), device):
                     found = _of_all_ranks(self._fitting(partial(self._on, orders, starts[k], step), size))
                 done.add(found, time.perf_counter() - began)
