@@ -36,9 +36,7 @@ HOMES = {
 NO_TORCH = {"config", "data", "registry", "cli", "report.tables", "report.formats", "report.published", "report.audits"}
 NO_TORCH.add("attacks.table")
 NO_TORCH |= {f"store.{name}" for name in ("store", "records", "results", "maintenance")}
-NO_TORCH |= {
-    f"util.{name}" for name in ("errors", "locks", "signals", "statistics", "distributed", "values", "epsilons")
-}
+NO_TORCH |= {f"util.{name}" for name in ("errors", "locks", "signals", "statistics", "torchrun", "values", "epsilons")}
 """Modules, or folders, whose import loads no torch: what list, show and report need."""
 
 

@@ -23,14 +23,14 @@ from ..data.datasets import default_data_dir, facts
 from ..report import formats, tables
 from ..store import results
 from ..store.store import Store
-from ..util import distributed
+from ..util import torchrun
 from ..util.epsilons import EPS, format_epsilon, format_model
 from ..util.values import encode, flatten
 from . import costs, options
 from .overrides import changed_scenarios
 
 if TYPE_CHECKING:
-    from ..models.checkpoints import Given
+    from ..models.checkpoints import PretrainedEncoder
 
 
 @click.command("list")
@@ -114,7 +114,7 @@ def _facts(scenario: Scenario) -> dict[str, Any]:
     return {**asdict(scenario), "models": scenario.rows, "protocol": scenario.protocol, "deviations": deviations}
 
 
-def _given(scenarios: list[Scenario], changed: dict[str, Any]) -> tuple[list[Scenario], list[Given]]:
+def _given(scenarios: list[Scenario], changed: dict[str, Any]) -> tuple[list[Scenario], list[PretrainedEncoder]]:
     """The scenarios with the encoder of --encoder-weights, and that encoder, once for each architecture and size."""
     source: str | None = changed["encoder_weights"]
     if source is None:
@@ -191,18 +191,21 @@ def run(
     """Pretrain, finetune, evaluate and audit what the store lacks of a scenario or suite."""
     options.check_workers(ray, cpus, gpus)
     scenarios = changed_scenarios(name, changed)
-    console = Console(quiet=quiet or not distributed.leads(), stderr=as_json)
+    console = Console(quiet=quiet or not torchrun.is_rank_zero(), stderr=as_json)
     with console.status("loading torch") if console.is_terminal else contextlib.nullcontext():
         from ..runner import display, progress, run
         from ..stages import pretrain
+        from ..util import distributed
         from ..util.devices import resolve_device
     scenarios, given = _given(scenarios, changed)
     for one in given:
         console.print(escape(str(one)), soft_wrap=True)
-    with contextlib.ExitStack() as stack:
-        if not stack.enter_context(distributed.together()):
+    if not torchrun.is_rank_zero():
+        with distributed.process_group():
             pretrain.serve(resolve_device(device), data_dir or default_data_dir())
-            return
+        return
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(distributed.process_group())
         observers = []
         if tensorboard is not None:
             from ..runner import tensorboard as board
@@ -216,9 +219,9 @@ def run(
 
         where: dict[str, Any] = {"store": store, "data_dir": data_dir, "device": device, "observe": observe}
         if ray is not None:
-            from ..runner.cluster import hiring
+            from ..runner import cluster
 
-            where["hire"] = stack.enter_context(hiring(ray, cpus or 1.0, gpus or 0.0, device))
+            where["executor"] = stack.enter_context(cluster.connected(ray, cpus or 1.0, gpus or 0.0, device))
         run.run_suite(scenarios, encoders=given, shard=shard, **where)
         for scenario in scenarios:
             (matrix,) = results.load(Store(store), [scenario.name], scenario.protocol)
