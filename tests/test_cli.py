@@ -89,13 +89,14 @@ def test_a_run_as_json_has_its_records_on_stdout_and_its_progress_on_stderr(ross
     assert rossbench("run", "digits", *TINY, "--train-eps", 0, "--json", "--quiet") == (0, out, "")
 
 
-@pytest.mark.parametrize(
-    ("form", "start"), [("csv", "scenario,"), ("json", "["), ("latex", r"\begin"), ("markdown", "###")]
-)
-def test_report_formats_are_nothing_but_the_format(rossbench, finished, form, start):
-    code, out, _ = rossbench("report", "--out", finished, "--format", form)
-    assert code == 0
-    assert out.startswith(start)
+def test_report_gives_every_format_and_nothing_else_and_every_metric(rossbench, finished):
+    for form, start in {"csv": "scenario,", "json": "[", "latex": r"\begin", "markdown": "###"}.items():
+        code, out, _ = rossbench("report", "--out", finished, "--format", form)
+        assert (code, out[: len(start)]) == (0, start)
+    for metric, title in tables.METRICS.items():
+        code, out, _ = rossbench("report", "--out", finished, "--metric", metric)
+        assert code == 0
+        assert f"{title}, RoSS digits → digits" in out
 
 
 def test_a_scenario_file_is_seen(rossbench, tmp_path):
@@ -113,45 +114,31 @@ def test_a_scenario_file_is_seen(rossbench, tmp_path):
 
 WRONG = [
     ("run digitz", "unknown scenario or suite 'digitz'; did you mean digits or digits-study?"),
-    ("run ross2O22", "unknown scenario or suite 'ross2O22'; did you mean ross2022"),
-    ("run digits --finetune-eps sane", "expected numbers such as 0.5 or 8/255, got 'sane'"),
     ("run digits --finetune-eps 1:0", "expected numbers or start:stop:step, got '1:0'"),
     ("run digits --train-eps 1,0", "expected ascending numbers, got 1, 0"),
     ("run digits --eval-eps=-1", "expected numbers in [0, 1000], got -1"),
     ("run digits --tensorboard file.txt", "'file.txt' is a file"),
     ("run ross2022 --train-limit 50", "train limit for cifar100: expected 100 (one image a class) to 50000"),
     ("run digits --test-limit 5000", "test limit for digits: expected 10 (one image a class) to 596"),
-    ("run", "Missing argument 'NAME'"),
-    ("rum digits", "No such command 'rum'"),
-    ("run digits --epoch 3", "No such option"),
-    ("run digits --epochs 0", "'--epochs'"),
     ("run digits --seed -1", "'--seed'"),
     ("run digits --seeds 0,0", "expected different whole numbers such as 0,1,2, got '0,0'"),
     ("run digits --seeds 0,1 --seed 2", "--seed and --seeds are mutually exclusive"),
     ("run digits --set epochs=3", "unknown field 'epochs'; did you mean finetuning.epochs or pretraining.epochs?"),
     ("run digits --set pretraining.epochs=0", "Pretraining.epochs: expected a number of at least 1, got 0"),
-    ("run digits --set pretraining.epochs", "--set: expected FIELD=VALUE, got 'pretraining.epochs'"),
     ("run digits --set evaluation.attacked=al", "unknown Evaluation.attacked 'al'; did you mean all?"),
     ("run digits --device tpu", "expected auto, cpu, cuda, cuda:N or mps, got 'tpu'"),
     ("run digits --device cuda:99", "device 'cuda:99': expected one of the"),
     ("run digits --encoder resnet81 --device cpu", "unknown encoder 'resnet81'; did you mean"),
     ("run digits --encoder resnet18.nothing --device cpu", "encoder 'resnet18.nothing' cannot be built"),
-    ("run digits --encoder qqqqqqqq --device cpu", "in all)"),
     ("run digits --attack apgd", "unknown attack 'apgd'; did you mean"),
-    ("run digits --attack norm=Linf", "expected a step_size with norm=Linf"),
     ("run digits --attack negative --eval-eps 0,2", "negative: expected shares of at most 1"),
-    ("run digits --finetuning XLF", "'XLF' is not one of 'SLF', 'ALF', 'AFF'"),
     ("run digits --scenario-file none.py", "'none.py' does not exist"),
     ("report", "nothing to report in rossbench-store: expected a store that rossbench run has written"),
     ("report --metric f2", "'f2' is not one of"),
-    ("report --format html", "'html' is not one of"),
-    ("audit", "nothing to report in rossbench-store"),
     *((f"store {one} --out .", "expected a store that rossbench run has written") for one in ("list", "verify", "gc")),
 ]
 WRONG_OF_A_STORE = [
     ("compare digits@0", "expected two models, such as digits@0 digits@1, got digits@0"),
-    ("compare digits@0 digits@0,1", "expected two models"),
-    ("compare digits@0 digits@x", "expected numbers such as 0.5 or 8/255, got 'x'"),
     ("compare digits@0 digit@1", "did you mean digits?"),
     ("compare digits@0 digits@0.5", "expected some of 0, 1, got 0.5"),
     ("report --intervals --metric mcc", "expected top1, top5, robust of one seed, got mcc of seed 0"),
@@ -389,13 +376,6 @@ def test_a_protocol_chooses_what_is_reported(rossbench, pair):
         assert [line.split(",")[:2] for line in out.splitlines()[1:]] == [["ant", protocol]]
 
 
-def test_every_metric_is_reported(rossbench, finished):
-    for metric, title in tables.METRICS.items():
-        code, out, _ = rossbench("report", "--out", finished, "--metric", metric)
-        assert code == 0
-        assert f"{title}, RoSS digits → digits" in out
-
-
 def test_run_logs_to_tensorboard(rossbench, tmp_path):
     code, out, err = rossbench("run", "digits", *TINY, "--train-eps", "1", "--tensorboard", "logs")
     assert (code, err) == (0, "")
@@ -608,8 +588,7 @@ def test_two_models_are_compared_on_the_same_images(rossbench, audited):
     assert rossbench("compare", "digits@0", "digits@1", "--format", "markdown")[1].count("| verdict |") == 1
 
 
-@pytest.mark.parametrize(("command", "said"), [(["list"], ["[/]r"]), (["show", "mine"], ["[/]r", "[b]d"])])
-def test_markup_in_a_scenario_of_ones_own_is_shown_as_it_is(rossbench, tmp_path, command, said):
+def test_markup_in_a_scenario_of_ones_own_is_shown_as_it_is(rossbench, tmp_path):
     text = (
         "from rossbench import Recipe\n"
         "from rossbench.registry import Scenario, register\n"
@@ -617,6 +596,8 @@ def test_markup_in_a_scenario_of_ones_own_is_shown_as_it_is(rossbench, tmp_path,
         "register(Scenario('mine', 'digits', 'digits', **said))\n"
     )
     (tmp_path / "my.py").write_text(text)
-    code, out, _ = rossbench(*command, "--scenario-file", "my.py")
-    assert code == 0
-    assert [text for text in said if text not in out] == []
+    for command, said in ((["list"], ["[/]r"]), (["show", "mine"], ["[/]r", "[b]d"])):
+        code, out, _ = rossbench(*command, "--scenario-file", "my.py")
+        assert code == 0
+        assert [text for text in said if text not in out] == []
+        registry._scenarios.pop("mine")
