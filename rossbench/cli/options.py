@@ -15,7 +15,7 @@ import click
 from .. import registry
 from ..attacks.table import attack_of
 from ..config.scenarios import Scenario
-from ..report.tables import METRICS
+from ..store.results import METRICS
 from ..util.epsilons import parse_epsilons, parse_models
 from ..util.errors import InvalidValue
 

@@ -30,7 +30,7 @@ from ..stages.pretrain import pretrain
 from ..stages.train_loop import Hooks, Tick
 from ..store import artifacts, records
 from ..store.records import Audit, Record
-from ..store.results import Matrix
+from ..store.results import ResultMatrix
 from ..store.store import Store
 from ..util import distributed
 from ..util.errors import Damaged, InvalidValue
@@ -110,7 +110,7 @@ class Job:
             self.store.write_note(scenario.name, scenario.protocol, encode(_note(scenario)))
         return self._made(wanted, lambda: self._records(wanted), observe)
 
-    def audit(self, matrices: Sequence[Matrix], observe: Observer) -> dict[tuple[str, str, Row], Audit]:
+    def audit(self, matrices: Sequence[ResultMatrix], observe: Observer) -> dict[tuple[str, str, Row], Audit]:
         wanted = {
             (matrix.name, matrix.protocol, row): spec
             for matrix in matrices
