@@ -14,7 +14,6 @@ from conftest import tamper, tiny
 from rossbench import registry
 from rossbench.cli.options import changed_scenarios
 from rossbench.config.scenarios import Suite
-from rossbench.report import tables
 from rossbench.runner import run as runner
 from rossbench.runner import scheduler
 from rossbench.stages import audit
@@ -341,10 +340,10 @@ def test_a_protocol_chooses_what_is_reported(rossbench, pair):
 
 
 def test_every_metric_is_reported(rossbench, finished):
-    for metric, title in tables.METRICS.items():
+    for metric, known in results.METRICS.items():
         code, out, _ = rossbench("report", "--out", finished, "--metric", metric)
         assert code == 0
-        assert f"{title}, RoSS digits → digits" in out
+        assert f"{known.label}, RoSS digits → digits" in out
 
 
 def test_run_logs_to_tensorboard(rossbench, tmp_path):

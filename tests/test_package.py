@@ -21,7 +21,7 @@ HOMES = {
     "jinja2": {"report.page"},
     "lightly": {"models.simclr"},
     "matplotlib": {"report.plot_style", "report.figures", "report.page_figures"},  # the last names its Figure
-    "openTSNE": {"report.figures.tsne"},
+    "openTSNE": {"report.figures.maps"},
     "pandas": {"report.dataframe"},
     "ray": {"runner.cluster"},
     "rich": {"cli", "runner.display", "report.audits", "report.formats"},

@@ -21,6 +21,7 @@ from rossbench.report import formats, tables
 from rossbench.runner import run as runner
 from rossbench.store import results
 from rossbench.store.records import read_record
+from rossbench.store.results import METRICS
 from rossbench.store.store import Store
 from rossbench.util.errors import InvalidValue, UnknownName
 
@@ -33,17 +34,21 @@ def matrix(finished):
 
 def terminal(matrix, metric="top1", width=80, **console):
     console = Console(file=io.StringIO(), width=width, **console)
-    console.print(formats.to_rich(tables.grid(matrix, metric), width))
+    console.print(formats.to_rich(table_of(matrix, metric), width))
     return console.file.getvalue().replace("┃", "│")
 
 
+def table_of(matrix, metric="top1"):
+    return tables.over_seeds([matrix], metric)
+
+
 def shown(matrix, row, column, metric):
-    return tables.text(matrix.value(row, column, metric), metric)
+    return METRICS[metric].text(matrix.value(row, column, metric))
 
 
 def in_form(matrix, form, metric="top1"):
     if form in formats.TEXTS:
-        return formats.TEXTS[form](tables.grid(matrix, metric))
+        return formats.TEXTS[form](table_of(matrix, metric))
     return formats.DATA[form]([matrix], metric)
 
 
@@ -94,17 +99,17 @@ def test_values_are_those_of_the_records(finished, matrix):
     ],
 )
 def test_numbers_are_printed_as_the_study_does(value, metric, sign, text):
-    assert tables.text(value, metric, sign) == text
+    assert METRICS[metric].text(value, sign) == text
 
 
 def test_the_metrics_are_these():
-    assert list(tables.METRICS) == ["top1", "top5", "robust", "mcc", "precision", "recall", "f1"]
+    assert list(METRICS) == ["top1", "top5", "robust", "mcc", "precision", "recall", "f1"]
 
 
-@pytest.mark.parametrize("metric", tables.METRICS)
+@pytest.mark.parametrize("metric", METRICS)
 def test_a_terminal_of_80_columns_shows_the_whole_matrix(matrix, metric):
     text = terminal(matrix, metric)
-    assert tables.METRICS[metric] + ", RoSS digits → digits" in text
+    assert METRICS[metric].label + ", RoSS digits → digits" in text
     for row in ((0, 0), (1, 1)):
         for column in (0.0, 0.5):
             assert shown(matrix, row, column, metric) in text
@@ -245,11 +250,11 @@ def test_a_table_says_that_only_correct_images_were_attacked(matrix, partly):
 
 def test_where_only_correct_images_were_attacked_robust_accuracy_is_the_same_and_the_count_is_missing(matrix, partly):
     assert (matrix.metric, partly.metric) == ("top1", "robust")
-    robust, whole = (tables.grid(one, "robust") for one in (partly, matrix))
+    robust, whole = (table_of(one, "robust") for one in (partly, matrix))
     assert (robust.title, robust.lines, robust.bold) == (whole.title, whole.lines, whole.bold)
     assert robust.title == "Robust accuracy (%), RoSS digits → digits"
     assert "—" not in terminal(partly, "robust")
-    assert [cells for _, cells in tables.grid(partly, "top1").lines] == [
+    assert [cells for _, cells in table_of(partly, "top1").lines] == [
         [shown(matrix, row, 0, "top1"), "—"] for row in matrix.rows
     ]
 
@@ -297,17 +302,17 @@ BOLD = [
 def test_the_best_that_is_known_of_a_column_is_bold(matrix, rates, bold):
     """Ties are all bold, also of 0.00; where nothing is known, nothing is."""
     lines = {(k, k): line for k, line in enumerate(rates)}
-    assert tables.grid(with_rates(matrix, lines, (0, 1)), "top1").bold == bold
+    assert table_of(with_rates(matrix, lines, (0, 1)), "top1").bold == bold
 
 
 def test_what_differs_by_less_than_is_shown_is_a_tie(matrix):
     record = matrix.records[0]
     cells = {(k, k, 0): dataclasses.replace(record, mcc=mcc) for k, mcc in enumerate((0.46, 0.4602, 0.459))}
-    assert tables.grid(dataclasses.replace(matrix, cells=cells), "mcc").bold == {(0, 0), (1, 0)}
+    assert table_of(dataclasses.replace(matrix, cells=cells), "mcc").bold == {(0, 0), (1, 0)}
 
 
 def test_an_improvement_is_never_bold(matrix):
-    assert tables.grid(with_rates(matrix, {(1, 0): [1], (1, 1): [2]}, (0,)), "top1").bold == {(1, 0)}
+    assert table_of(with_rates(matrix, {(1, 0): [1], (1, 1): [2]}, (0,)), "top1").bold == {(1, 0)}
 
 
 @pytest.mark.parametrize("form", ["markdown", "latex"])
@@ -340,7 +345,7 @@ def test_runs_with_one_protocol_are_one_matrix_and_others_stay_apart(finished, t
 
 def test_two_heads_of_one_pretraining_have_two_labels_and_an_improvement(matrix):
     """The study's table 5.6: robust minus standard, with a sign."""
-    grid = tables.grid(with_rates(matrix, HEADS), "top1")
+    grid = table_of(with_rates(matrix, HEADS), "top1")
     assert grid.labels == ["pretrained ε", "finetuned ε"]
     assert grid.columns == ["0", "0.2", "0.4", "0.6", "0.8", "1"]
     assert grid.lines == [
@@ -368,7 +373,7 @@ def test_two_heads_of_one_pretraining_have_two_labels_and_an_improvement(matrix)
     ids=str,
 )
 def test_a_line_is_labelled_by_what_it_is_of(matrix, rates, labels):
-    grid = tables.grid(with_rates(matrix, rates, (0,)), "top1")
+    grid = table_of(with_rates(matrix, rates, (0,)), "top1")
     assert [label for label, _ in grid.lines] == labels
     assert len(grid.labels) == len(labels[0])
 
@@ -378,14 +383,14 @@ def test_a_line_is_labelled_by_what_it_is_of(matrix, rates, labels):
     [(10, 12.5, "+2.50"), (12.5, 10, "-2.50"), (10, 10, "+0.00"), (None, 10, "—"), (10, None, "—"), (None, None, "—")],
 )
 def test_an_improvement_needs_both_cells(matrix, standard, robust, text):
-    grid = tables.grid(with_rates(matrix, {(1, 0): [standard, 1], (1, 1): [robust, 2]}, (0, 1)), "top1")
+    grid = table_of(with_rates(matrix, {(1, 0): [standard, 1], (1, 1): [robust, 2]}, (0, 1)), "top1")
     assert grid.lines[-1] == (["1", "improvement"], [text, "+1.00"])
 
 
 def test_an_improvement_of_mcc_has_its_digits(matrix):
     record = matrix.records[0]
     cells = {(1, second, 0): dataclasses.replace(record, mcc=mcc) for second, mcc in ((0, 0.25), (1, 0.125))}
-    grid = tables.grid(dataclasses.replace(matrix, cells=cells), "mcc")
+    grid = table_of(dataclasses.replace(matrix, cells=cells), "mcc")
     assert grid.lines[-1] == (["1", "improvement"], ["-0.125"])
 
 
@@ -499,11 +504,11 @@ def test_the_heads_of_a_run_are_its_matrix(halves):
     (base,) = results.load(Store(halves), ["digits-low-to-low"])
     assert matrix.cells[1, 1, 0] == base.cells[1, 1, 0]
     gain = matrix.value((1, 1), 0, "top1") - matrix.value((1, 0), 0, "top1")
-    assert tables.grid(matrix, "top1").lines[-1] == (["1", "improvement"], [f"{gain:+.2f}"])
+    assert table_of(matrix, "top1").lines[-1] == (["1", "improvement"], [f"{gain:+.2f}"])
 
 
 def test_one_protocol_is_the_one(matrix):
-    assert results.only([matrix]) is matrix
+    assert results.one_protocol([matrix]) == [matrix]
 
 
 def test_several_protocols_are_refused_with_what_to_choose_from(matrix):
@@ -511,7 +516,7 @@ def test_several_protocols_are_refused_with_what_to_choose_from(matrix):
     other = dataclasses.replace(matrix, protocol="abcd1234", deviations={}, seed=3, **registered)
     whole = dataclasses.replace(other, protocol="12345678", seed=0)
     with pytest.raises(InvalidValue, match="digits: expected runs under one protocol, got several") as raised:
-        results.only([matrix, other, whole])
+        results.one_protocol([matrix, other, whole])
     message = str(raised.value)
     assert f"{matrix.protocol} (REDUCED OR CHANGED PROTOCOL: pretraining.epochs 2 (registered: 10)" in message
     assert "abcd1234 (seed 3 (registered: 0))" in message
@@ -532,7 +537,7 @@ def test_with_several_adversarial_heads_each_improvement_names_its_own(matrix):
     cells = {
         (1.0, head, 0.5): dataclasses.replace(found, top1_right=right) for head, right in ((0, 4), (0.5, 8), (1, 16))
     }
-    lines = tables.grid(dataclasses.replace(matrix, cells=cells), "top1").lines
+    lines = table_of(dataclasses.replace(matrix, cells=cells), "top1").lines
     assert lines[3:] == [(["1", "improvement, 0.5"], ["+10.00"]), (["1", "improvement, 1"], ["+30.00"])]
 
 
@@ -557,7 +562,7 @@ def test_of_notes_that_disagree_the_one_that_warns_counts(finished, tmp_path, ma
 
 
 def test_every_symbol_of_a_comparison_is_known_to_latex():
-    shown = tables.Grid("t", ["model"], ["0"], [(["Kendall τ → ε"], ["—"])])
+    shown = tables.Table("t", ["model"], ["0"], [(["Kendall τ → ε"], ["—"])])
     assert formats.to_latex(shown).isascii()
 
 
@@ -622,7 +627,7 @@ def test_rates_are_shown_with_their_intervals(matrix):
         for k, column in enumerate(matrix.columns):
             low, high = matrix.cells[*row, column].wilson95["top1"]
             assert grid.lines[i][1][k] == f"{shown(matrix, row, column, 'top1')} [{100 * low:.1f}, {100 * high:.1f}]"
-    assert grid.bold == tables.grid(matrix, "top1").bold
+    assert grid.bold == table_of(matrix, "top1").bold
 
 
 def test_intervals_are_of_rates_and_of_one_seed(matrix):
@@ -650,7 +655,7 @@ def whole_or_refused(root, note):
     said = refusal(results.load, Store(root))
     assert said is None or str(path) in said
     for matrix in results.load(Store(root)) if said is None else []:
-        grid = tables.grid(matrix, "top1")
+        grid = table_of(matrix, "top1")
         assert [formats.TEXTS[form](grid) for form in formats.TEXTS]
         assert [formats.DATA[form]([matrix], "top1") for form in formats.DATA]
     return said
@@ -697,7 +702,7 @@ def test_a_note_with_something_wrong_in_it_says_what(noted, change, said):
 GRIDS = st.integers(1, 3).flatmap(
     lambda before: st.integers(1, 12).flatmap(
         lambda columns: st.builds(
-            tables.Grid,
+            tables.Table,
             title=TEXTS,
             labels=st.lists(TEXTS, min_size=before, max_size=before),
             columns=st.lists(TEXTS, min_size=columns, max_size=columns),
@@ -766,9 +771,9 @@ def test_whatever_is_in_it_a_terminal_shows_it(grid, width):
 
 def test_markup_in_a_table_is_text():
     marked = ["[red]a", "[/]", "[bold]b[/bold]"]
-    grid = tables.Grid(marked[0], [marked[1]], [marked[2]], [([marked[0]], [marked[1]])], notes=[marked[2]])
+    table = tables.Table(marked[0], [marked[1]], [marked[2]], [([marked[0]], [marked[1]])], notes=[marked[2]])
     console = Console(file=io.StringIO(), width=80)
-    console.print(formats.to_rich(dataclasses.replace(grid, caption=marked[1])))
+    console.print(formats.to_rich(dataclasses.replace(table, caption=marked[1])))
     shown = console.file.getvalue()
     assert [shown.count(text) for text in marked] == [2, 3, 2]
 
