@@ -10,6 +10,7 @@ from rossbench.attacks.pgd import pgd, random_start
 from rossbench.data import datasets
 from rossbench.report import figure_data, figures, plot_style
 from rossbench.report.figure_data import FigureData, Model, choose, ends
+from rossbench.report.figures import adversarial_examples, class_counts, curves, heatmaps, maps
 from rossbench.runner import run as runner
 from rossbench.runner import scheduler
 from rossbench.stages import metrics

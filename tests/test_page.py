@@ -254,7 +254,7 @@ def of_text(matrix, said):
     verdict = Verdict(said, "warn", said, said)
     audits = {row: dataclasses.replace(audit, verdicts=(verdict,)) for row, audit in matrix.audits.items()}
     stages = {stage: {**made, "platform": said, said: said} for stage, made in matrix.records[0].provenance.items()}
-    changed = {"created": said, "key": said, "provenance": stages, "scenario": said}
+    changed = {"created": said, "provenance": stages, "scenario": said}
     cells = {place: dataclasses.replace(record, **changed) for place, record in matrix.cells.items()}
     names = dict.fromkeys(("name", "source", "target", "protocol", "family"), said)
     return dataclasses.replace(matrix, **names, deviations={said: [said, [said]]}, audits=audits, cells=cells)

@@ -60,9 +60,7 @@ def with_rates(matrix, rates, columns=(0, 0.2, 0.4, 0.6, 0.8, 1)):
         for row, line in rates.items()
         for column, rate in zip(columns, line, strict=True)
     }
-    return dataclasses.replace(
-        matrix, cells=cells, registered_rows=list(map(list, rates)), registered_columns=list(columns)
-    )
+    return dataclasses.replace(matrix, cells=cells, registered_rows=tuple(rates), registered_columns=tuple(columns))
 
 
 # Of the study's table 5.6: a robust encoder with a standard and with an adversarial head.
@@ -437,7 +435,7 @@ def test_two_heads_in_latex(matrix):
     ids=str,
 )
 def test_rows_that_differ_are_said_by_their_models(matrix, rates, note):
-    registered = [[1.0, 0.0], [1.0, 1.0]]
+    registered = ((1.0, 0.0), (1.0, 1.0))
     changed = dataclasses.replace(with_rates(matrix, rates, (0,)), registered_rows=registered, deviations={})
     assert changed.notes() == ([note] if note else [])
 
@@ -512,7 +510,7 @@ def test_one_protocol_is_the_one(matrix):
 
 
 def test_several_protocols_are_refused_with_what_to_choose_from(matrix):
-    registered = {"registered_rows": list(map(list, matrix.rows)), "registered_columns": matrix.columns}
+    registered = {"registered_rows": matrix.rows, "registered_columns": matrix.columns}
     other = dataclasses.replace(matrix, protocol="abcd1234", deviations={}, seed=3, **registered)
     whole = dataclasses.replace(other, protocol="12345678", seed=0)
     with pytest.raises(InvalidValue, match="digits: expected runs under one protocol, got several") as raised:

@@ -34,10 +34,10 @@ class Right:
 
 
 def per_class(data: FigureData, models: Sequence[Model], epsilons: Sequence[float] = ()) -> Figure:
-    """Correct predictions of each class at growing epsilon (default: all in common), a panel for each of 1 to 4 models."""
+    """Correct predictions of each class at growing epsilon (default: all in common), a panel a model, of up to 4."""
     columns = tuple(epsilons) or shared(models)
     if len(models) > 4:
-        raise InvalidValue(f"per_class: expected 1 to 4 models, got {len(models)}")
+        raise InvalidValue(f"per_class: expected up to 4 models, got {len(models)}")
     panels = []
     for label, model in zip(labels(models), models, strict=True):
         counts = [data.confusion(model, epsilon) for epsilon in columns]
