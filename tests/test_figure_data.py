@@ -138,11 +138,6 @@ def test_correct_predictions_of_each_class(shown, models, drawn, finished):
             assert tuple(right.tolist()) == models[row].matrix.cells[row, row, column].right_by_class
 
 
-def test_an_epsilon_that_was_not_evaluated_is_refused(shown, models):
-    with pytest.raises(InvalidValue, match=r"digits → digits, ε = 0: expected an evaluated epsilon, 0, 0\.5, got 0\.7"):
-        figures.confusion(shown, models, (0.7,))
-
-
 def test_models_of_several_targets_have_no_common_confusion(shown, models):
     high = tiny("digits-low-to-high").cells[0, 0, 0]
     record = dataclasses.replace(models[0].matrix.cells[0, 0, 0], spec=high, key=high.key)
@@ -194,13 +189,6 @@ def test_one_map_holds_all_models(shown, models, drawn):
     assert names == ["ε = 0", "ε = 1"]
 
 
-def test_a_seeded_map_is_the_same_picture_twice(shown, models):
-    first, second = (
-        plot_style.to_bytes(figures.tsne_together(shown, models, perplexity=5, iterations=300), "png") for _ in range(2)
-    )
-    assert first == second
-
-
 def test_examples_are_right_before_and_wrong_after_the_attack(shown, models, drawn):
     figures.examples(shown, models, epsilon=5, count=3)
     rows, epsilon = drawn["examples"]
@@ -222,15 +210,6 @@ def test_examples_are_right_before_and_wrong_after_the_attack(shown, models, dra
         assert np.linalg.norm(row.adversarial - row.natural) <= 5.001
         said = [str(classes[k].item()) for classes in (data.labels, before, after)]
         assert [row.label, row.before, row.after] == said
-
-
-def test_without_a_turned_image_there_are_no_examples(shown, models):
-    with pytest.raises(InvalidValue, match="expected images that epsilon 1e-07 turns, got none"):
-        figures.examples(shown, models, epsilon=1e-7)
-
-
-def test_layers_are_those_of_the_model(shown, models):
-    assert shown.layers(models[0])["linear"] == (10,)
 
 
 def test_nothing_is_written_or_trained(finished, models, shown, monkeypatch):
