@@ -331,3 +331,23 @@ def test_what_was_partly_attacked_is_shown_as_robust_accuracy_and_not_as_confusi
     assert not any(np.isnan(value) for curve in curves.values() for value in curve.values())
     with pytest.raises(InvalidValue, match="expected all images attacked"):
         figures.confusion(one, models)
+
+
+def test_what_cannot_be_drawn_is_refused(shown, models):
+    """What the options of a figure can ask for; all else is right when it is drawn."""
+    unknown = dataclasses.replace(models[0].matrix.records[0], mcc=None)
+    lacking = Model(dataclasses.replace(models[0].matrix, cells={(0.0, 0.0, 0.0): unknown}), (0.0, 0.0))
+    several = [models[0]] * 21
+    cases = [
+        (figures.robustness, [], {}, "expected a model or more, got none"),
+        (figures.robustness, [lacking], {"metric": "mcc"}, "expected evaluations with mcc, got none"),
+        (figures.matrix, [lacking], {"metric": "mcc"}, "expected evaluations with mcc, got none"),
+        (figures.confusion, [], {}, "expected models of one target, got none"),
+        (figures.confusion, models, {"epsilons": (0.7,)}, r"expected an evaluated epsilon, 0, 0\.5, got 0\.7"),
+        (figures.per_class, several[:5], {}, "expected up to 4 models, got 5"),
+        (figures.tsne_together, several, {}, "expected at most 20 models, got 21"),
+        (figures.examples, models, {"epsilon": 1e-7}, "expected images that epsilon 1e-07 turns, got none"),
+    ]
+    for draw, given, options, message in cases:
+        with pytest.raises(InvalidValue, match=message):
+            draw(shown, given, **options)

@@ -205,11 +205,11 @@ def test_a_figure_fits_a_paper_and_its_text_has_the_colour_that_a_page_replaces(
 @pytest.mark.parametrize("form", ["png", "svg", "pdf"])
 @pytest.mark.parametrize("case", ["matrix", "confusions of 5", "maps of 10", "example"])
 def test_the_same_figure_gives_the_same_bytes(case, form, monkeypatch):
-    monkeypatch.setattr("test_plot_style.RANDOM", np.random.default_rng(1))
+    monkeypatch.setattr("test_figures.RANDOM", np.random.default_rng(1))
     figure = CASES[case]()
     first = plot_style.to_bytes(figure, form)
     assert plot_style.to_bytes(figure, form) == first
-    monkeypatch.setattr("test_plot_style.RANDOM", np.random.default_rng(1))
+    monkeypatch.setattr("test_figures.RANDOM", np.random.default_rng(1))
     assert plot_style.to_bytes(CASES[case](), form) == first
     assert first.startswith({"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}[form])
 
