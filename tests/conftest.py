@@ -51,6 +51,15 @@ def tamper(path: Path, content: str | bytes) -> None:
     path.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
+def comparable(found: dict[Place, Record]) -> dict[Place, dict[str, Any]]:
+    """Records without their times."""
+    times = ("seconds", "created")
+    return {
+        place: {name: value for name, value in dataclasses.asdict(record).items() if name not in times}
+        for place, record in found.items()
+    }
+
+
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store in which the tiny digits run is complete. Tests read it; those that write copy it."""

@@ -14,8 +14,8 @@ from rossbench.attacks import autoattack
 from rossbench.attacks.table import ATTACKS, Attack
 from rossbench.attacks.task import Draws, Task, run_attack
 from rossbench.data import datasets
+from rossbench.models.simclr import build
 from rossbench.stages.finetune import finetune
-from rossbench.stages.pretrain import build
 from rossbench.stages.train_loop import Hooks
 from rossbench.util.errors import AttackError, UnknownName
 from rossbench.util.seeds import derive, seeded

@@ -734,7 +734,9 @@ NO_TORCH = """
 import contextlib, io, json, sys
 for name in ("torch", "torchvision", "timm", "lightly", "torchattacks", "torchmetrics"):
     sys.modules[name] = None  # to import it is an ImportError
-from rossbench import cli, datasets, recipe, registry
+from rossbench import cli, registry
+from rossbench.config import recipes
+from rossbench.data import datasets
 known = [(one, dict(one)) for one in (
     registry._scenarios, registry._suites, recipes.ATTACKS, datasets.DATASETS
 )]

@@ -15,7 +15,6 @@ from rossbench import registry
 from rossbench.cli.options import changed_scenarios
 from rossbench.config.scenarios import Suite
 from rossbench.runner import run as runner
-from rossbench.runner import scheduler
 from rossbench.stages import audit
 from rossbench.store import results
 from rossbench.store.records import read_record
@@ -363,7 +362,7 @@ def test_a_missing_tensorboard_is_said_before_anything_is_built(rossbench, tmp_p
     monkeypatch.setitem(sys.modules, "tensorboard", None)
     code, out, err = rossbench("run", "digits", *TINY, "--tensorboard", "logs")
     assert (code, out) == (2, "")
-    assert err.startswith("rossbench: tensorboard: expected the package to be installed")
+    assert err.startswith("rossbench: tensorboard is not installed")
     assert err.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
 
@@ -414,7 +413,7 @@ def whole_study(finished, tmp_path_factory):
     store, like = Store(tmp_path_factory.mktemp("study")), Store(finished)
     record = read_record(like.record_path(tiny().cells[1, 1, 0.5].key))
     for scenario in registry.members("ross2022"):
-        store.write_note(scenario.name, scenario.protocol, encode(scheduler._note(scenario)))
+        store.write_note(scenario.name, scenario.protocol, encode(runner.note_of(scenario)))
         for cell in scenario.cells.values():
             one = dataclasses.replace(record, key=cell.key, spec=cell, scenario=scenario.name)
             store.write(cell, {"record.json": encode(one)})

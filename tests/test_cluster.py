@@ -11,12 +11,11 @@ from pathlib import Path
 import pytest
 import ray
 import torch
-from conftest import tiny
+from conftest import comparable, tiny
 from ray.cluster_utils import Cluster
-from test_runner import comparable
 
 from rossbench import registry
-from rossbench.config.scenarios import Scenario, specs_of
+from rossbench.config.scenarios import specs_of
 from rossbench.runner import cluster
 from rossbench.runner import run as runner
 from rossbench.store.maintenance import verify
@@ -24,8 +23,6 @@ from rossbench.store.store import Store
 from rossbench.util.errors import InvalidValue, RossbenchError
 
 pytestmark = pytest.mark.filterwarnings("default")  # Ray's own
-
-TASK = {"cpus": 1.0}
 
 
 @pytest.fixture(scope="module")
@@ -46,12 +43,12 @@ def nodes():
 
 
 def on(nodes, **changes):
-    return cluster.hiring(nodes.address, **{**TASK, **changes})
+    return cluster.connected(nodes.address, **changes)
 
 
 def run(scenarios, store, nodes, observe=lambda news: None, **changes):
-    with on(nodes, **changes) as hire:
-        return runner.run_suite(scenarios, store=store, device="cpu", hire=hire, observe=observe)
+    with on(nodes, **changes) as executor:
+        return runner.run_suite(scenarios, store=store, device="cpu", executor=executor, observe=observe)
 
 
 def slow(epochs=12, **changes):
@@ -68,16 +65,11 @@ def test_records_and_audits_are_those_of_a_local_run(nodes, tmp_path):
         tiny("digits-low-to-high", train_epsilons=(1,), eval_epsilons=(0, 0.5)),
         tiny("digits-low-to-low-finetuning", train_epsilons=(1,), eval_epsilons=(0, 0.5)),
     ]
-    news, crews = [], []
-    with on(nodes) as hire:
-
-        def watched(job):
-            crews.append(hire(job))
-            return crews[-1]
-
-        found = runner.run_suite(suite, store=tmp_path / "ray", device="cpu", hire=watched, observe=news.append)
-        places = [name for name in crews[0].sent if name.startswith("(")]
-        audits = runner.audit(["digits-low-to-low"], store=tmp_path / "ray", device="cpu", hire=hire)
+    news, where = [], {"store": tmp_path / "ray", "device": "cpu"}
+    with on(nodes) as executor:
+        found = runner.run_suite(suite, executor=executor, observe=news.append, **where)
+        splits = [what for _, what in executor.sent if not isinstance(what, str)]
+        audits = runner.audit(["digits-low-to-low"], executor=executor, **where)
     local = runner.run_suite(suite, store=tmp_path / "local", device="cpu")
     assert {name: comparable(one) for name, one in found.items()} == {
         name: comparable(one) for name, one in local.items()
@@ -90,8 +82,8 @@ def test_records_and_audits_are_those_of_a_local_run(nodes, tmp_path):
     assert fractions[-1] == pytest.approx(1)
     assert {one.spec.stage for one in news if one.tick} >= {"pretrain"}  # live
     assert list((tmp_path / "ray" / "locks").iterdir()) == []
-    splits = [("low", "train", 60), ("high", "train", 60), ("low", "test", 40), ("high", "test", 40)]
-    assert sorted(places) == sorted(str((f"digits-{half}", *rest)) for half, *rest in splits)
+    halves = ("digits-low", "digits-high")
+    assert sorted(splits) == sorted((half, *split) for half in halves for split in (("train", 60), ("test", 40)))
     theirs = runner.audit(["digits-low-to-low"], store=tmp_path / "local", device="cpu")
     assert {place: one.verdicts for place, one in audits.items()} == {
         place: one.verdicts for place, one in theirs.items()
@@ -161,7 +153,7 @@ def test_scenarios_and_attacks_of_ones_own_are_known_there(nodes, tmp_path, own_
     registry.register(dataclasses.replace(tiny(train_epsilons=(0,)), name="mine", recipe=recipe))
     changed = dataclasses.replace(registry.get("mine"), test_limit=30)
     found = run([changed], tmp_path / "ray", nodes)["mine"]
-    assert found[0, 0, 0.5].deviations == {"test_limit": [30, 40]}
+    assert found[0, 0, 0.5].deviations == {"test_limit": (30, 40)}
     assert comparable(found) == comparable(runner.run(changed, store=tmp_path / "local", device="cpu"))
 
 
@@ -181,10 +173,10 @@ def test_what_is_interrupted_keeps_what_is_finished_and_gives_the_locks_back(nod
 SCRIPT = """
 import sys, torch
 torch.set_num_threads(1)
-from conftest import tiny
-from rossbench import cluster, runner
-with cluster.hiring(sys.argv[1]) as hire:
-    runner.run_suite([tiny()], store=sys.argv[2], device="cpu", hire=hire)
+from conftest import comparable, tiny
+from rossbench.runner import cluster, run
+with cluster.connected(sys.argv[1]) as executor:
+    run.run_suite([tiny()], store=sys.argv[2], device="cpu", executor=executor)
 """
 
 
@@ -210,7 +202,7 @@ def test_nodes_need_no_folder_of_the_machine_that_has_the_store(nodes, tmp_path)
 
 
 def test_no_cluster_is_said_in_one_line():
-    with pytest.raises(InvalidValue, match="expected a cluster, got"), cluster.hiring("127.0.0.1:1"):
+    with pytest.raises(InvalidValue, match="expected a cluster, got"), cluster.connected("127.0.0.1:1"):
         pytest.fail("went on")
 
 
@@ -227,9 +219,3 @@ def test_a_command_line_runs_on_ray(nodes, rossbench, tmp_path):
     assert "pretrain digits ε=0  done in" in out
     assert "audit digits → digits ε=0  done in" in out
     assert "Top-1 accuracy" in out
-
-
-def test_a_value_that_was_computed_from_a_scenario_is_not_sent():
-    scenario = tiny()
-    assert scenario.cells
-    assert vars(cluster._plain(scenario)).keys() == {one.name for one in dataclasses.fields(Scenario)}

@@ -1,4 +1,4 @@
-"""Costs before anything is made, beside what is counted, stored and timed when it is."""
+"""Costs before anything is built, beside what is counted, stored and timed when it is."""
 
 import contextlib
 import dataclasses
@@ -19,15 +19,19 @@ from rossbench.config.scenarios import specs_of
 from rossbench.data import datasets
 from rossbench.models import encoders
 from rossbench.models.classifier import Classifier
+from rossbench.models.simclr import build
+from rossbench.runner import cost
 from rossbench.runner import run as runner
-from rossbench.runner.cost import Calibration, Counter, by_stage
+from rossbench.runner.cost import Calibration, Counter
+from rossbench.stages.context import split_of
 from rossbench.stages.evaluate import evaluate
 from rossbench.stages.finetune import finetune
-from rossbench.stages.pretrain import build, pretrain
+from rossbench.stages.pretrain import pretrain
 from rossbench.stages.train_loop import Hooks
 from rossbench.store.store import Store
 
 STAGES = ["pretrain", "finetune", "evaluate"]
+CPU = torch.device("cpu")
 
 
 class NoModules(contextlib.nullcontext):
@@ -36,44 +40,39 @@ class NoModules(contextlib.nullcontext):
     parents = frozenset({"Global"})
 
 
-def counted(work):
+def counted(spec):
+    """FLOPs of the same work as the runner's, on random weights."""
+    data = datasets.load(*split_of(spec))
     counter = FlopCounterMode(display=False)
     counter.mod_tracker = NoModules()
     with counter:
-        work()
+        if spec.stage == "pretrain":
+            pretrain(spec, data.images, Hooks())
+        elif spec.stage == "finetune":
+            encoder, classes = build(spec.pretrain).encoder.eval(), datasets.facts(spec.target).classes
+            finetune(spec, encoder, data.images, data.labels, classes, Hooks())
+        else:
+            classes = datasets.facts(spec.finetune.target).classes
+            classifier = Classifier(build(spec.finetune.pretrain).encoder, classes)
+            evaluate([spec], classifier, data.images, data.labels, Hooks())
     return counter.get_total_flops()
 
 
-def made(spec, count=None):
-    """The same work as the runner's, on random weights."""
-    source = spec.source if spec.stage == "pretrain" else (spec if spec.stage == "finetune" else spec.finetune).target
-    data = datasets.load(source, "test" if spec.stage == "evaluate" else "train", spec.limit)
-    if spec.stage == "pretrain":
-        return lambda: pretrain(spec, data.images, Hooks())
-    if spec.stage == "finetune":
-        encoder, classes = build(spec.pretrain).encoder.eval(), datasets.facts(spec.target).classes
-        return lambda: finetune(spec, encoder, data.images, data.labels, classes, Hooks())
-    classifier = Classifier(build(spec.finetune.pretrain).encoder, datasets.facts(spec.finetune.target).classes)
-    return lambda: evaluate([spec], classifier, data.images, data.labels, Hooks())
+def full(scenario):
+    """With its encoder finetuned too."""
+    finetuning = dataclasses.replace(scenario.recipe.finetuning, trained="full")
+    return dataclasses.replace(scenario, recipe=dataclasses.replace(scenario.recipe, finetuning=finetuning))
 
 
 @pytest.mark.parametrize("encoder", ["conv3", "resnet10t"])
 @pytest.mark.parametrize("epsilon", [0, 1])
 def test_flops_are_those_of_the_real_stages_within_some_percent(encoder, epsilon):
     """Steps, attacks in each stage and evaluations: a pass to input and weights is two, and no more is left out."""
-    for spec in specs_of([tiny(encoder=encoder, train_epsilons=(epsilon,), eval_epsilons=(epsilon,))]):
-        assert Counter().flops(spec) == pytest.approx(counted(made(spec)), rel=0.06), spec
-
-
-def test_a_full_finetuning_is_counted_with_its_encoder():
-    scenario = tiny(train_epsilons=(1,), eval_epsilons=(0,))
-    full = dataclasses.replace(scenario.recipe.finetuning, trained="full")
-    scenario = dataclasses.replace(scenario, recipe=dataclasses.replace(scenario.recipe, finetuning=full))
-    spec = next(spec for spec in specs_of([scenario]) if spec.stage == "finetune")
-    assert Counter().flops(spec) == pytest.approx(counted(made(spec)), rel=0.06)
-    assert Counter().bytes(spec) > 10 * Counter().bytes(
-        next(one for one in specs_of([tiny()]) if one.stage == "finetune")
-    )
+    specs = list(specs_of([tiny(encoder=encoder, train_epsilons=(epsilon,), eval_epsilons=(epsilon,))]))
+    specs += [spec for spec in specs_of([full(tiny(encoder=encoder, train_epsilons=(0,)))]) if spec.stage == "finetune"]
+    assert [spec.stage for spec in specs] == [*STAGES, "finetune"]
+    for spec in specs:
+        assert Counter().flops(spec) == pytest.approx(counted(spec), rel=0.06), spec
 
 
 def test_an_evaluation_is_counted_by_its_attacks_passes():
@@ -85,21 +84,19 @@ def test_an_evaluation_is_counted_by_its_attacks_passes():
     assert counter.flops(stronger) == 81 * counter.forward(spec.finetune) * 40
 
 
-def test_bytes_are_those_of_the_store(finished):
+def test_bytes_are_those_of_the_store(finished, tmp_path):
     store, counter = Store(finished), Counter()
     for spec in specs_of([tiny()]):
         there = sum(path.stat().st_size for path in store.path(spec).iterdir())
         assert counter.bytes(spec) == pytest.approx(there, rel=0.1, abs=1500), spec
-
-
-def test_a_resume_state_has_the_bytes_that_are_said(tmp_path):
+    linear, whole = (next(one for one in specs_of([s]) if one.stage == "finetune") for s in (tiny(), full(tiny())))
+    assert counter.bytes(whole) > 10 * counter.bytes(linear)
     spec = next(specs_of([tiny()]))
-    path = tmp_path / "state.pt"
-    pretrain(spec, datasets.load("digits", "train", 60).images, Hooks(resume=path))
-    assert Counter().state_bytes(spec) == pytest.approx(path.stat().st_size, rel=0.05)
+    pretrain(spec, datasets.load("digits", "train", 60).images, Hooks(resume=tmp_path / "state.pt"))
+    assert counter.state_bytes(spec) == pytest.approx((tmp_path / "state.pt").stat().st_size, rel=0.05)
 
 
-def test_what_the_store_lacks_is_what_a_run_would_make(rossbench, finished, tmp_path):
+def test_what_the_store_lacks_is_what_a_run_would_make(finished, tmp_path):
     """A head whose encoder is gone is to be made again, too."""
     store = Store(shutil.copytree(finished, tmp_path / "store"))
     cells = list(tiny().cells.values())
@@ -108,15 +105,6 @@ def test_what_the_store_lacks_is_what_a_run_would_make(rossbench, finished, tmp_
     assert store.missing(cells) == [cells[-1]]
     store.discard(cells[-1].finetune.pretrain)
     assert store.missing(cells) == list(cells[-1].chain)
-
-
-def test_stages_add_up():
-    specs, counter = list(specs_of([tiny()])), Counter()
-    costs = by_stage(specs, counter, lambda spec: 2.0)
-    assert list(costs) == STAGES
-    assert [cost.artifacts for cost in costs.values()] == [2, 2, 4]
-    assert [cost.seconds for cost in costs.values()] == [4.0, 4.0, 8.0]
-    assert sum(cost.flops for cost in costs.values()) == sum(map(counter.flops, specs))
 
 
 def rows(out):
@@ -153,49 +141,53 @@ def test_what_is_there_costs_nothing_more(rossbench, finished):
     assert {row[2:] for row in found[4:]} == {("0", "0 B", "0 s")}
 
 
-def test_a_given_encoder_costs_its_bytes_and_no_pretraining():
+@pytest.fixture
+def briefly(monkeypatch):
+    monkeypatch.setattr(cost, "SECONDS", 0.05)
+
+
+def test_a_given_encoder_costs_its_bytes_and_no_pretraining(briefly):
     one = tiny(weights="0" * 16, train_epsilons=(0,), finetune_epsilons=(0, 1))
     specs = list(specs_of([one]))
     counter = Counter({one.weights: (encoder := encoders.build("conv3", 16, seed=0))})
-    costs = by_stage(specs, counter, Calibration(specs, counter, torch.device("cpu"), seconds=0.5).seconds)
-    assert (costs["pretrain"].flops, costs["pretrain"].seconds) == (0, 0)
+    calibration = Calibration(specs, counter, CPU)
+    first, *heads = (spec for spec in specs if spec.stage != "evaluate")
+    assert (counter.flops(first), calibration.seconds(first)) == (0, 0)
     weights = sum(tensor.numel() * tensor.element_size() for tensor in encoder.state_dict().values())
-    assert weights < costs["pretrain"].bytes < weights + 5000
-    assert costs["finetune"].seconds > 0
+    assert weights < counter.bytes(first) < weights + 5000
+    assert all(calibration.seconds(head) > 0 for head in heads)
 
 
-@pytest.mark.parametrize(
-    ("number", "said"), [(0, "0 "), (999, "999 "), (999.6, "1 k"), (1.2345e13, "12.3 T"), (5e20, "500 E")]
-)
-def test_numbers_are_scaled(number, said):
-    assert scaled(number) == said
-
-
-@pytest.mark.parametrize(
-    ("seconds", "said"), [(0.0, "0 s"), (45.04, "45 s"), (100, "1.67 min"), (7200, "2.0 h"), (3.6e7, "10,000 h")]
-)
-def test_durations_are_told_in_their_unit(seconds, said):
-    assert duration(seconds) == said
-
-
-def test_a_calibration_knows_every_kind_of_work():
-    specs = list(specs_of([tiny(), tiny("digits-low-to-high")]))
-    found = Calibration(specs, Counter(), torch.device("cpu"), seconds=0.5)
-    assert all(found.seconds(spec) > 0 for spec in specs)
+def test_a_calibration_knows_every_kind_of_work(briefly):
+    specs = list(specs_of([tiny(), tiny("digits-low-to-high"), full(tiny())]))
+    calibration = Calibration(specs, Counter(), CPU)
+    assert all(calibration.seconds(spec) > 0 for spec in specs)
 
 
 @pytest.mark.slow
 def test_a_calibrated_estimate_is_near_what_a_run_takes(tmp_path):
-    """Within a factor of 2, stage by stage; 20 seconds and as long as the run."""
+    """Within a factor of 2, stage by stage; 10 seconds and as long as the run."""
     scenario = tiny(train_limit=None, test_limit=None)
     specs = list(specs_of([scenario]))
-    expected = by_stage(specs, counter := Counter(), Calibration(specs, counter, torch.device("cpu")).seconds)
+    calibration = Calibration(specs, Counter(), CPU)
+    expected = {stage: sum(calibration.seconds(one) for one in specs if one.stage == stage) for stage in STAGES}
     began = time.perf_counter()
     runner.run(scenario, store=tmp_path, device="cpu")
     taken = time.perf_counter() - began
-    assert 0.5 < sum(cost.seconds for cost in expected.values()) / taken < 2
-    real = {
-        stage: sum(json.loads((path / "stage.json").read_text())["seconds"] for path in (tmp_path / stage).iterdir())
-        for stage in STAGES[:2]
-    }
-    assert all(0.5 < expected[stage].seconds / real[stage] < 2 for stage in real)
+    assert 0.5 < sum(expected.values()) / taken < 2
+    for stage in STAGES[:2]:
+        notes = [json.loads((path / "stage.json").read_text()) for path in (tmp_path / stage).iterdir()]
+        assert 0.5 < expected[stage] / sum(note["seconds"] for note in notes) < 2
+
+
+@pytest.mark.parametrize(
+    ("say", "number", "said"),
+    [
+        *((scaled, *case) for case in [(0, "0 "), (999, "999 "), (999.6, "1 k"), (1.2345e13, "12.3 T")]),
+        (scaled, 5e20, "500 E"),
+        *((duration, *case) for case in [(0.0, "0 s"), (45.04, "45 s"), (100, "1.67 min"), (7200, "2.0 h")]),
+        (duration, 3.6e7, "10,000 h"),
+    ],
+)
+def test_numbers_and_durations_are_told_in_their_unit(say, number, said):
+    assert say(number) == said

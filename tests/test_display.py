@@ -1,21 +1,26 @@
 import dataclasses
 import io
+import re
+import shutil
+import sys
 
 import pytest
 import torch
+from conftest import tiny
 from rich.console import Console
 
-from rossbench import registry
+from rossbench import cli, registry
 from rossbench.runner import display
 from rossbench.runner.progress import Progress
 from rossbench.stages.train_loop import Tick
+from rossbench.store.store import Store
 
 SPEC = registry.get("digits").cells[1.0, 1.0, 0.0].finetune.pretrain
 TICK = Tick(0.35, "epoch 4/10", 64, torch.tensor(4.3119))
 
 
-def progress(tick, seconds_left=83.0):
-    return Progress(SPEC, 3, 21, tick, 12.34, 4120.4, 0.4, seconds_left)
+def progress(tick, seconds_left=83.0, spec=SPEC):
+    return Progress(spec, 3, 21, tick, 12.34, 4120.4, 0.4, seconds_left)
 
 
 def shown(monkeypatch, steps, **console):
@@ -29,23 +34,73 @@ def shown(monkeypatch, steps, **console):
     return output.file.getvalue()
 
 
-def test_plain_lines(monkeypatch):
-    text = shown(monkeypatch, [progress(TICK), progress(None)])
-    assert text.splitlines() == [
-        "[ 3/21] pretrain digits ε=1  epoch 4/10  loss 4.312  4,120 images/s  1m23s left",
-        "[ 3/21] pretrain digits ε=1  done in 12.3s",
-    ]
+@pytest.mark.parametrize(
+    ("step", "line"),
+    [
+        (progress(TICK), "epoch 4/10  loss 4.312  4,120 images/s  1m23s left"),
+        (progress(TICK, None), "epoch 4/10  loss 4.312  4,120 images/s"),  # nothing to tell it from, at first
+        (progress(None), "done in 12.3s"),
+        (dataclasses.replace(progress(None), elsewhere=True), "done by another run"),
+        (dataclasses.replace(progress(Tick(0, "waiting for x", 0)), elsewhere=True), "waiting for x  1m23s left"),
+    ],
+)
+def test_plain_lines(monkeypatch, step, line):
+    assert shown(monkeypatch, [step]) == f"[ 3/21] pretrain digits ε=1  {line}\n"
 
 
-def test_what_is_made_together_is_counted(monkeypatch):
+def test_what_is_built_together_is_counted(monkeypatch):
     text = shown(monkeypatch, [dataclasses.replace(progress(TICK), others=4)])
     assert text.startswith("[ 3/21] pretrain digits ε=1 and 4 more  epoch 4/10")
 
 
+TERMINAL = {"force_terminal": True, "color_system": None}
+
+
 def test_a_terminal_keeps_the_finished_lines_and_shows_the_current_one(monkeypatch):
-    text = shown(monkeypatch, [progress(TICK), progress(None)], force_terminal=True, color_system=None)
+    text = shown(monkeypatch, [progress(TICK), progress(None)], **TERMINAL)
     for part in ("epoch 4/10", "loss 4.312", "4,120 images/s", "1m23s left", "done in 12.3s"):
         assert part in text
+
+
+@pytest.mark.parametrize(
+    ("name", "seed", "there"),
+    [
+        ("digits-low", 0, "loss 4.312  4,120 images/s"),
+        ("digits-low-and-more-of-it", 7, "epoch 4/10  loss 4.312"),
+        ("digits-low-and-more-of-it-yet-and-so-on", 7, "seed 7  epoch 4/10"),
+        ("d" * 90, 0, "[ 3/21] pretrain " + "d" * 62 + "…"),
+    ],
+)
+def test_a_terminal_of_80_columns_lacks_the_last_fields_rather_than_their_ends(monkeypatch, name, seed, there):
+    spec = dataclasses.replace(SPEC, seed=seed)
+    object.__setattr__(spec, "source", name)
+    text = shown(monkeypatch, [progress(TICK, spec=spec)], **TERMINAL)
+    lines = re.split(r"\x1b\[[?\d]*\w|[\r\n]", text)  # as codes that move the cursor divide it
+    assert any(line.endswith(there) for line in lines)
+    assert any(line.endswith("1m23s left") for line in lines)
+    assert max(map(len, lines)) <= 80
+
+
+@pytest.mark.parametrize(("encoding", "terminal"), [("ascii", False), ("cp1252", True), ("cp1253", False)])
+def test_what_the_encoding_of_stdout_lacks_is_replaced(
+    finished, tmp_path, monkeypatch, own_registry, encoding, terminal
+):
+    """Of a run that builds a cell, to its table; cp1253 has an epsilon and no arrow."""
+    store = Store(shutil.copytree(finished, tmp_path / "store"))
+    registry._scenarios["digits"] = tiny(train_epsilons=(1,))
+    store.discard(tiny().cells[1, 1, 0.5])
+    file = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    monkeypatch.setattr(sys, "stdout", file)
+    monkeypatch.setattr(file, "isatty", lambda: terminal)
+    monkeypatch.setattr(display, "LIVE_EVERY", 0)
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["run", "digits", "--device", "cpu", "--out", str(store.root)])
+    file.flush()
+    text = file.buffer.getvalue().decode(encoding)
+    assert stop.value.code == 0
+    assert f"evaluate digits ? digits {'ε' if encoding == 'cp1253' else '?'}=1 at 0.5" in text
+    assert "done in" in text
+    assert "Top-1 accuracy" in text
 
 
 def test_no_more_than_one_sign_of_life_in_ten_seconds():
@@ -63,7 +118,3 @@ def test_no_more_than_one_sign_of_life_in_ten_seconds():
 )
 def test_durations(seconds, text):
     assert display._duration(seconds) == text
-
-
-def test_nothing_is_known_of_the_time_left_at_first(monkeypatch):
-    assert "left" not in shown(monkeypatch, [progress(TICK, None)])

@@ -11,9 +11,9 @@ from torch.utils._pytree import tree_leaves
 from rossbench import registry
 from rossbench.attacks import pgd, simple
 from rossbench.data import datasets
+from rossbench.models.simclr import build
 from rossbench.stages import evaluate
 from rossbench.stages.finetune import finetune
-from rossbench.stages.pretrain import build
 from rossbench.stages.train_loop import Hooks
 from rossbench.util.errors import Diverged, OutOfMemory
 from rossbench.util.seeds import derive, seeded

@@ -6,8 +6,8 @@ from torch import nn
 
 from rossbench.models import layers
 from rossbench.models.classifier import Classifier
+from rossbench.models.simclr import build
 from rossbench.report.figures.maps import embed
-from rossbench.stages.pretrain import build
 from rossbench.util.errors import InvalidValue, UnknownName
 
 

@@ -7,8 +7,8 @@ from conftest import tiny
 from rossbench.attacks import pgd
 from rossbench.data import datasets
 from rossbench.models.classifier import Classifier
+from rossbench.models.simclr import build
 from rossbench.stages.finetune import encode, finetune
-from rossbench.stages.pretrain import build
 from rossbench.stages.train_loop import Hooks
 from rossbench.util.seeds import derive, seeded
 

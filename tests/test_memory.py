@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from rossbench.util.errors import OutOfMemory
-from rossbench.util.memory import Pieces, attempt
+from rossbench.util.memory import AutoBatch, attempt
 
 SHORT = [
     torch.OutOfMemoryError("CUDA out of memory"),
@@ -43,7 +43,7 @@ def sizes(most, at_once, rows, least=1):
             raise torch.OutOfMemoryError
         return piece.clone()
 
-    made = list(Pieces(at_once, least).of(work, torch.arange(rows)))
+    made = list(AutoBatch(at_once, least).of(work, torch.arange(rows)))
     assert torch.equal(torch.cat([piece for piece, _ in made]), torch.arange(rows))
     assert all(torch.equal(piece, found) for piece, found in made)
     return tried
@@ -58,7 +58,7 @@ def test_pieces_are_halved_until_they_fit_and_stay_so(most, tried):
 
 
 def test_the_next_rows_begin_with_what_fitted():
-    pieces, tried = Pieces(16), []
+    pieces, tried = AutoBatch(16), []
 
     def work(piece):
         tried.append(len(piece))
@@ -78,4 +78,4 @@ def test_what_cannot_be_halved_any_more_is_said(least, rows):
 
 
 def test_nothing_is_no_work():
-    assert list(Pieces(4).of(raising(SHORT[0]), torch.arange(0))) == []
+    assert list(AutoBatch(4).of(raising(SHORT[0]), torch.arange(0))) == []

@@ -38,9 +38,7 @@ NO_TORCH = {"config", "data", "registry", "cli", "report.tables", "report.format
 NO_TORCH |= {"report.dataframe"}
 NO_TORCH.add("attacks.table")
 NO_TORCH |= {f"store.{name}" for name in ("store", "records", "results", "maintenance")}
-NO_TORCH |= {
-    f"util.{name}" for name in ("errors", "locks", "signals", "statistics", "distributed", "values", "epsilons")
-}
+NO_TORCH |= {f"util.{name}" for name in ("errors", "locks", "signals", "statistics", "torchrun", "values", "epsilons")}
 """Modules, or folders, whose import loads no torch: what list, show and report need."""
 
 

@@ -8,8 +8,9 @@ from lightly.loss import NTXentLoss
 from rossbench.config.recipes import Pretraining
 from rossbench.data import datasets
 from rossbench.models import simclr
+from rossbench.models.simclr import build
 from rossbench.stages.augment import two_views
-from rossbench.stages.pretrain import build, learning_rate, pretrain
+from rossbench.stages.pretrain import learning_rate, pretrain
 from rossbench.stages.train_loop import Hooks
 
 

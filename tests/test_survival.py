@@ -18,13 +18,13 @@ import time
 
 import pytest
 import torch
-from conftest import tiny
-from test_runner import comparable
+from conftest import comparable, tiny
 
 from rossbench import cli, registry
 from rossbench.config.scenarios import specs_of
 from rossbench.runner import run as runner
 from rossbench.runner import scheduler
+from rossbench.stages import evaluate
 from rossbench.store import artifacts
 from rossbench.store.maintenance import verify
 from rossbench.store.store import SUMS, Store
@@ -288,7 +288,7 @@ def test_the_same_damage_twice_ends_a_run(finished, tmp_path, monkeypatch):
     """As on a disk that gives back other bytes than it was given."""
     store = Store(tmp_path / "store")
     shutil.copytree(finished, store.root)
-    real = scheduler.save_cell
+    real = evaluate.save_cell
     spec = tiny().cells[1, 1, 0.5]
     flip(store.record_path(spec.key))
 
@@ -296,7 +296,7 @@ def test_the_same_damage_twice_ends_a_run(finished, tmp_path, monkeypatch):
         real(store, cell, *arguments, **keywords)
         flip(store.record_path(cell.key))
 
-    monkeypatch.setattr(scheduler, "save_cell", worse)
+    monkeypatch.setattr(evaluate, "save_cell", worse)
     with pytest.raises(StoreError, match=f"{spec.key}.*expected the SHA-256"):
         runner.run(tiny(), store=store, device="cpu")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import shlex
 import signal
 import sys
@@ -10,7 +11,7 @@ from collections.abc import Sequence
 
 import click
 
-from ..util import distributed
+from ..util import torchrun
 from ..util.errors import RankError, RossbenchError
 from ..util.signals import Interrupted, listening
 from . import figures, results, run, store
@@ -26,7 +27,9 @@ LONGEST = 2000
 def main(arguments: list[str] | None = None) -> None:
     """Entry point. Errors are one line on stderr and exit code 2; --debug shows where they come from."""
     given = sys.argv[1:] if arguments is None else arguments
-    if not distributed.leads() and "run" not in given:  # there is nothing to share
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a character that an encoding lacks must not end a run
+    if not torchrun.is_rank_zero() and "run" not in given:  # there is nothing to share
         sys.exit()
     try:
         with listening():
@@ -35,7 +38,7 @@ def main(arguments: list[str] | None = None) -> None:
         click.echo(error.format_message())
     except (Exception, KeyboardInterrupt, Interrupted) as error:
         message, code = _explain(error, given)
-        if not distributed.leads() and _is_said_by_rank_0(error):
+        if not torchrun.is_rank_zero() and _is_said_by_rank_0(error):
             sys.exit(code if isinstance(error, Interrupted) else 0)  # torchrun ends rank 0 when another fails
         if "--debug" in given:
             traceback.print_exc()

@@ -1,4 +1,4 @@
-"""What show --cost says: of a whole scenario or suite, and of what the store still lacks."""
+"""What show --cost prints: of a whole scenario or suite, and of what the store still lacks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from ..config.scenarios import Scenario, specs_of
-from ..config.specs import AnySpec, FinetuneSpec, PretrainSpec
+from ..config.specs import AnySpec, EvaluateSpec, FinetuneSpec, PretrainSpec
 from ..store.store import Store
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def show(
     rate: float | None,
     device: str | None,
 ) -> None:
-    """Tables of costs; with time at a rate, in FLOP/s, or after a calibration on a device.
+    """Tables of costs; with time at a rate, in FLOP/s, or as measured on a device.
 
     encoders: those that were trained elsewhere, by their ``weights``.
     """
@@ -36,57 +36,54 @@ def show(
     from ..util.devices import resolve_device
 
     counter = cost.Counter(encoders)
-    seconds: Callable[[AnySpec], float] | None = None
+    columns: dict[str, Callable[[AnySpec], float]] = {"FLOP": counter.flops, "in the store": counter.bytes}
     notes = _notes(whole, counter)
     if device is not None:
         where = resolve_device(device)
+        columns["time"] = cost.Calibration(whole, counter, where).seconds
         with console.status(f"calibrating on {where}"):
-            seconds = cost.Calibration(whole, counter, where).seconds
-        taken = sum(map(seconds, whole))
-        found = sum(map(counter.flops, whole)) / taken if taken else 0.0
-        notes.append(f"Time as calibrated on {where}, where all of it achieves {scaled(found)}FLOP/s")
+            taken = sum(map(columns["time"], whole))
+        achieved = sum(map(counter.flops, whole)) / taken if taken else 0.0
+        notes.append(f"Time as calibrated on {where}, where all of it achieves {scaled(achieved)}FLOP/s")
     elif rate is not None:
-        seconds = lambda spec: counter.flops(spec) / rate  # noqa: E731
+        columns["time"] = lambda spec: counter.flops(spec) / rate
         notes.append(f"Time at {scaled(rate)}FLOP/s")
     for title, specs in (("Cost of all", whole), (f"Of that, what {store.root} lacks", lacking)):
         console.print(escape(title))
-        costs = cost.by_stage(specs, counter, seconds or (lambda spec: 0.0))
-        console.print(_table(costs, seconds is not None), "")
+        console.print(_table(specs, columns), "")
     for note in notes:
         console.print(escape(note), style="dim")
 
 
-def _table(costs: Mapping[str, tuple[int, int, int, float]], timed: bool) -> Table:
-    table = Table(show_edge=False)
-    table.add_column("stage")
-    for title in ("artifacts", "FLOP", "in the store", *(["time"] if timed else [])):
+def _table(specs: Sequence[AnySpec], columns: Mapping[str, Callable[[AnySpec], float]]) -> Table:
+    table = Table("stage", show_edge=False)
+    units = {"FLOP": scaled, "in the store": lambda size: f"{scaled(size)}B", "time": duration}
+    for title in ("artifacts", *columns):
         table.add_column(title, justify="right", no_wrap=True)
-    sums = tuple(map(sum, zip(*costs.values(), strict=True)))
-    for stage, (artifacts, flops, size, seconds) in {**costs, "all": sums}.items():
-        row = [stage, str(artifacts), scaled(flops), f"{scaled(size)}B"]
-        table.add_row(*row, *([duration(seconds)] if timed else []), style="bold" if stage == "all" else None)
+    for stage in (PretrainSpec.stage, FinetuneSpec.stage, EvaluateSpec.stage, "all"):
+        some = [spec for spec in specs if stage in (spec.stage, "all")]
+        sums = (units[title](sum(map(number, some))) for title, number in columns.items())
+        table.add_row(stage, str(len(some)), *sums, style="bold" if stage == "all" else None)
     return table
 
 
 def _notes(specs: Sequence[AnySpec], counter: Counter) -> list[str]:
     """What the numbers are made of."""
     trained = [spec for spec in specs if isinstance(spec, (PretrainSpec, FinetuneSpec)) and spec.passes]
-    forward = dict.fromkeys(_forward(spec, counter) for spec in trained)
+    forward = {_model(spec): counter.forward(spec) for spec in trained}
     state = max(map(counter.state_bytes, trained), default=0)
     return [
         "A forward pass of one image counts 1, a backward pass to the input 1, to input",
         "and weights 2. Audits of the models are not counted. One forward pass through",
-        *(f"  {line}" for line in forward),
+        *(f"  {model}: {scaled(flops)}FLOP" for model, flops in forward.items()),
         f"While a training is unfinished, its resume state takes up to {scaled(state)}B more",
     ]
 
 
-def _forward(spec: PretrainSpec | FinetuneSpec, counter: Counter) -> str:
+def _model(spec: PretrainSpec | FinetuneSpec) -> str:
     if isinstance(spec, PretrainSpec):
-        model = f"{spec.encoder} and its projection head"
-    else:
-        model = f"{spec.pretrain.encoder} and a linear layer for {spec.target}"
-    return f"{model}: {scaled(counter.forward(spec))}FLOP"
+        return f"{spec.encoder} and its projection head"
+    return f"{spec.pretrain.encoder} and a linear layer for {spec.target}"
 
 
 def scaled(number: float) -> str:

@@ -202,7 +202,10 @@ costs = together(
         help="With --cost: time at that rate, such as 50e12.",
     ),
     click.option(
-        "--calibrate", is_flag=True, callback=_costing, help="With --cost: time at a rate measured here, in 20 seconds."
+        "--calibrate",
+        is_flag=True,
+        callback=_costing,
+        help="With --cost: time measured on --device, in seconds.",
     ),
 )
 data_dir = click.option(

@@ -23,13 +23,13 @@ from ..data.datasets import default_data_dir, facts
 from ..report import formats, tables
 from ..store import results
 from ..store.store import Store
-from ..util import distributed
+from ..util import torchrun
 from ..util.epsilons import EPS, format_epsilon, format_model
 from ..util.values import flatten
 from . import costs, options
 
 if TYPE_CHECKING:
-    from ..models.checkpoints import Given
+    from ..models.checkpoints import PretrainedEncoder
 
 
 @click.command("list")
@@ -99,7 +99,7 @@ def show(name: str, cost: bool, rate: float | None, calibrate: bool, device: str
             console.print(table)
 
 
-def _given(scenarios: list[Scenario], changed: dict[str, Any]) -> tuple[list[Scenario], list[Given]]:
+def _given(scenarios: list[Scenario], changed: dict[str, Any]) -> tuple[list[Scenario], list[PretrainedEncoder]]:
     """The scenarios with the encoder of --encoder-weights, and that encoder, once for each architecture and size."""
     source: str | None = changed["encoder_weights"]
     if source is None:
@@ -107,7 +107,7 @@ def _given(scenarios: list[Scenario], changed: dict[str, Any]) -> tuple[list[Sce
     from ..models import checkpoints
 
     normalization = changed["encoder_normalization"] or checkpoints.NONE
-    found: dict[tuple[str, int], Given] = {}
+    found: dict[tuple[str, int], PretrainedEncoder] = {}
     made = []
     for scenario in scenarios:
         place = scenario.encoder, facts(scenario.source).size
@@ -171,18 +171,21 @@ def run(
     options.check_workers(ray, cpus, gpus)
     scenarios = options.changed_scenarios(name, changed)
     options.check_source(changed["encoder_weights"])
-    console = Console(quiet=not distributed.leads())
+    console = Console(quiet=not torchrun.is_rank_zero())
     with console.status("loading torch") if console.is_terminal else contextlib.nullcontext():
         from ..runner import display, progress, run
         from ..stages import pretrain
+        from ..util import distributed
         from ..util.devices import resolve_device
     scenarios, given = _given(scenarios, changed)
     for one in given:
         console.print(escape(str(one)), soft_wrap=True)
-    with contextlib.ExitStack() as stack:
-        if not stack.enter_context(distributed.together()):
+    if not torchrun.is_rank_zero():
+        with distributed.process_group():
             pretrain.serve(resolve_device(device), data_dir or default_data_dir())
-            return
+        return
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(distributed.process_group())
         observers = []
         if tensorboard is not None:
             from ..runner import tensorboard as board
@@ -196,9 +199,9 @@ def run(
 
         where: dict[str, Any] = {"store": store, "data_dir": data_dir, "device": device, "observe": observe}
         if ray is not None:
-            from ..runner.cluster import hiring
+            from ..runner import cluster
 
-            where["hire"] = stack.enter_context(hiring(ray, cpus or 1.0, gpus or 0.0, device))
+            where["executor"] = stack.enter_context(cluster.connected(ray, cpus or 1.0, gpus or 0.0, device))
         run.run_suite(scenarios, encoders=given, shard=shard, **where)
         for scenario in scenarios:
             (matrix,) = results.load(Store(store), [scenario.name], scenario.protocol)

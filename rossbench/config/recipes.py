@@ -69,7 +69,7 @@ class Pretraining:
     """Of the model's passes, attacks included; "bfloat16" is torch's autocast. Weights and loss are float32."""
     batch_norm: Literal["synchronised", "per-rank"] = "synchronised"
     """Of several processes that train together: whether BatchNorm's mean and deviation are those of the whole batch, or
-    each process's own. One process gives the same either way."""
+    each process's own. One process gives the same either way. "synchronised" needs GPUs."""
     channels_last: bool = False
     """Layout of the convolutions; it changes speed, and numbers by rounding only."""
 

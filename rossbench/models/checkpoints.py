@@ -35,7 +35,7 @@ _UNUSED = "num_batches_tracked"  # BatchNorm counts in it while it trains, and r
 
 
 @dataclass(frozen=True)
-class Given:
+class PretrainedEncoder:
     """An encoder that was trained elsewhere: on the CPU, in eval mode, frozen."""
 
     name: str
@@ -53,7 +53,7 @@ class Given:
         return f"encoder {self.name} from {self.account['from']}: {matched}; dropped: {dropped}"
 
 
-def read(source: str, name: str, size: int, normalization: Normalization = NONE) -> Given:
+def read(source: str, name: str, size: int, normalization: Normalization = NONE) -> PretrainedEncoder:
     """The encoder of a file, or of timm's ``hf-hub:...`` or ``local-dir:...``, for images of ``size`` pixels square.
 
     ``name``: the architecture, see encoders.build; it and ``normalization`` are for files alone. Raises InvalidValue
@@ -68,7 +68,7 @@ def read(source: str, name: str, size: int, normalization: Normalization = NONE)
     return _given(name, encoder, normalization, {"from": path.name, "prefix": prefix, "dropped": dropped})
 
 
-def of_module(module: nn.Module, size: int, normalization: Normalization = NONE) -> Given:
+def of_module(module: nn.Module, size: int, normalization: Normalization = NONE) -> PretrainedEncoder:
     """The encoder that a module is, copied: float [n, 3, size, size] -> features [n, d]. Raises InvalidValue."""
     if not isinstance(module, nn.Module):
         raise InvalidValue(f"encoder: expected a torch.nn.Module, got {module!r:.200}")
@@ -88,7 +88,7 @@ def of_module(module: nn.Module, size: int, normalization: Normalization = NONE)
     return _given(MODULE + kind, encoder, normalization, account, said)
 
 
-def _from_timm(source: str, size: int) -> Given:
+def _from_timm(source: str, size: int) -> PretrainedEncoder:
     """Built and loaded by timm with its classifier, which makes timm check every name, and then without it."""
     base = source.rstrip("/").rpartition("/")[2] if "/" in source else source
     try:
@@ -113,7 +113,9 @@ def _from_timm(source: str, size: int) -> Given:
     return _given(name, encoder, normalization, {"from": base, "prefix": prefix, "dropped": dropped})  # type: ignore[arg-type]
 
 
-def _given(name: str, encoder: Encoder, normalization: Normalization, account: dict[str, Any], said: str = "") -> Given:
+def _given(
+    name: str, encoder: Encoder, normalization: Normalization, account: dict[str, Any], said: str = ""
+) -> PretrainedEncoder:
     for buffer, values in zip((encoder.mean, encoder.std), normalization, strict=True):
         if len(values) != 3:
             raise InvalidValue(f"encoder {name}: expected a mean and a std of three channels, got {normalization}")
@@ -125,7 +127,7 @@ def _given(name: str, encoder: Encoder, normalization: Normalization, account: d
         raise InvalidValue(f"{account['from']}: expected finite weights and a std above 0, got {where}")
     mean, std = map(list, normalization)
     account = {**account, "matched": len(state) - 2, "mean": mean, "std": std}
-    return Given(name, encoder.eval().requires_grad_(False), account, _digest(state, said))
+    return PretrainedEncoder(name, encoder.eval().requires_grad_(False), account, _digest(state, said))
 
 
 def _digest(state: Mapping[str, Tensor], said: str) -> str:

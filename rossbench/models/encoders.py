@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
-from functools import cache
+import copy
 from itertools import pairwise
-from typing import Any
+from typing import TypeVar
 
 import timm
 import torch
-from timm.layers import BatchNormAct2d
+from timm.layers import convert_sync_batchnorm
 from timm.models.resnet import ResNet
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..util import distributed
 from ..util.errors import InvalidValue, unknown
@@ -89,94 +86,29 @@ def _frozen_quickly(model: nn.Module) -> nn.Module:
     return model
 
 
-class _Stacked(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, own: Tensor) -> Tensor:
-        return distributed.gathered(own)
-
-    @staticmethod
-    def backward(ctx: Any, asked: Tensor) -> Tensor:
-        return distributed.summed(asked)[distributed.rank()]
+Model = TypeVar("Model", bound=nn.Module)
 
 
-def stacked(own: Tensor) -> Tensor:
-    """Each rank's tensor, [ranks, ...]. Backward, a rank's part gets the sum of what all ranks ask of it."""
-    every: Tensor = _Stacked.apply(own)
-    return every
+def synchronised(model: Model) -> Model:
+    """A copy that shares the model's weights and buffers, with BatchNorm over the batches of all ranks in train mode.
 
-
-class _Synchronised(_BatchNorm):
-    """In train mode normalises by mean and deviation of all ranks' batches, which are of one size.
-
-    torch's SyncBatchNorm does so on GPUs alone.
+    InvalidValue if it has BatchNorm on the CPU, where torch's SyncBatchNorm does not work.
     """
-
-    def forward(self, input: Tensor) -> Tensor:
-        if not self.training:
-            return super().forward(input)
-        own = input.to(torch.promote_types(input.dtype, torch.float32))
-        axes = [axis for axis in range(own.ndim) if axis != 1]
-        every = stacked(torch.stack(torch.var_mean(own, axes, correction=0)))  # [ranks, 2, channels]
-        variances, means = every.unbind(1)
-        mean = means.mean(0)
-        variance = (variances + (means - mean).square()).mean(0)
-        self._remember(mean.detach(), variance.detach(), own.numel() // own.shape[1] * len(every))
-        scale = torch.rsqrt(variance + self.eps)
-        scale = scale if self.weight is None else self.weight * scale
-        shift = -mean * scale if self.bias is None else self.bias - mean * scale
-        scale, shift = (part.view(-1, *[1] * (own.ndim - 2)) for part in (scale, shift))
-        made = torch.addcmul(shift, own, scale).to(input.dtype)
-        return self.act(self.drop(made)) if isinstance(self, BatchNormAct2d) else made
-
-    def _remember(self, mean: Tensor, variance: Tensor, count: int) -> None:
-        if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
-            return
-        self.num_batches_tracked.add_(1)
-        share = 1 / self.num_batches_tracked if self.momentum is None else self.momentum
-        self.running_mean += share * (mean - self.running_mean)
-        self.running_var += share * (variance * (count / (count - 1)) - self.running_var)  # unbiased, as torch's
-
-
-_KNOWN = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, BatchNorm2d, BatchNormAct2d)
-
-
-@cache
-def _synchronised(kind: Any) -> type[Any]:
-    if kind not in _KNOWN:
-        raise InvalidValue(
-            f"pretraining.batch_norm: expected per-rank for an encoder with {kind.__name__}, got synchronised"
-        )
-    return type(f"Synchronised{kind.__name__}", (_Synchronised, kind), {})
-
-
-@contextlib.contextmanager
-def synchronised(model: nn.Module) -> Iterator[None]:
-    """Inside, a model's BatchNorm in train mode is that of the batches of all ranks; InvalidValue if it cannot be."""
-    kinds: dict[nn.Module, type[Any]] = {one: type(one) for one in model.modules() if isinstance(one, _BatchNorm)}
-    together = {module: _synchronised(kind) for module, kind in kinds.items()}  # type: ignore[arg-type]
-    for module, kind in together.items():
-        module.__class__ = kind
-    try:
-        yield
-    finally:
-        for module, kind in kinds.items():
-            module.__class__ = kind
+    norms = [module for module in model.modules() if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d))]
+    if norms and next(model.parameters()).device.type == "cpu":
+        raise InvalidValue("expected pretraining.batch_norm=per-rank on several CPU ranks, got synchronised")
+    shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    return convert_sync_batchnorm(copy.deepcopy(model, shared))  # type: ignore[no-any-return]
 
 
 @torch.no_grad()
-def share_statistics(model: nn.Module) -> None:
+def average_statistics(model: nn.Module) -> None:
     """Give BatchNorm's running statistics the mean of all ranks', so that there is one model to attack and to save."""
-    own = [
-        part
-        for one in model.modules()
-        if isinstance(one, _BatchNorm)
-        for part in (one.running_mean, one.running_var)
-        if part is not None
-    ]
+    own = [part for name, part in model.named_buffers() if name.endswith(("running_mean", "running_var"))]
     if own:
-        mean = distributed.gathered(torch.cat(own)).mean(0)
-        for part, shared in zip(own, mean.split([len(part) for part in own]), strict=True):
-            part.copy_(shared)
+        means = distributed.all_gather(torch.cat(own)).mean(0)
+        for part, mean in zip(own, means.split([len(part) for part in own]), strict=True):
+            part.copy_(mean)
 
 
 def _timm(name: str, size: int) -> nn.Module:

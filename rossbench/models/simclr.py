@@ -67,7 +67,7 @@ def build(spec: PretrainSpec) -> SimCLR:
 def similarities(projections: Tensor, temperature: float) -> Tensor:
     """Logits [2n, 2n] of projections [2n, d]; see SimCLR. Backward, ranks ask each other for the gradients."""
     unit = nn.functional.normalize(projections, dim=1)
-    every = unit if distributed.size() == 1 else _of_all_ranks(unit)
+    every = unit if distributed.world_size() == 1 else _of_all_ranks(unit)
     logits = unit @ every.T / temperature
     itself = _rows(len(unit), unit.device)[:, None] == torch.arange(len(every), device=unit.device)
     return logits.masked_fill(itself, -torch.inf)
@@ -75,7 +75,7 @@ def similarities(projections: Tensor, temperature: float) -> Tensor:
 
 def partners(views: int, device: torch.device) -> Tensor:
     """The row of each view's partner among 2n views: n, ..., 2n - 1, 0, ..., n - 1. See SimCLR for several ranks."""
-    every = views * distributed.size()
+    every = views * distributed.world_size()
     return (_rows(views, device) + every // 2) % every
 
 
@@ -86,8 +86,8 @@ def rows_of(images: int, mine: slice, device: torch.device) -> Tensor:
 
 def _rows(views: int, device: torch.device) -> Tensor:
     """Where a rank's views stand among all."""
-    images = views // 2 * distributed.size()
-    return rows_of(images, distributed.share(images), device)
+    images = views // 2 * distributed.world_size()
+    return rows_of(images, distributed.own_part(images), device)
 
 
 def _of_all_ranks(own: Tensor) -> Tensor:
@@ -103,7 +103,7 @@ def adversarial_views(model: SimCLR, views: Tensor, epsilon: float) -> tuple[Ten
     extremes; see attacks.pgd. Of several ranks each moves its own views.
     """
     labels, recipe, start = partners(len(views), views.device), model.recipe, None
-    if distributed.size() > 1 and epsilon:
-        whole = views.new_empty(len(views) * distributed.size(), *views.shape[1:])
+    if distributed.world_size() > 1 and epsilon:
+        whole = views.new_empty(len(views) * distributed.world_size(), *views.shape[1:])
         start = random_start(recipe.attack, whole, epsilon)[_rows(len(views), views.device)]
     return perturb(model, views, labels, recipe.attack, epsilon, mode=recipe.attack_mode, start=start)

@@ -1,4 +1,4 @@
-"""A run's missing artifacts as tasks on a Ray cluster, whose nodes need no folder in common. The home of Ray.
+"""Missing artifacts as tasks on a Ray cluster, whose nodes need no folder in common. The home of Ray.
 
 The submitting machine has the store. It sends a task the artifacts that it needs and writes down what comes back, so
 what was once finished is not lost with the node that made it.
@@ -10,30 +10,30 @@ import contextlib
 import socket
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from .. import registry
-from ..config.scenarios import Scenario
 from ..config.specs import AnySpec, PretrainSpec
 from ..data.datasets import Data
+from ..stages.context import Context, Split, split_of
 from ..stages.train_loop import Tick
 from ..store.store import SUMS, Store
 from ..util.devices import resolve_device
 from ..util.errors import InvalidValue, RossbenchError
 from ..util.signals import handlers_kept
-from .progress import Making
-from .scheduler import Crew, Job
+from .progress import Task
+from .scheduler import build
 
 try:
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 except ImportError as missing:
-    raise InvalidValue("ray: expected the package to be installed, got none; pip install 'rossbench[ray]'") from missing
+    raise InvalidValue("ray is not installed: pip install 'rossbench[ray]'") from missing
 
 RETRIES = 3
 """Of a task whose worker or node was lost."""
@@ -41,160 +41,131 @@ TELL_EVERY = 0.5
 """Seconds between two signs of life of a task."""
 SENT = 4 * 2**30
 """Bytes of a data set's images that are sent; those of a larger one nodes load themselves, from the same path."""
-Files = Mapping[str, bytes]
-Place = tuple[str, str, int | None]
 
 
 @contextlib.contextmanager
-def hiring(address: str, cpus: float = 1.0, gpus: float = 0.0, device: str = "auto") -> Iterator[Callable[[Job], Crew]]:
-    """What ``run_suite`` takes as ``hire``, while connected to a cluster.
+def connected(address: str, cpus: float = 1.0, gpus: float = 0.0, device: str = "auto") -> Iterator[RayExecutor]:
+    """What ``run_suite`` and ``audit`` take as ``executor``, while connected to a cluster.
 
     ``address``: of the cluster, "auto" for the one that this machine is in, "local" for one that is started here.
     ``cpus``, ``gpus``: of each task, also fractions. ``device``: of the tasks, as for ``rossbench.run``. InvalidValue
     if there is no such cluster, or no node of it can ever run such a task.
     """
-    crews: list[_OnRay] = []
-
-    def hire(job: Job) -> Crew:
-        crews.append(_OnRay(job, {"num_cpus": cpus, "num_gpus": gpus}, device))
-        return crews[-1]
-
     try:
-        _check_address(address)
+        if address not in ("auto", "local"):  # for an address where nobody answers Ray would wait for minutes
+            host, _, port = address.rpartition(":")
+            socket.create_connection((host, int(port)), timeout=10).close()
         ours = {"include_dashboard": False} if address == "local" else {}
         with handlers_kept():  # Ray would end the process on SIGTERM
             ray.init(address, log_to_driver=False, configure_logging=False, **ours)
     except (OSError, ValueError, RuntimeError) as error:
         raise InvalidValue(f"ray {address}: expected a cluster, got {error}") from error
-    try:
-        _check_room(cpus, gpus)
-        yield hire
-    finally:
-        for crew in crews:
-            crew.give_up()
-        ray.shutdown()
+    with contextlib.ExitStack() as stack:
+        stack.callback(ray.shutdown)
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        if not any(node.get("CPU", 0) >= cpus and node.get("GPU", 0) >= gpus for node in nodes):
+            most = ", ".join(f"{node.get('CPU', 0):g} CPUs and {node.get('GPU', 0):g} GPUs" for node in nodes)
+            raise InvalidValue(f"ray: expected a node with {cpus:g} CPUs and {gpus:g} GPUs for a task, got {most}")
+        executor = RayExecutor(cpus, gpus, device)
+        stack.callback(executor.give_up)
+        yield executor
 
 
-def _check_address(address: str) -> None:
-    """OSError or ValueError where nobody answers, for which Ray would wait for minutes."""
-    if address not in ("auto", "local"):
-        host, _, port = address.rpartition(":")
-        socket.create_connection((host, int(port)), timeout=10).close()
+class RayExecutor:
+    """Has each piece of work built by a task on some node; needs a connection, see ``connected``."""
 
-
-def _check_room(cpus: float, gpus: float) -> None:
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    if not any(node.get("CPU", 0) >= cpus and node.get("GPU", 0) >= gpus for node in nodes):
-        most = ", ".join(f"{node.get('CPU', 0):g} CPUs and {node.get('GPU', 0):g} GPUs" for node in nodes)
-        raise InvalidValue(f"ray: expected a node with {cpus:g} CPUs and {gpus:g} GPUs for a task, got {most}")
-
-
-@dataclass
-class _Task:
-    specs: list[AnySpec]
-    making: Making
-
-
-class _OnRay:
-    """Tasks of a job."""
-
-    def __init__(self, job: Job, resources: Mapping[str, float], device: str) -> None:
-        self.job, self.device = job, device
-        self.resources = {**resources, "max_retries": RETRIES}
-        self.running: dict[Any, _Task] = {}
-        self.failed: list[str] = []
-        self.sent: dict[str, Any] = {}
-        """By key, the files of artifacts that tasks were sent, in Ray's memory; and data sets, by place."""
+    def __init__(self, cpus: float, gpus: float, device: str) -> None:
+        self.device = device
+        self.remote = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=RETRIES)(_work)
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        self.board = ray.remote(num_cpus=0, scheduling_strategy=here)(
-            _Board
-        ).remote()  # no other node's loss is its own
+        # The board is on this machine: no other node's loss ends it.
+        self.board = ray.remote(num_cpus=0, scheduling_strategy=here)(_Board).remote()
+        self.running: dict[Any, tuple[Context, Task]] = {}
+        self.failed: list[str] = []
+        self.sent: dict[tuple[Any, ...], Any] = {}
+        """References to what is in Ray's memory: artifacts by store and key, images by folder and split."""
 
     @property
     def busy(self) -> bool:
         return bool(self.running)
 
-    def build(self, specs: list[AnySpec], making: Making) -> None:
+    def submit(self, specs: Sequence[AnySpec], context: Context, task: Task) -> None:
         spec = specs[0]
-        if isinstance(spec, PretrainSpec) and spec.weights:  # is here already
-            self.job.build(specs, making.tick)
-            self._end(_Task(specs, making), made=True)
+        if isinstance(spec, PretrainSpec) and spec.weights:  # it is here already
+            build(specs, context, task.update)
+            task.finish()
+            _release(context, task)
             return
-        parents = {parent: self._files(parent) for parent in spec.parents}
-        place, data = self._data(spec)
-        work = ray.remote(**self.resources)(_work)
-        state = self.job.store.resume_path(spec)
-        reference = work.remote(
-            ([_plain(one) for one in self.job.scenarios], *registry.own()),
+        parents = [self._artifact(context, parent) for parent in spec.parents]
+        state, origins = context.store.resume_path(spec), {one.key: context.origins.get(one.key) for one in specs}
+        reference = self.remote.remote(
+            registry.own(),
             specs,
-            list(parents),
-            list(parents.values()),
-            place,
-            data,
+            origins,
+            parents,
+            context.data_dir.absolute(),
+            self._images(context, spec),
             state.read_bytes() if state.exists() else None,
             self.device,
             self.board,
         )
-        self.running[reference] = _Task(specs, making)
+        self.running[reference] = context, task
 
-    def collect(self) -> None:
+    def wait(self) -> None:
         done, _ = ray.wait(list(self.running), timeout=TELL_EVERY)
-        for number, tick in ray.get(self.board.take.remote()):
-            for task in self.running.values():
-                if task.specs[0].key == number:
-                    task.making.tick(tick)
+        tasks = {task.specs[0].key: task for _, task in self.running.values()}
+        for key, tick in ray.get(self.board.take.remote()):
+            if key in tasks:
+                tasks[key].update(tick)
         for reference in done:
             self._receive(reference)
 
     def check(self) -> None:
-        if self.failed:
-            raise RossbenchError(f"{len(self.failed)} could not be built, all else is stored: {'; '.join(self.failed)}")
+        failed, self.failed = self.failed, []
+        if failed:
+            raise RossbenchError(f"{len(failed)} could not be built, all else is stored: {'; '.join(failed)}")
 
     def give_up(self) -> None:
         """Let go of what is under way; its locks are free again."""
-        for task in self.running.values():
-            self.job.release(task.specs)
+        for context, task in self.running.values():
+            _release(context, task)
         self.running.clear()
 
     def _receive(self, reference: Any) -> None:
-        task = self.running.pop(reference)
+        context, task = self.running.pop(reference)
         try:
             made: dict[str, dict[str, bytes]] | str = ray.get(reference)
         except ray.exceptions.RayError as error:
             made = f"{task.specs[0]}: {type(error).__name__}: {str(error).strip().splitlines()[-1]}"
         if isinstance(made, str):
             self.failed.append(made)
+            task.give_up()
         else:
             for spec in task.specs:
-                self.job.store.write(spec, made[spec.key])
-        self._end(task, made=not isinstance(made, str))
+                context.store.write(spec, made[spec.key])
+            task.finish()
+        _release(context, task)
 
-    def _end(self, task: _Task, made: bool) -> None:
-        self.job.release(task.specs)
-        if made:
-            task.making.finish()
-        else:
-            task.making.leave()
+    def _artifact(self, context: Context, spec: AnySpec) -> tuple[AnySpec, Any]:
+        """A spec, and its files in Ray's memory, from where every node gets them once."""
+        place = context.store.root, spec.key
+        if place not in self.sent:
+            self.sent[place] = ray.put(_read(context.store, spec))
+        return spec, self.sent[place]
 
-    def _files(self, spec: AnySpec) -> Any:
-        """An artifact in Ray's memory, from where every node gets it once."""
-        if spec.key not in self.sent:
-            self.sent[spec.key] = ray.put(_read(self.job.store, spec))
-        return self.sent[spec.key]
-
-    def _data(self, spec: AnySpec) -> tuple[Place, Any]:
-        place, data = self.job.data_of(spec)
+    def _images(self, context: Context, spec: AnySpec) -> tuple[Split, list[Any]]:
+        split, data = split_of(spec), context.data(spec)
         if data.images.nbytes > SENT:
-            return place, self.job.data_dir.absolute()
-        if str(place) not in self.sent:
-            content = data.images.cpu().numpy(), data.labels.cpu().numpy(), data.fingerprint
-            self.sent[str(place)] = ray.put(content)
-        return place, self.sent[str(place)]
+            return split, []
+        place = context.data_dir, split
+        if place not in self.sent:
+            self.sent[place] = ray.put((data.images.cpu().numpy(), data.labels.cpu().numpy(), data.fingerprint))
+        return split, [self.sent[place]]  # in a list Ray leaves it a reference
 
 
-def _plain(scenario: Scenario) -> Scenario:
-    """Without what was computed from it, which is many times as large."""
-    return replace(scenario)
+def _release(context: Context, task: Task) -> None:
+    for spec in task.specs:
+        context.store.locks.give(spec.key)
 
 
 def _read(store: Store, spec: AnySpec) -> dict[str, bytes]:
@@ -234,36 +205,35 @@ class _Telling:
 
 
 def _work(
-    known: tuple[Any, ...],
+    registered: tuple[Any, ...],
     specs: list[AnySpec],
-    parents: Sequence[AnySpec],
-    files: Sequence[Any],
-    place: Place,
-    data: tuple[Any, Any, str] | Path,
+    origins: dict[str, Any],
+    parents: list[tuple[AnySpec, Any]],
+    data_dir: Path,
+    images: tuple[Split, list[Any]],
     state: bytes | None,
     device: str,
     board: Any,
 ) -> dict[str, dict[str, bytes]] | str:
     """In a worker: the files of the artifacts, by key; or in words why they could not be built.
 
-    known: the job's scenarios; and what was registered where the job is, see registry.own. data: images, labels and
-    fingerprint, or the folder to load them from.
+    registered: what was registered where the run is, see registry.own; images: their split, and a reference to them
+    if they were sent, else they are in data_dir; state: of an interrupted run, to go on from.
     """
-    scenarios, *theirs = known
-    registry.adopt(*theirs)
+    registry.adopt(*registered)
     with tempfile.TemporaryDirectory(prefix="rossbench-") as folder:
         store = Store(folder)
-        for parent, content in zip(parents, ray.get(list(files)), strict=True):
-            store.write(parent, content)
+        for parent, files in parents:
+            store.write(parent, ray.get(files))
         if state is not None:
             store.resume_path(specs[0]).parent.mkdir()
             store.resume_path(specs[0]).write_bytes(state)
         try:
-            job = Job(scenarios, store, resolve_device(device), data if isinstance(data, Path) else store.root)
-            if not isinstance(data, Path):
-                images, labels, fingerprint = data
-                job.keep(place, Data(torch.tensor(images), torch.tensor(labels), fingerprint))
-            job.build(specs, _Telling(board, specs[0].key))
+            context = Context(store, resolve_device(device), data_dir, origins=origins)
+            split, sent = images
+            for arrays, labels, fingerprint in ray.get(sent):
+                context.keep(split, Data(torch.tensor(arrays), torch.tensor(labels), fingerprint))
+            build(specs, context, _Telling(board, specs[0].key))
         except RossbenchError as error:
             return str(error)
         return {spec.key: _read(store, spec) for spec in specs}

@@ -1,15 +1,14 @@
-"""What artifacts cost before they are made: FLOPs of the real encoder, bytes in the store, seconds on a device."""
+"""What artifacts cost before they are built: FLOPs of the real encoder, bytes in the store, seconds on a device."""
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import dataclasses
 import statistics
 import time
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -19,128 +18,94 @@ from ..config.recipes import Attack
 from ..config.specs import AnySpec, EvaluateSpec, FinetuneSpec, PretrainSpec
 from ..data import datasets
 from ..data.datasets import facts
+from ..models import simclr
 from ..models.classifier import Classifier
 from ..models.encoders import Encoder
-from ..models.simclr import SimCLR, build
+from ..models.simclr import SimCLR
 from ..stages.evaluate import evaluate
-from ..stages.finetune import finetune
+from ..stages.finetune import encode, finetune
 from ..stages.pretrain import pretrain
 from ..stages.train_loop import Hooks, Tick
-from ..util.values import encode
 
-SECONDS = 20.0
-"""Of a calibration, if one step of each kind takes less."""
-_STEPS = 3
-"""Of PGD in a calibration; an attack's passes say how many times as long it takes."""
-_NOTES = {"pretrain": 900, "finetune": 900, "evaluate": 2700}
-"""Bytes of an artifact's small files beside its specs: provenance, checksums, headers; as measured."""
-_TENSOR = 90
-"""Bytes that name a tensor in a file of weights."""
-_EPOCH = 140
-"""Bytes of an epoch in a history, as measured."""
+SECONDS = 2.0
+"""For which each kind of work is timed, unless its fewest steps take longer."""
+_FILES = {"pretrain": 1900, "finetune": 2300, "evaluate": 6150}
+_TENSOR, _EPOCH = 90, 140
+"""Bytes, as measured: of an artifact's small files, of a tensor's name in a file, of an epoch in a history."""
 
 
-class Cost(NamedTuple):
-    """Of some artifacts."""
-
-    artifacts: int = 0
-    flops: int = 0
-    bytes: int = 0
-    """In the store, when they are finished."""
-    seconds: float = 0.0
-
-    def plus(self, other: Cost) -> Cost:
-        return Cost(
-            self.artifacts + other.artifacts,
-            self.flops + other.flops,
-            self.bytes + other.bytes,
-            self.seconds + other.seconds,
-        )
-
-
-@dataclass
 class Counter:
-    """FLOPs and bytes of artifacts. The model of each architecture is built once, on the CPU."""
+    """FLOPs and bytes of artifacts. encoders: those that were trained elsewhere, by their ``weights``."""
 
-    given: Mapping[str, Encoder] = field(default_factory=dict)
-    """Encoders that were trained elsewhere, by their ``weights``."""
-    _models: dict[Hashable, nn.Module] = field(default_factory=dict)
-    _flops: dict[Hashable, int] = field(default_factory=dict)
+    def __init__(self, encoders: Mapping[str, Encoder] | None = None) -> None:
+        self.encoders = encoders or {}
+        self._models: dict[Hashable, nn.Module] = {}
+        self._forward: dict[nn.Module, int] = {}
 
     def flops(self, spec: AnySpec) -> int:
         """Of all passes of a spec, see specs.passes: a pass to input and weights counts as two forward passes.
 
         Left out are what is no product of matrices (views, BatchNorm, Adam) and NT-Xent's similarities.
         """
+        if not spec.passes:
+            return 0
+        flops = spec.passes * self.forward(spec if isinstance(spec, (PretrainSpec, FinetuneSpec)) else spec.finetune)
+        if isinstance(spec, FinetuneSpec) and _is_encoded_once(spec):  # then the linear layer: forward, to the weights
+            linear = self.classifier(spec).linear
+            flops += spec.recipe.epochs * _images(spec) * 4 * linear.in_features * linear.out_features
+        return flops
+
+    def forward(self, spec: PretrainSpec | FinetuneSpec) -> int:
+        """FLOPs of one image's forward pass, through the projection head or the linear layer too."""
         if isinstance(spec, PretrainSpec):
-            return spec.passes and spec.passes * self.forward(spec)
-        if isinstance(spec, FinetuneSpec):
-            passes = spec.passes * self.forward(spec)
-            if spec.recipe.trained == "full" or spec.epsilon:
-                return passes
-            linear = self.classifier(spec).linear  # on features that are made once: forward, and to the weights
-            return passes + spec.recipe.epochs * _images(spec) * 4 * linear.in_features * linear.out_features
-        assert isinstance(spec, EvaluateSpec), spec
-        return spec.passes * self.forward(spec.finetune)
+            model: nn.Module = self.simclr(spec)
+            run: Callable[[Tensor], Tensor] = self.simclr(spec).project
+        else:
+            model = run = self.classifier(spec)
+        if model not in self._forward:
+            self._forward[model] = forward_flops(run, _size(spec))
+        return self._forward[model]
 
     def bytes(self, spec: AnySpec) -> int:
         """In the store: weights or predictions, and the small files beside them to a kilobyte or so."""
-        notes = _NOTES[spec.stage] + len(encode(spec))
-        if isinstance(spec, EvaluateSpec):
+        if not isinstance(spec, (PretrainSpec, FinetuneSpec)):
             classes = facts(spec.finetune.target).classes
-            # In the record are the spec again, and how many of each class are right.
-            notes += len(encode(spec)) + 7 * classes
-            return notes + 2 * _images(spec) * (min(5, classes) + 1)
-        assert isinstance(spec, (PretrainSpec, FinetuneSpec)), spec
-        epochs = 0 if isinstance(spec, PretrainSpec) and spec.weights else spec.recipe.epochs
-        weights = self._kept(spec).state_dict().values()
-        return notes + _EPOCH * epochs + sum(_TENSOR + _size(tensor) for tensor in weights)
+            return _FILES[spec.stage] + 7 * classes + 2 * _images(spec) * (min(5, classes) + 1)
+        tensors = self._stored(spec).state_dict().values()
+        weights: int = sum(_TENSOR + tensor.nbytes for tensor in tensors)
+        return _FILES[spec.stage] + weights + (_EPOCH * spec.recipe.epochs if spec.passes else 0)
 
     def state_bytes(self, spec: PretrainSpec | FinetuneSpec) -> int:
         """Of a resume state: the weights, and Adam's two numbers for each parameter."""
-        kept = self._kept(spec)
-        tensors, parameters = kept.state_dict().values(), kept.parameters()
-        return sum(map(_size, tensors)) + 2 * sum(map(_size, parameters)) + _EPOCH * spec.recipe.epochs
+        module = self._stored(spec)
+        weights: int = sum(tensor.nbytes for tensor in module.state_dict().values())
+        adam: int = 2 * sum(parameter.nbytes for parameter in module.parameters())
+        return weights + adam + _EPOCH * spec.recipe.epochs
+
+    def _stored(self, spec: PretrainSpec | FinetuneSpec) -> nn.Module:
+        if isinstance(spec, FinetuneSpec):
+            return self.classifier(spec).trained(spec.recipe)
+        return self.encoder(spec) if spec.weights else self.simclr(spec)
 
     def simclr(self, spec: PretrainSpec) -> SimCLR:
-        place = "simclr", spec.encoder, facts(spec.source).size, spec.recipe
-        model = self._model(place, lambda: build(spec))
+        """The model that is pretrained, on the CPU, in eval mode; built once for each architecture."""
+        model = self._once((spec.encoder, _size(spec), spec.recipe), lambda: simclr.build(spec).eval())
         assert isinstance(model, SimCLR)
         return model
 
     def encoder(self, spec: PretrainSpec) -> Encoder:
-        return self.given[spec.weights] if spec.weights else self.simclr(spec).encoder
+        return self.encoders[spec.weights] if spec.weights else self.simclr(spec).encoder
 
     def classifier(self, spec: FinetuneSpec) -> Classifier:
         encoder, classes = self.encoder(spec.pretrain), facts(spec.target).classes
-        model = self._model((id(encoder), classes), lambda: Classifier(encoder, classes))
+        model = self._once((encoder, classes), lambda: Classifier(encoder, classes))
         assert isinstance(model, Classifier)
         return model
 
-    def _model(self, place: Hashable, make: Callable[[], nn.Module]) -> nn.Module:
-        if place not in self._models:
-            self._models[place] = make().eval()
-        return self._models[place]
-
-    def _kept(self, spec: PretrainSpec | FinetuneSpec) -> nn.Module:
-        """What the artifact holds the weights of."""
-        if isinstance(spec, PretrainSpec):
-            return self.given[spec.weights] if spec.weights else self.simclr(spec)
-        return self.classifier(spec).trained(spec.recipe)
-
-    def forward(self, spec: PretrainSpec | FinetuneSpec) -> int:
-        """FLOPs of one image's forward pass, through the projection head or the linear layer too."""
-        model: nn.Module
-        run: Callable[[Tensor], Tensor]
-        if isinstance(spec, PretrainSpec):
-            source, model = spec.source, self.simclr(spec)
-            run = self.simclr(spec).project
-        else:
-            source, model = spec.pretrain.source, self.classifier(spec)
-            run = self.classifier(spec).forward
-        if id(model) not in self._flops:
-            self._flops[id(model)] = forward_flops(run, facts(source).size)
-        return self._flops[id(model)]
+    def _once(self, architecture: Hashable, make: Callable[[], nn.Module]) -> nn.Module:
+        if architecture not in self._models:
+            self._models[architecture] = make()
+        return self._models[architecture]
 
 
 @torch.no_grad()
@@ -152,178 +117,119 @@ def forward_flops(model: Callable[[Tensor], Tensor], size: int) -> int:
     return found
 
 
-def by_stage(
-    specs: Iterable[AnySpec], counter: Counter, seconds: Callable[[AnySpec], float] = lambda spec: 0.0
-) -> dict[str, Cost]:
-    """The cost of each of the three stages."""
-    costs = {cls.stage: Cost() for cls in (PretrainSpec, FinetuneSpec, EvaluateSpec)}
-    for spec in specs:
-        one = Cost(1, counter.flops(spec), counter.bytes(spec), seconds(spec))
-        costs[spec.stage] = costs[spec.stage].plus(one)
-    return costs
+def _size(spec: PretrainSpec | FinetuneSpec) -> int:
+    return facts(spec.source if isinstance(spec, PretrainSpec) else spec.target).size
 
 
-def _images(spec: FinetuneSpec | EvaluateSpec) -> int:
+def _images(spec: AnySpec) -> int:
+    """Images an epoch, or in the test split."""
+    if isinstance(spec, PretrainSpec):
+        return spec.images
     if isinstance(spec, FinetuneSpec):
         return datasets.count(spec.target, "train", spec.limit)
     return datasets.count(spec.finetune.target, "test", spec.limit)
 
 
-def _size(tensor: Tensor) -> int:
-    return tensor.numel() * tensor.element_size()
-
-
-# --- a calibration -------------------------------------------------------------------------------------------
-
-
-class Lap(NamedTuple):
-    """What a calibration measured of one kind of work, in seconds an image."""
-
-    step: float
-    """Of a training step, or of an evaluation with as many passes as ``passes`` says."""
-    encoded: float = 0.0
-    """Of a pass through a frozen encoder."""
-    passes: int = 0
+def _is_encoded_once(spec: FinetuneSpec) -> bool:
+    return spec.recipe.trained == "linear" and not spec.epsilon
 
 
 class Calibration:
-    """Seconds that artifacts take on a device, from a few steps of each kind of work in a scenario.
+    """Seconds that artifacts take on a device, from a few steps of each kind of work.
 
     The steps are those of ``pretrain``, ``finetune`` and ``evaluate``, with the real encoder, recipe and batch size, on
-    random images; untrained weights take as long as trained ones. It takes about ``seconds``, or two steps
-    of each kind where that is more.
+    random images; untrained weights take as long as trained ones. specs: all of which seconds are asked for.
     """
 
-    def __init__(
-        self, specs: Sequence[AnySpec], counter: Counter, device: torch.device, seconds: float = SECONDS
-    ) -> None:
-        self.counter, self.device = counter, device
-        kinds: dict[Hashable, list[AnySpec]] = {}
-        for spec in specs:
-            if not (isinstance(spec, PretrainSpec) and spec.weights):
-                kinds.setdefault(_kind(spec), []).append(spec)
-        self.laps: dict[Hashable, Lap] = {}
-        for kind, alike in kinds.items():
-            self.laps[kind] = self._lap(alike, seconds / len(kinds))
+    def __init__(self, specs: Sequence[AnySpec], counter: Counter, device: torch.device) -> None:
+        self.specs, self.counter, self.device = specs, counter, device
+        self._measured: dict[Hashable, tuple[float, float]] = {}
 
     def seconds(self, spec: AnySpec) -> float:
         """Of an artifact, apart from loading data and saving."""
+        if not spec.passes:
+            return 0.0
+        trained = spec if isinstance(spec, (PretrainSpec, FinetuneSpec)) else spec.finetune
+        encoder = (trained if isinstance(trained, PretrainSpec) else trained.pretrain).encoder
+        how = (spec.recipe, bool(spec.epsilon)) if trained is spec else spec.recipe.batch_size
+        kind = spec.stage, encoder, _size(trained), how
+        if kind not in self._measured:
+            self._measured[kind] = self._measure(spec)
+        step, once = self._measured[kind]
+        if isinstance(spec, (PretrainSpec, FinetuneSpec)):
+            return _images(spec) * (spec.recipe.epochs * step + once)
+        return spec.passes * step
+
+    def _measure(self, spec: AnySpec) -> tuple[float, float]:
+        """Seconds an image of a training step and of what comes once before it; or seconds a pass of an evaluation."""
         if isinstance(spec, PretrainSpec):
-            return spec.images * spec.recipe.epochs * self.laps[_kind(spec)].step if spec.passes else 0.0
-        lap = self.laps[_kind(spec)]
+            images, _ = self._random(spec.source, 2 * min(spec.recipe.batch_size, spec.images))
+            longer = replace(spec, recipe=replace(spec.recipe, epochs=1000))
+            return _epoch_seconds(lambda hooks: pretrain(longer, images, hooks)) / len(images), 0.0
         if isinstance(spec, FinetuneSpec):
-            return _images(spec) * (spec.recipe.epochs * lap.step + lap.encoded)
-        return lap.step * spec.passes / lap.passes
+            return self._finetuning(spec)
+        assert isinstance(spec, EvaluateSpec), spec
+        return self._evaluation(spec), 0.0
 
-    def _lap(self, alike: Sequence[AnySpec], budget: float) -> Lap:
-        spec = alike[0]
-        if isinstance(spec, PretrainSpec):
-            images = self._noise(spec.source, 2 * min(spec.recipe.batch_size, spec.images))
-            return _timed(lambda hooks: pretrain(spec, images, hooks), 0, budget, self.device)
-        if isinstance(spec, FinetuneSpec):
-            return self._finetuned(spec, budget)
-        return self._evaluated([one for one in alike if isinstance(one, EvaluateSpec)], budget)
+    def _finetuning(self, spec: FinetuneSpec) -> tuple[float, float]:
+        encoder, classes, once = self._encoder(spec), facts(spec.target).classes, 0.0
+        images, labels = self._random(spec.target, 2 * min(spec.recipe.batch_size, _images(spec)))
+        if _is_encoded_once(spec):
+            once = _call_seconds(lambda: encode(encoder, images, spec.recipe.batch_size, Hooks()).cpu())
+        longer = replace(spec, recipe=replace(spec.recipe, epochs=1000))
+        step = _epoch_seconds(lambda hooks: finetune(longer, encoder, images, labels, classes, hooks))
+        return step / len(images), once / len(images)
 
-    def _finetuned(self, spec: FinetuneSpec, budget: float) -> Lap:
-        images, labels = self._labelled(spec, 2 * min(spec.recipe.batch_size, _images(spec)))
-        classes, once = facts(spec.target).classes, spec.recipe.trained == "linear" and not spec.epsilon
-
-        def work(hooks: Hooks) -> None:
-            finetune(spec, self._encoder(spec), images, labels, classes, hooks)
-
-        return _timed(work, len(images) if once else 0, budget, self.device)
-
-    def _evaluated(self, alike: Sequence[EvaluateSpec], budget: float) -> Lap:
-        """Of one model's evaluations, which are made together."""
-        spec = max(alike, key=lambda one: one.epsilon)  # at epsilon 0 no attack is told
-        attack = Attack(norm=spec.recipe.attack.norm, steps=_STEPS, step_size=1.0)
-        recipe = dataclasses.replace(spec.recipe, attack=attack, attacked="all")
-        together = [
-            dataclasses.replace(one, recipe=recipe, epsilon=one.epsilon or 1.0)
-            for one in alike
-            if one.finetune == spec.finetune
-        ]
-        images, labels = self._labelled(spec.finetune, min(recipe.batch_size, _images(spec)))
-        classes = facts(spec.finetune.target).classes
-        classifier = Classifier(self._encoder(spec.finetune), classes).to(self.device)
-        lap = _timed(
-            lambda hooks: evaluate(together, classifier, images, labels, hooks), len(images), budget, self.device
-        )
-        return lap._replace(passes=1 + attack.passes)
+    def _evaluation(self, spec: EvaluateSpec) -> float:
+        """With as many epsilons together as the classifier is evaluated at, by an attack of three steps."""
+        images, labels = self._random(spec.finetune.target, min(spec.recipe.batch_size, _images(spec)))
+        classifier = Classifier(self._encoder(spec.finetune), facts(spec.finetune.target).classes).to(self.device)
+        attack = Attack(norm=spec.recipe.attack.norm, steps=3, step_size=1.0)
+        count = sum(isinstance(one, EvaluateSpec) and one.finetune == spec.finetune for one in self.specs)
+        recipe = replace(spec.recipe, attack=attack, attacked="all")
+        together = [replace(spec, recipe=recipe, epsilon=1.0 + k) for k in range(count)]
+        seconds = _call_seconds(lambda: evaluate(together, classifier, images, labels, Hooks()))
+        return seconds / len(images) / (1 + count * (1 + attack.passes))
 
     def _encoder(self, spec: FinetuneSpec) -> Encoder:
         """A copy, since a full finetuning trains it."""
         return copy.deepcopy(self.counter.encoder(spec.pretrain)).to(self.device).eval()
 
-    def _noise(self, name: str, number: int) -> Tensor:
-        size = facts(name).size
-        return torch.randint(256, (number, 3, size, size), dtype=torch.uint8).to(self.device)
-
-    def _labelled(self, spec: FinetuneSpec, number: int) -> tuple[Tensor, Tensor]:
-        labels = torch.arange(number) % facts(spec.target).classes
-        return self._noise(spec.target, number), labels.to(self.device)
+    def _random(self, name: str, number: int) -> tuple[Tensor, Tensor]:
+        """Images as those of a data set, uint8 [number, 3, size, size], and labels int64 [number], on the device."""
+        images = torch.randint(256, (number, 3, facts(name).size, facts(name).size), dtype=torch.uint8)
+        return images.to(self.device), (torch.arange(number) % facts(name).classes).to(self.device)
 
 
 class _EnoughError(Exception):
     """A calibration has seen what it needs."""
 
 
-@dataclass
-class _Watch:
-    """Times what a stage ticks for, in seconds an image."""
+def _epoch_seconds(train: Callable[[Hooks], object]) -> float:
+    """Of an epoch of a training, which is then ended; the end of an epoch waits for the device."""
+    ends: list[float] = []
 
-    before: int
-    """So many images come first that are passed once through the encoder, and are another kind of work."""
-    budget: float
-    device: torch.device
-    first: list[float] = field(default_factory=list)
-    laps: list[float] = field(default_factory=list)
+    def watch(tick: Tick) -> None:
+        if tick.history:
+            ends.append(time.perf_counter())
+            if len(ends) > 3 and ends[-1] - ends[0] > SECONDS:
+                raise _EnoughError
 
-    def __post_init__(self) -> None:
-        self.began = self.last = time.perf_counter()
-        self.seen = 0
-
-    def start(self) -> None:
-        self.seen, self.last = 0, time.perf_counter()
-
-    def tick(self, tick: Tick) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        elif self.device.type == "mps":
-            torch.mps.synchronize()
-        now = time.perf_counter()
-        if tick.images:
-            (self.first if self.seen < self.before else self.laps).append((now - self.last) / tick.images)
-            self.seen += tick.images
-        if self.over:
-            raise _EnoughError
-        self.last = time.perf_counter()
-
-    @property
-    def over(self) -> bool:
-        return len(self.laps) > 1 and time.perf_counter() - self.began > self.budget
+    with suppress(_EnoughError):
+        train(Hooks(watch))
+    return _usual([later - earlier for earlier, later in pairwise(ends)])
 
 
-def _timed(work: Callable[[Hooks], object], before: int, budget: float, device: torch.device) -> Lap:
-    """Work again and again until the budget, in seconds, is spent; two laps of it at least."""
-    watch = _Watch(before, budget, device)
-    while not watch.over:
-        watch.start()
-        with contextlib.suppress(_EnoughError):
-            work(Hooks(watch.tick))
-    return Lap(_settled(watch.laps), _settled(watch.first))
+def _call_seconds(call: Callable[[], object]) -> float:
+    """Of a call whose result is on the CPU."""
+    laps: list[float] = []
+    while len(laps) < 2 or sum(laps) < SECONDS:
+        began = time.perf_counter()
+        call()
+        laps.append(time.perf_counter() - began)
+    return _usual(laps)
 
 
-def _settled(laps: Sequence[float]) -> float:
+def _usual(laps: Sequence[float]) -> float:
     """The median of the second half: before it caches are filled, kernels chosen, CUDA graphs recorded."""
-    return statistics.median(laps[len(laps) // 2 :]) if laps else 0.0
-
-
-def _kind(spec: AnySpec) -> Hashable:
-    """Specs of a kind take as long for an image, apart from their attacks' passes."""
-    if isinstance(spec, PretrainSpec):
-        size = facts(spec.source).size
-        return spec.stage, spec.encoder, size, spec.recipe, bool(spec.epsilon)
-    if isinstance(spec, FinetuneSpec):
-        return spec.stage, spec.pretrain.encoder, facts(spec.target).size, spec.recipe, bool(spec.epsilon)
-    return spec.stage, spec.finetune.pretrain.encoder, facts(spec.finetune.target).size, spec.recipe.batch_size
+    return statistics.median(laps[len(laps) // 2 :])

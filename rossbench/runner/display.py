@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import Any
 
-from rich.console import Console, Group
-from rich.live import Live
-from rich.progress_bar import ProgressBar
-from rich.table import Table
+from rich.cells import cell_len
+from rich.console import Console, RenderableType
+from rich.progress import BarColumn, TextColumn
+from rich.progress import Progress as Bar
 from rich.text import Text
 
 from .progress import Observer, Progress
@@ -21,71 +23,74 @@ PLAIN_EVERY = 10.0
 
 @contextlib.contextmanager
 def showing(console: Console) -> Iterator[Observer]:
-    """An observer that shows a run on the console while the context lasts."""
-    if console.is_terminal:
-        with Live(console=console, auto_refresh=False, transient=True) as live:
-            yield _Throttle(LIVE_EVERY, lambda progress: _show_live(live, progress))
-    else:
-        yield _Throttle(PLAIN_EVERY, lambda progress: _show_plain(console, progress))
+    """An observer that shows a run on the console while the context lasts.
 
-
-class _Throttle:
-    """Passes on what finishes an artifact, and else no more than one call in so many seconds.
-
-    Whatever is shown reads the loss from the device, so showing all would slow the run down.
+    It shows what finishes an artifact, and else no more than one update in so many seconds: whatever is shown reads the
+    loss from the device, so showing all would slow the run down.
     """
+    bar = _LiveBar(console) if console.is_terminal else None
+    every, last = LIVE_EVERY if bar else PLAIN_EVERY, time.monotonic()
 
-    def __init__(self, seconds: float, show: Observer) -> None:
-        self.seconds, self.show = seconds, show
-        self.last = time.monotonic()
+    def observe(progress: Progress) -> None:
+        nonlocal last
+        if progress.tick is None or time.monotonic() - last >= every:
+            last = time.monotonic()
+            if bar and progress.tick:
+                bar.show(progress)
+            else:
+                console.print(_line([*_fields(progress), *_left(progress)]), soft_wrap=True)
 
-    def __call__(self, progress: Progress) -> None:
-        now = time.monotonic()
-        if progress.tick is None or now - self.last >= self.seconds:
-            self.last = now
-            self.show(progress)
-
-
-def _show_plain(console: Console, progress: Progress) -> None:
-    line = _line(progress)
-    if progress.tick is not None:
-        line.append(f"  {_left(progress)}")
-    console.print(line, soft_wrap=True)
+    with bar or contextlib.nullcontext():
+        yield observe
 
 
-def _show_live(live: Live, progress: Progress) -> None:
-    if progress.tick is None:
-        live.console.print(_line(progress))
-        return
-    bar = Table.grid(padding=(0, 2), expand=True)
-    bar.add_column(ratio=1)
-    bar.add_column(justify="right", no_wrap=True)
-    bar.add_row(ProgressBar(total=1, completed=progress.fraction), _left(progress))
-    live.update(Group(_line(progress), bar), refresh=True)
+class _LiveBar(Bar):
+    """What is built now, on one line that fits the terminal, above a bar of the whole run."""
+
+    def __init__(self, console: Console) -> None:
+        self.line = Text()
+        columns = BarColumn(bar_width=None), TextColumn("{task.fields[left]}")
+        super().__init__(*columns, console=console, auto_refresh=False, transient=True, expand=True)
+        self.run = self.add_task("run", total=1.0, left="", visible=False)
+
+    def show(self, progress: Progress) -> None:
+        self.line = _line(_fields(progress), self.console.width)
+        left = "".join(text for text, _ in _left(progress))
+        self.update(self.run, completed=progress.fraction, left=left, visible=True, refresh=True)
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield self.line
+        yield from super().get_renderables()
 
 
-def _line(progress: Progress) -> Text:
-    tick = progress.tick
-    width = len(str(progress.total))
-    text = Text(f"[{progress.number:>{width}}/{progress.total}] {progress.spec}", no_wrap=True, overflow="ellipsis")
-    if progress.spec.seed:
-        text.append(f" seed {progress.spec.seed}")
-    if progress.others:
-        text.append(f" and {progress.others} more")
+def _fields(progress: Progress) -> list[tuple[str, str]]:
+    """What is told, each with its style, the most important first."""
+    tick, width = progress.tick, len(str(progress.total))
+    seed = f" seed {progress.spec.seed}" if progress.spec.seed else ""
+    others = f" and {progress.others} more" if progress.others else ""
+    fields = [(f"[{progress.number:>{width}}/{progress.total}] {progress.spec}{seed}{others}", "")]
     if tick is None:
-        return text.append(
-            "  done by another run" if progress.elsewhere else f"  done in {_duration(progress.seconds)}", style="green"
-        )
-    text.append(f"  {tick.position}", style="cyan")
-    if progress.elsewhere:
-        return text
-    if tick.loss is not None:
-        text.append(f"  loss {float(tick.loss):.3f}")
-    return text.append(f"  {progress.rate:,.0f} images/s")
+        done = "done by another run" if progress.elsewhere else f"done in {_duration(progress.seconds)}"
+        return [*fields, (done, "green")]
+    fields.append((tick.position, "cyan"))
+    if not progress.elsewhere:
+        if tick.loss is not None:
+            fields.append((f"loss {float(tick.loss):.3f}", ""))
+        fields.append((f"{progress.rate:,.0f} images/s", ""))
+    return fields
 
 
-def _left(progress: Progress) -> str:
-    return "" if progress.seconds_left is None else f"{_duration(progress.seconds_left)} left"
+def _left(progress: Progress) -> list[tuple[str, str]]:
+    if progress.tick is None or progress.seconds_left is None:
+        return []
+    return [(f"{_duration(progress.seconds_left)} left", "")]
+
+
+def _line(fields: list[tuple[str, Any]], width: float = math.inf) -> Text:
+    """The fields on a line, without the last ones where they are too long together."""
+    while len(fields) > 1 and cell_len("  ".join(text for text, _ in fields)) > width:
+        fields = fields[:-1]
+    return Text("  ", overflow="ellipsis", no_wrap=True).join(Text(*field) for field in fields)
 
 
 def _duration(seconds: float) -> str:

@@ -1,9 +1,9 @@
-"""How far a run is: what an observer is told."""
+"""How far a run is: what its observers are told."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ..config.specs import AnySpec
@@ -12,16 +12,16 @@ from ..stages.train_loop import Tick
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is."""
+    """How far a run is, told while an artifact is built and when it is finished."""
 
     spec: AnySpec
     number: int
     """Of this artifact among those that were missing, from 1."""
     total: int
     tick: Tick | None
-    """None: the artifact is finished."""
+    """Where its stage is; None: the artifact is finished."""
     seconds: float
-    """Since this stage began, in this run; of artifacts that were made together, each one's share."""
+    """Since its stage began, in this run; of artifacts that were built together, each one's share."""
     rate: float
     """Images a second, a mean over these seconds."""
     fraction: float
@@ -29,96 +29,88 @@ class Progress:
     seconds_left: float | None
     """For the whole run; None before there is anything to tell it from."""
     others: int = 0
-    """So many artifacts after this one are being made together with it."""
+    """So many artifacts after this one are built together with it."""
     elsewhere: bool = False
-    """Whether another run makes it, or has made it."""
+    """Whether another run builds it, or has built it."""
 
 
 Observer = Callable[[Progress], None]
 
 
-class Making:
-    """Artifacts that are made together, and how far they are."""
+class Task:
+    """Artifacts that are built together, and how far they are."""
 
-    def __init__(self, clock: Clock, specs: list[AnySpec]) -> None:
-        self.clock, self.specs = clock, specs
+    def __init__(self, tracker: Tracker, specs: Sequence[AnySpec]) -> None:
+        self.tracker, self.specs = tracker, specs
         self.work = sum(spec.passes for spec in specs)
         self.began = time.perf_counter()
         self.images = 0
         self.fraction = 0.0
 
-    def tick(self, tick: Tick) -> None:
+    def update(self, tick: Tick) -> None:
+        """Called by the stage after every step."""
         if tick.resumed:
-            self.clock.skipped += (tick.fraction - self.fraction) * self.work
+            self.tracker.skipped += (tick.fraction - self.fraction) * self.work
         self.images += tick.images
         self.fraction = tick.fraction
-        self.clock.tell(self, self.specs[0], tick, others=len(self.specs) - 1)
+        self.tracker.tell(self, self.specs[0], tick)
 
-    def finish(self) -> None:
+    def finish(self, elsewhere: bool = False) -> None:
+        """All of them are in the store."""
         self.fraction = 1.0
         for spec in self.specs:
-            self.clock.tell(self, spec, None, share=spec.passes / self.work if self.work else 1)
-            self.clock.finished += 1
-        self.leave(self.work)
+            self.tracker.tell(self, spec, None, elsewhere)
+            self.tracker.finished += 1
+        self.tracker.tasks.remove(self)
+        self.tracker.done += self.work
 
-    def leave(self, done: int = 0) -> None:
-        """Made, or given up."""
-        self.clock.making.remove(self)
-        self.clock.before += done
+    def give_up(self) -> None:
+        self.tracker.tasks.remove(self)
 
 
-class Clock:
-    """Turns ticks into the progress of the run. Passes are the unit of work; see specs.passes."""
+class Tracker:
+    """Adds up the tasks of a run for its observer. Passes are the unit of work; see specs.passes."""
 
-    def __init__(self, specs: list[AnySpec], observe: Observer) -> None:
-        self.specs, self.observe = specs, observe
-        self.total = sum(spec.passes for spec in specs)
+    def __init__(self, specs: Sequence[AnySpec], observe: Observer) -> None:
+        self.count, self.observe = len(specs), observe
+        self.work = sum(spec.passes for spec in specs)
         self.began = time.perf_counter()
         self.finished = 0
-        self.before = 0.0  # passes of what is made
-        self.skipped = 0.0  # those of them that others did, or an earlier run
-        self.making: list[Making] = []
+        self.done = 0  # work of finished tasks
+        self.skipped = 0.0  # work that other runs did, or an earlier one
+        self.tasks: list[Task] = []
+        """Those under way."""
 
-    def start(self, specs: list[AnySpec]) -> Making:
-        self.making.append(Making(self, specs))
-        return self.making[-1]
+    def start(self, specs: Sequence[AnySpec]) -> Task:
+        self.tasks.append(Task(self, specs))
+        return self.tasks[-1]
 
-    def made_elsewhere(self, specs: list[AnySpec]) -> None:
-        """Tell that another run has made them."""
-        made = Making(self, specs)
-        self.skipped += made.work
-        self.before += made.work
-        for spec in specs:
-            self.tell(made, spec, None, elsewhere=True)
-            self.finished += 1
+    def finished_elsewhere(self, specs: Sequence[AnySpec]) -> None:
+        """Tell that another run has built them."""
+        task = self.start(specs)
+        self.skipped += task.work
+        task.finish(elsewhere=True)
 
     def wait(self, spec: AnySpec, holder: str) -> None:
         """Tell that nothing is left to do but to wait for another run."""
-        self.tell(Making(self, [spec]), spec, Tick(0.0, f"waiting for {holder}", 0), elsewhere=True)
+        self.tell(Task(self, [spec]), spec, Tick(0.0, f"waiting for {holder}", 0), elsewhere=True)
 
-    def tell(
-        self,
-        making: Making,
-        spec: AnySpec,
-        tick: Tick | None,
-        others: int = 0,
-        share: float = 1,
-        elsewhere: bool = False,
-    ) -> None:
+    def tell(self, task: Task, spec: AnySpec, tick: Tick | None, elsewhere: bool = False) -> None:
         now = time.perf_counter()
-        done = self.before + sum(one.fraction * one.work for one in self.making)
+        seconds = max(now - task.began, 1e-9)
+        share = spec.passes / task.work if tick is None and task.work else 1
+        done = self.done + sum(one.fraction * one.work for one in self.tasks)
         worked = done - self.skipped
-        seconds = max(now - making.began, 1e-9)
         progress = Progress(
             spec=spec,
             number=self.finished + 1,
-            total=len(self.specs),
+            total=self.count,
             tick=tick,
             seconds=seconds * share,
-            rate=making.images / seconds,
-            fraction=done / self.total,
-            seconds_left=(self.total - done) * (now - self.began) / worked if worked > 0 else None,
-            others=others,
+            rate=task.images / seconds,
+            fraction=done / self.work,
+            seconds_left=(self.work - done) * (now - self.began) / worked if worked > 0 else None,
+            others=0 if tick is None else len(task.specs) - 1,
             elsewhere=elsewhere,
         )
         self.observe(progress)

@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-import torch
 from torch import nn
 
 from .. import registry
-from ..config.scenarios import Row, Scenario, Suite
+from ..config.scenarios import Place, Row, Scenario, Suite
 from ..data import datasets
 from ..models import checkpoints
-from ..models.checkpoints import RGB, Given
-from ..store import results
-from ..store.records import Audit
+from ..models.checkpoints import RGB, PretrainedEncoder
+from ..stages.context import Context
+from ..store import records, results
+from ..store.records import Audit, Record
 from ..store.store import Store
 from ..util.devices import resolve_device
 from ..util.errors import InvalidValue
+from ..util.values import encode
 from .progress import Observer
-from .scheduler import Crew, Here, Job, Records
+from .scheduler import Executor, LocalExecutor, Scheduler, shard_of
+
+Records = dict[Place, Record]
+"""(pretraining epsilon, finetuning epsilon, evaluation epsilon) -> Record."""
 
 
 def run(
@@ -50,16 +55,16 @@ def run_suite(
     data_dir: Path | str | None = None,
     device: str = "auto",
     observe: Observer = lambda progress: None,
-    encoders: Sequence[Given] = (),
+    encoders: Sequence[PretrainedEncoder] = (),
     shard: tuple[int, int] = (1, 1),
-    hire: Callable[[Job], Crew] | None = None,
+    executor: Executor | None = None,
 ) -> dict[str, Records]:
     """``run`` for a suite, by its name or as a value, or for any scenarios; what they share is built once.
 
     Returns the records of each by its name; of one that comes under several seeds, by "NAME seed N". ``encoders``:
     those that scenarios with ``weights`` name, unless the store holds them. ``shard``: (k, n) does the
-    k-th of n parts of the models, from 1, and returns their records alone. ``hire``: who builds, if not this process;
-    see rossbench.cluster.
+    k-th of n parts of the models, from 1, and returns their records alone. ``executor``: where to build, by default in
+    this process; see rossbench.runner.cluster.
     """
     given = [suite] if isinstance(suite, (str, Suite)) else suite
     scenarios = [one for item in given for one in ([item] if isinstance(item, Scenario) else registry.members(item))]
@@ -67,8 +72,13 @@ def run_suite(
         raise InvalidValue(
             f"run: expected scenarios of different names or seeds, got {[one.name for one in scenarios]}"
         )
-    given_encoders = {one.weights: one for one in encoders}
-    return Job(scenarios, *_surroundings(store, data_dir, device), given_encoders, hire or Here).run(observe, shard)
+    context = _context(store, data_dir, device, encoders, _origins(scenarios))
+    cells = shard_of([cell for scenario in scenarios for cell in scenario.cells.values()], *shard)
+    scheduler = Scheduler(context, executor or LocalExecutor(), observe)
+    scheduler.check(cells)
+    for scenario in scenarios:
+        context.store.write_note(scenario.name, scenario.protocol, encode(note_of(scenario)))
+    return scheduler.build(cells, lambda: _read(context.store, scenarios, {cell.key for cell in cells}))
 
 
 def audit(
@@ -79,24 +89,23 @@ def audit(
     device: str = "auto",
     protocol: str | None = None,
     observe: Observer = lambda progress: None,
-    hire: Callable[[Job], Crew] | None = None,
+    encoders: Sequence[PretrainedEncoder] = (),
+    executor: Executor | None = None,
 ) -> dict[tuple[str, str, Row], Audit]:
     """Verdicts on every classifier that a store has evaluations of, or on those of some scenarios and suites.
 
     What was audited before, with the same evaluations, is not again; what an audit needs and the store lacks is built.
-    Returns the audits by the scenario's name, its protocol and the model's epsilons. Raises RossbenchError.
+    Returns the audits by the scenario's name, its protocol and the model's epsilons. ``encoders``, ``executor``: as for
+    ``run_suite``. Raises RossbenchError.
     """
-    job = Job([], *_surroundings(store, data_dir, device), hire=hire or Here)
-    return job.audit(results.load(job.store, names, protocol), observe)
-
-
-def _surroundings(
-    store: Store | Path | str, data_dir: Path | str | None, device: str
-) -> tuple[Store, torch.device, Path]:
-    return (
-        store if isinstance(store, Store) else Store(store),
-        resolve_device(device),
-        Path(data_dir) if data_dir is not None else datasets.default_data_dir(),
+    store = store if isinstance(store, Store) else Store(store)
+    matrices = results.load(store, names, protocol)
+    wanted = {(one.name, one.protocol, row): spec for one in matrices for row, spec in one.audit_specs().items()}
+    origins = {cell.key: (cell.scenario, cell.deviations) for one in matrices for cell in one.records}
+    context = _context(store, data_dir, device, encoders, origins)
+    return Scheduler(context, executor or LocalExecutor(), observe).build(
+        wanted.values(),
+        lambda: {place: records.read_audit(store.audit_path(spec)) for place, spec in wanted.items()},
     )
 
 
@@ -121,7 +130,67 @@ def evaluate_encoder(
     one = registry.get(scenario) if isinstance(scenario, str) else scenario
     given = checkpoints.of_module(module, datasets.facts(one.source).size, (mean, std))
     one = dataclasses.replace(one, encoder=given.name, weights=given.weights, train_epsilons=(0.0,))
-    job = Job([one], *_surroundings(store, data_dir, device), {given.weights: given})
-    found = job.run(observe)[one.name]
-    job.audit(results.load(job.store, [one.name], one.protocol), observe)
+    where: dict[str, Any] = {"store": store, "data_dir": data_dir, "device": device, "observe": observe}
+    found = run_suite([one], encoders=[given], **where)[one.name]
+    audit([one.name], protocol=one.protocol, encoders=[given], **where)
     return found
+
+
+def _context(
+    store: Store | Path | str,
+    data_dir: Path | str | None,
+    device: str,
+    encoders: Sequence[PretrainedEncoder],
+    origins: Mapping[str, tuple[str, dict[str, Any]]],
+) -> Context:
+    return Context(
+        store if isinstance(store, Store) else Store(store),
+        resolve_device(device),
+        Path(data_dir) if data_dir is not None else datasets.default_data_dir(),
+        {one.weights: one for one in encoders},
+        origins,
+    )
+
+
+def _origins(scenarios: Sequence[Scenario]) -> dict[str, tuple[str, dict[str, Any]]]:
+    """By the key of a cell, the first scenario that has it, and how that deviates from the registered one."""
+    origins: dict[str, tuple[str, dict[str, Any]]] = {}
+    for scenario in scenarios:
+        origin = scenario.name, scenario.deviations(_registered(scenario))
+        for cell in scenario.cells.values():
+            origins.setdefault(cell.key, origin)
+    return origins
+
+
+def _read(store: Store, scenarios: Sequence[Scenario], keys: Collection[str]) -> dict[str, Records]:
+    """The records of the cells with these keys, by scenario."""
+    names = [scenario.name for scenario in scenarios]
+    return {
+        one.name if names.count(one.name) == 1 else f"{one.name} seed {one.seed}": {
+            place: records.read_record(store.record_path(spec.key))
+            for place, spec in one.cells.items()
+            if spec.key in keys
+        }
+        for one in scenarios
+    }
+
+
+def _registered(scenario: Scenario) -> Scenario:
+    return registry.get(scenario.name) if scenario.name in registry.names() else scenario
+
+
+def note_of(scenario: Scenario) -> records.RunNote:
+    registered = _registered(scenario)
+    return records.RunNote(
+        name=scenario.name,
+        source=scenario.source,
+        target=scenario.target,
+        protocol=scenario.protocol,
+        family=scenario.family,
+        seed=scenario.seed,
+        deviations=scenario.deviations(registered),
+        registered_seed=registered.seed,
+        registered_rows=tuple(registered.rows),
+        registered_columns=registered.eval_epsilons,
+        cells=tuple((*place, spec.key) for place, spec in scenario.cells.items()),
+    )

@@ -21,9 +21,7 @@ def logging_to(folder: Path) -> Iterator[Observer]:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
-        raise InvalidValue(
-            "tensorboard: expected the package to be installed, got none; pip install 'rossbench[tensorboard]'"
-        ) from error
+        raise InvalidValue("tensorboard is not installed: pip install 'rossbench[tensorboard]'") from error
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)

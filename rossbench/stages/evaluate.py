@@ -20,18 +20,40 @@ from ..store import resume
 from ..store.records import Record
 from ..store.store import Store, read_json
 from ..util.errors import Diverged
-from ..util.memory import Pieces
+from ..util.memory import AutoBatch
 from ..util.seeds import derive
-from ..util.signals import Interrupted, held
+from ..util.signals import Interrupted, defer_signals
 from ..util.statistics import wilson
 from ..util.values import encode
 from . import metrics
+from .context import Context
 from .train_loop import Hooks, Tick
 
 _CPU_AT_ONCE, _AT_ONCE = 3 * 2**18, 2**24
 """Values of images that are attacked at once, 256 and 5,461 of 32 pixels: what fits caches, and what fills a GPU."""
 SAVE_EVERY = 10.0
 """Seconds between two saved states."""
+
+
+def build(specs: Sequence[EvaluateSpec], context: Context, hooks: Hooks) -> None:
+    """Evaluate one classifier at several epsilons together, and store a cell for each, with its share of the time."""
+    data, classifier = context.data(specs[0]), context.classifier(specs[0].finetune)
+    began = time.perf_counter()
+    found = evaluate(specs, classifier, data.images, data.labels, hooks)
+    seconds, passes = time.perf_counter() - began, sum(spec.passes for spec in specs)
+    for spec, ranked in zip(specs, found.attacked, strict=True):
+        scenario, deviations = context.origins[spec.key]
+        save_cell(
+            context.store,
+            spec,
+            ranked,
+            found.natural,
+            data.labels.cpu(),
+            scenario=scenario,
+            deviations=deviations,
+            seconds=seconds * spec.passes / passes,
+            provenance=context.provenance(data=data.fingerprint),
+        )
 
 
 class Predictions(NamedTuple):
@@ -62,7 +84,7 @@ def evaluate(
     def without_attack(some: Tensor) -> Tensor:
         return _ranked(classifier, some.to(device).float() / 255)
 
-    for _, ranked in Pieces(at_once(images, device)).of(without_attack, images):
+    for _, ranked in AutoBatch(at_once(images, device)).of(without_attack, images):
         parts.append(ranked)
         count.add(len(ranked))
     natural = torch.cat(parts)
@@ -115,7 +137,7 @@ class _Found:
                 self.ranked[k], self.done[k] = (part.to(natural.device) for part in state[spec.key])
 
     def add(self, batch: Batch, ranked: Tensor) -> None:
-        with held():
+        with defer_signals():
             self.ranked[batch.number, batch.image] = ranked
             self.done[batch.number, batch.image] = True
 
@@ -159,9 +181,9 @@ def attacked(
     epsilons = torch.tensor([spec.epsilon for spec in specs], device=device)
     chosen = torch.ones_like(labels, dtype=torch.bool) if among is None else among
     chosen = chosen.expand(len(specs), len(images))
-    pieces = Pieces(at_once(images, device))
+    pieces = AutoBatch(at_once(images, device))
     if registry.attack(recipe.attack.name).user_function:  # it sees all
-        pieces = Pieces(len(specs) * len(images), least=len(specs) * len(images))
+        pieces = AutoBatch(len(specs) * len(images), least=len(specs) * len(images))
     blocks = torch.arange(len(images), device=device).split(recipe.batch_size)
     for k, (block, part) in enumerate(zip(blocks, images.split(recipe.batch_size), strict=True)):
         natural, seed = part.to(device).float() / 255, derive(specs[0].seed, "evaluate", k)
@@ -212,7 +234,9 @@ def save_cell(
     predicted, classes = ranked[:, 0], facts(spec.finetune.target).classes
     names = ("top1_right", "top5_right", "mcc", "precision", "recall", "f1", "right_by_class")
     scores: dict[str, Any] = dict.fromkeys(names)
-    if spec.recipe.attacked == "all":  # else the images that were wrong are not known under the attack
+    if (
+        spec.recipe.attacked == "all" or not spec.epsilon
+    ):  # else the images that were wrong are not known under the attack
         top1, top5 = metrics.counts_right(ranked, labels).tolist()
         by_class = metrics.confusion(predicted, labels, classes).diagonal().tolist()
         scores |= {"top1_right": top1, "top5_right": top5, "right_by_class": by_class}

@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
 from ..attacks.pgd import perturb
 from ..config.specs import FinetuneSpec
+from ..data.datasets import facts
 from ..models.classifier import Classifier
 from ..models.encoders import Encoder
+from ..store import artifacts
 from ..util.seeds import derive, seeded
 from . import metrics
+from .context import Context
 from .train_loop import Hooks, Loop, Step, Tick, adam
+
+
+def build(specs: Sequence[FinetuneSpec], context: Context, hooks: Hooks) -> None:
+    """Finetune one classifier on its stored or given encoder, and store it."""
+    (spec,) = specs
+    data, began = context.data(spec), time.perf_counter()
+    encoder, classes = context.encoder(spec.pretrain), facts(spec.target).classes
+    classifier, history = finetune(spec, encoder, data.images, data.labels, classes, hooks)
+    trained, provenance = classifier.trained(spec.recipe), context.provenance(data=data.fingerprint)
+    artifacts.save_trained(context.store, spec, trained, history, time.perf_counter() - began, provenance)
 
 
 def finetune(

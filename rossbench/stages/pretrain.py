@@ -4,24 +4,45 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator
+import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from ..config.recipes import Pretraining
 from ..config.specs import PretrainSpec
 from ..data import datasets
 from ..models import encoders
-from ..models.simclr import SimCLR, adversarial_views, build, partners
+from ..models.simclr import SimCLR, adversarial_views, partners
+from ..models.simclr import build as build_simclr
+from ..store import artifacts
 from ..util import distributed
 from ..util.errors import AttackError, Diverged, InvalidValue
 from ..util.signals import Interrupted
-from ..util.values import encode, read
 from . import metrics
 from .augment import two_views
+from .context import Context
 from .train_loop import Hooks, Loop, Step, adam
+
+
+def build(specs: Sequence[PretrainSpec], context: Context, hooks: Hooks) -> None:
+    """Pretrain one encoder, or take the one that was trained elsewhere, and store it."""
+    (spec,) = specs
+    if spec.weights:
+        given = context.given(spec)
+        provenance = context.provenance(weights=given.account)
+        artifacts.save_trained(context.store, spec, given.encoder, [], 0.0, provenance)
+        return
+    data, began = context.data(spec), time.perf_counter()
+    with distributed.on_all_ranks(spec):
+        model, history = pretrain(spec, data.images, hooks, context.device)
+    provenance = context.provenance(dtype=spec.recipe.precision, data=data.fingerprint)
+    if any(number > 1 for number in hooks.ranks):
+        provenance["ranks"] = list(hooks.ranks)
+    artifacts.save_trained(context.store, spec, model, history, time.perf_counter() - began, provenance)
 
 
 def pretrain(
@@ -33,29 +54,28 @@ def pretrain(
     mode and its history, an entry an epoch; there "top1" and "top5" are of the contrastive task: how often a view's
     partner is the most similar, or among the five most similar, of all others.
 
-    On several ranks (distributed.joined) each does its share of every batch, and all have the same result.
+    On several ranks (distributed.on_all_ranks) each does its share of every batch, and all have the same result.
     """
     recipe = spec.recipe
-    model = build(spec).to(device or images.device)
+    model = build_simclr(spec).to(device or images.device)
     if recipe.channels_last:
         model = model.to(memory_format=torch.channels_last)
     if recipe.normalize:
         _normalize_by(model, images)
-    optimizer = adam(model, recipe)
-
-    several = distributed.size() > 1
+    optimizer, several = adam(model, recipe), distributed.world_size() > 1
+    trained, attacked = _on_all_ranks(model.train()) if several else (model.train(), model)
 
     def step(natural: Tensor) -> Step:
-        mine = (None, distributed.share(len(natural))) if several else ()
+        mine = (None, distributed.own_part(len(natural))) if several else ()
         views = two_views(natural, recipe.augmentation, *mine)
-        views, extremes = adversarial_views(model, views, spec.epsilon)
+        views, extremes = adversarial_views(attacked, views, spec.epsilon)
         logits, labels = trained(views), partners(len(views), views.device)  # both views in one pass: one BatchNorm
         loss = nn.functional.cross_entropy(logits, labels)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         if several and recipe.batch_norm == "per-rank":
-            encoders.share_statistics(model)
+            encoders.average_statistics(model)
         right = metrics.counts_right(metrics.top5(logits.detach()), labels)
         return Step(torch.stack([loss.detach() * len(views), *right]), len(views), extremes)
 
@@ -68,30 +88,28 @@ def pretrain(
         parts={"model": model},
         step=step,
     )
-    model.train()
-    with _on_all_ranks(model) as trained:
-        history = loop.run(hooks)
+    history = loop.run(hooks)
     return model.eval(), history
 
 
-@contextlib.contextmanager
-def _on_all_ranks(model: SimCLR) -> Iterator[nn.Module]:
-    """What a training pass goes through: the model, or on several ranks one that learns from all of them."""
-    if distributed.size() == 1:
-        yield model
-        return
-    together = model.recipe.batch_norm == "synchronised"
-    with encoders.synchronised(model) if together else contextlib.nullcontext():
-        yield distributed.averaging(model)
+def _on_all_ranks(model: SimCLR) -> tuple[nn.Module, SimCLR]:
+    """What a training pass goes through and what is attacked on several ranks; both have the model's own weights.
+
+    DistributedDataParallel gives the weights the mean of all ranks' gradients. Of a loss that is a mean over a rank's
+    rows, that is the gradient of the mean over all ranks' rows, as SyncBatchNorm and lightly's gather sum, backward,
+    over the ranks. An attack asks for no gradients of weights, which DistributedDataParallel would wait for.
+    """
+    whole = encoders.synchronised(model) if model.recipe.batch_norm == "synchronised" else model
+    # In eval mode BatchNorm is the same in both, and sooner done in the model.
+    return DistributedDataParallel(whole), whole if model.recipe.attack_mode == "train" else model
 
 
 def serve(device: torch.device, data_dir: Path) -> None:
-    """What a rank other than 0 does: its share of the pretrainings that rank 0 calls it to."""
-    for task in distributed.called():
-        spec = read(PretrainSpec, encode(task))
+    """What a rank other than 0 does: its share of the pretrainings of rank 0."""
+    for spec in distributed.received():
         data = datasets.load(spec.source, "train", spec.limit, data_dir).to(device)
         # What rank 0 meets too, and says, is no matter here.
-        with contextlib.suppress(AttackError, Diverged, InvalidValue, Interrupted), distributed.joined():
+        with contextlib.suppress(AttackError, Diverged, InvalidValue, Interrupted), distributed.on_all_ranks():
             pretrain(spec, data.images, Hooks(), device)
 
 

@@ -23,7 +23,7 @@ from ..util.cuda_graph import Replayed
 from ..util.errors import Diverged, OutOfMemory
 from ..util.memory import attempt
 from ..util.seeds import derive, seeded
-from ..util.signals import Interrupted, held, waiting
+from ..util.signals import Interrupted, defer_signals, waiting
 
 
 class Stateful(Protocol):
@@ -124,18 +124,18 @@ class Loop:
         epoch, and after the step in which Interrupted came. Raises Diverged when an epoch's loss is not finite,
         AttackError when one of its attacks went out of bounds, OutOfMemory when a step does not fit the device.
         """
-        epochs, device, several = self.spec.recipe.epochs, _device(self.optimizer), distributed.size() > 1
+        epochs, device, several = self.spec.recipe.epochs, _device(self.optimizer), distributed.world_size() > 1
         step = self.step if several else Replayed(self.step)  # a graph would hold what ranks tell each other
         history, done = self._restored(hooks)
-        if len(history) < epochs and hooks.ranks[-1:] != (distributed.size(),):
-            hooks.ranks += (distributed.size(),)
+        if len(history) < epochs and hooks.ranks[-1:] != (distributed.world_size(),):
+            hooks.ranks += (distributed.world_size(),)
         # Of several ranks none leaves by itself: a signal waits until all know of it.
-        with held() if several else contextlib.nullcontext(), resume.Saving(hooks.resume) as saving:
+        with defer_signals() if several else contextlib.nullcontext(), resume.Saving(hooks.resume) as saving:
             try:
                 for epoch in range(len(history), epochs):
                     _set_rate(self.optimizer, self.rate(epoch))
                     self._epoch(epoch, done, step, hooks)
-                    with held():
+                    with defer_signals():
                         history.append(self._account(epoch, done, history))
                         done = _Done.nothing(device)
                         saving.save(self._state(history, done, hooks))
@@ -157,7 +157,7 @@ class Loop:
         starts = range(0, count - count % batch if self.drop_last else count, batch)
         for k in range(done.batches, len(starts)):
             began, size = time.perf_counter(), min(batch, count - starts[k])
-            with held():  # else the weights could have moved, and the account not
+            with defer_signals():  # else the weights could have moved, and the account not
                 with seeded(derive(spec.seed, spec.stage, epoch, k), device):
                     found = _of_all_ranks(self._fitting(partial(self._on, orders, starts[k], step), size))
                 done.add(found, time.perf_counter() - began)
@@ -196,9 +196,9 @@ class Loop:
         if found is not None:
             return found
         device, less = _device(self.optimizer), size // 2
-        if distributed.size() > 1:  # to try another size, all ranks would have to
+        if distributed.world_size() > 1:  # to try another size, all ranks would have to
             raise OutOfMemory(
-                f"{self.spec}: expected {size} images a batch on {distributed.size()} ranks to fit the memory of "
+                f"{self.spec}: expected {size} images a batch on {distributed.world_size()} ranks to fit the memory of "
                 f"{device}, got out of memory on rank {distributed.rank()}; take more ranks"
             )
         while less > 1 and attempt(partial(step, less)) is None:
@@ -220,7 +220,7 @@ class Loop:
 
     def _restored(self, hooks: Hooks) -> tuple[list[dict[str, float]], _Done]:
         """The history, and what is done of the epoch after it, of the resume state if there is one."""
-        device, state = _device(self.optimizer), distributed.same(resume.load(hooks.resume))
+        device, state = _device(self.optimizer), distributed.broadcast(resume.load(hooks.resume))
         if state is None:
             return [], _Done.nothing(device)
         for name, part in self._saved.items():
@@ -249,16 +249,16 @@ def adam(module: nn.Module, recipe: Pretraining | Finetuning) -> torch.optim.Ada
 
 def _of_all_ranks(found: Step) -> Step:
     """What a step found in the whole batch; an extreme that is not finite on one rank is so on all."""
-    if distributed.size() == 1:
+    if distributed.world_size() == 1:
         return found
-    every = distributed.gathered(torch.cat([found.sums, found.extremes]))
+    every = distributed.all_gather(torch.cat([found.sums, found.extremes]))
     return Step(every[:, :3].sum(0), found.samples * len(every), every[:, 3:].amax(0))
 
 
 def _stop_together() -> None:
     """Interrupted, after the same step on every rank, if a signal has come to one of them."""
-    if distributed.size() > 1:
-        number = int(distributed.gathered(torch.tensor(waiting() or 0)).max())
+    if distributed.world_size() > 1:
+        number = int(distributed.all_gather(torch.tensor(waiting() or 0)).max())
         if number:
             raise Interrupted(number)
 

@@ -35,8 +35,10 @@ def save_trained(
 ) -> None:
     """Weights (of SimCLR with its head, a given encoder, or what the finetuning trained), history, their origin.
 
-    Raises Diverged, and saves nothing, if a weight is not finite.
+    seconds: wall time in this run; after an interruption the epochs' own times are the better account, so the larger
+    of both is stored. Raises Diverged, and saves nothing, if a weight is not finite.
     """
+    seconds = max(seconds, sum(entry["seconds"] for entry in history))
     # Cloned: safetensors takes no tensors that share memory, as tied weights of a given encoder do.
     weights = {
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)

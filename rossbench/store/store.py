@@ -31,7 +31,7 @@ from typing import Any, TypeVar
 from ..config.specs import AnySpec, AuditSpec, FinetuneSpec
 from ..util.errors import Damaged, StoreError
 from ..util.locks import Locks
-from ..util.signals import held
+from ..util.signals import defer_signals
 from ..util.values import encode
 
 log = logging.getLogger(__name__)
@@ -93,7 +93,7 @@ class Store:
         self._claim()
         files = {"spec.json": encode(spec), **files}
         sums = "".join(f"{_digest(content)}  {name}\n" for name, content in files.items())
-        with held(), _one_line_errors(final):
+        with defer_signals(), _one_line_errors(final):
             final.parent.mkdir(parents=True, exist_ok=True)
             staging = Path(tempfile.mkdtemp(prefix=".writing-", dir=final.parent))
             try:
@@ -118,7 +118,7 @@ class Store:
         """Take an artifact away, if it is there."""
         path = self.path(spec)
         if path.exists():
-            with held(), _one_line_errors(path):
+            with defer_signals(), _one_line_errors(path):
                 doomed = Path(tempfile.mkdtemp(prefix=".discarded-", dir=path.parent))
                 os.rename(path, doomed / path.name)  # at once: deleting takes time
                 shutil.rmtree(doomed)
@@ -127,7 +127,7 @@ class Store:
         """Say what is damaged and move it out of the way, so that it is built again; False if it cannot be moved."""
         folder, place = self.root / "damaged", damage.place
         try:
-            with held():
+            with defer_signals():
                 folder.mkdir(exist_ok=True)
                 target = Path(tempfile.mkdtemp(prefix=f"{place.parent.name}-", dir=folder)) / place.name
                 with contextlib.suppress(FileNotFoundError):  # another process has done it
@@ -237,7 +237,7 @@ def _run_of(note: bytes) -> str:
 
 def write_atomically(path: Path, content: bytes) -> None:
     """The file has either its old content or all of the new one, whenever the machine stops."""
-    with held(), _one_line_errors(path):
+    with defer_signals(), _one_line_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=".writing-", dir=path.parent)
         os.close(handle)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from . import distributed
+from . import torchrun
 from .errors import InvalidValue
 
 
@@ -20,7 +20,7 @@ def resolve_device(name: str) -> torch.device:
     }
     if kind not in there or (index and not index.isdigit()):
         raise InvalidValue(f"device: expected auto, cpu, cuda, cuda:N or mps, got {name!r}")
-    number = int(index or (distributed.local() if kind == "cuda" else 0))  # of several ranks each has its own
+    number = int(index or (torchrun.place().local_rank if kind == "cuda" else 0))  # of several ranks each has its own
     if number >= there[kind]:
         raise InvalidValue(f"device {name!r}: expected one of the {there[kind]} {kind} devices found here")
     if kind != "cuda":

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
-
-from filelock import SoftFileLease, Timeout
+from typing import TYPE_CHECKING
 
 from .errors import StoreError
+
+if TYPE_CHECKING:
+    from filelock import SoftFileLease
 
 BEAT = 10.0
 """Seconds between two signs of life of a holder."""
@@ -29,6 +31,8 @@ class Locks:
 
     def take(self, key: str) -> bool:
         """Whether this process now holds the lock; False if another holds it. Does not wait. Raises StoreError."""
+        from filelock import Timeout
+
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lease(key).acquire(blocking=False)
@@ -50,6 +54,8 @@ class Locks:
 
     def _lease(self, key: str) -> SoftFileLease:
         if key not in self._leases:
+            from filelock import SoftFileLease  # here, since list and report need no lock and start at once
+
             self._leases[key] = SoftFileLease(
                 self.folder / f"{key}.lock", lease_duration=DEAD, heartbeat_interval=BEAT, thread_local=False
             )

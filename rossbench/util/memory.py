@@ -27,14 +27,14 @@ def attempt(work: Callable[[], Made]) -> Made | None:
     return None
 
 
-class Pieces:
+class AutoBatch:
     """Work on many rows, ``at_once`` of them: half as many, from there on, where memory does not suffice."""
 
     def __init__(self, at_once: int, least: int = 1) -> None:
         self.at_once, self.least = at_once, least
 
     def of(self, work: Callable[[Tensor], Made], rows: Any) -> Iterator[tuple[Tensor, Made]]:
-        """Pieces of the rows, in order, each with what the work gives for it; OutOfMemory if ``least`` do not fit."""
+        """Parts of the rows, in order, each with what the work gives for it; OutOfMemory if ``least`` do not fit."""
         start = 0
         while start < len(rows):
             piece = rows[start : start + self.at_once]

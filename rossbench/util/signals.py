@@ -50,7 +50,7 @@ def handlers_kept() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def held() -> Iterator[None]:
+def defer_signals() -> Iterator[None]:
     """What is done inside is done as a whole, unless it raises."""
     global _held, _waiting
     if not _is_told():

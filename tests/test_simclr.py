@@ -9,7 +9,7 @@ from rossbench.attacks import pgd
 from rossbench.config.recipes import Attack, Pretraining
 from rossbench.config.specs import PretrainSpec
 from rossbench.models import simclr
-from rossbench.stages.pretrain import build
+from rossbench.models.simclr import build
 
 
 def nt_xent(projections, temperature):

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from rossbench.util.signals import SIGNALS, Interrupted, held, listening
+from rossbench.util.signals import SIGNALS, Interrupted, defer_signals, listening
 
 
 def send(number):
@@ -30,8 +30,8 @@ def test_held_work_is_done_before(number):
     done = []
 
     def work():
-        with held():
-            with held():
+        with defer_signals():
+            with defer_signals():
                 send(number)
                 done.append("inner")
             done.append("outer")
@@ -43,20 +43,20 @@ def test_held_work_is_done_before(number):
 
 def test_a_second_signal_does_not_wait():
     def work():
-        with held():
+        with defer_signals():
             send(signal.SIGTERM)
             send(signal.SIGINT)
             pytest.fail("went on")
 
     with pytest.raises(KeyboardInterrupt):
         under(work)
-    with listening(), held():
+    with listening(), defer_signals():
         pass  # nothing is left of the first
 
 
 def test_what_held_work_raises_does_not_keep_the_signal_back():
     def work():
-        with held():
+        with defer_signals():
             send(signal.SIGINT)
             raise ValueError("disk full")
 
@@ -77,7 +77,7 @@ def test_a_thread_holds_nothing_up():
     entered, leave = threading.Event(), threading.Event()
 
     def work():
-        with listening(), held():
+        with listening(), defer_signals():
             entered.set()
             leave.wait()
 

@@ -13,7 +13,7 @@ from rossbench import registry
 from rossbench.config.recipes import ATTACKS
 from rossbench.data import datasets
 from rossbench.runner import run as runner
-from rossbench.stages import audit
+from rossbench.stages import audit, audit_bench, audit_checks
 from rossbench.stages.evaluate import evaluate
 from rossbench.stages.train_loop import Hooks
 from rossbench.store.artifacts import load_classifier, load_predictions
@@ -224,7 +224,7 @@ def test_the_verdict_hangs_on_no_single_image(name, monkeypatch):
     Shortfalls are at least 3 images from where a verdict changes, but for the image itself.
     """
     monkeypatch.setattr(audit, "CHECKS", tuple(c for c in audit.CHECKS if "steps" in c.name))
-    monkeypatch.setattr(audit, "STRONGER", dataclasses.replace(audit.STRONGER, steps=10, restarts=1))
+    monkeypatch.setattr(audit_checks, "STRONGER", dataclasses.replace(audit_checks.STRONGER, steps=10, restarts=1))
     images, labels = by_pixel()
     recipe = tiny().recipe.evaluation
     rights, expected = ATTACKED[name]
@@ -258,7 +258,7 @@ def test_more_masked_is_not_judged_milder():
         rights = [torch.arange(200) >= 200 - round(200 * rate) for rate in rates]
         made = audit.judge(ByPixel(), images, labels, stored_as(labels, rights), tiny().recipe.evaluation, 0, Hooks())
         found = {one.check: one.verdict for one in made}["more steps and restarts change little"]
-        masked.append(audit._ORDER.index(found))
+        masked.append(audit_checks._ORDER.index(found))
     assert masked == sorted(masked, reverse=True)
 
 
@@ -266,20 +266,21 @@ def test_what_a_search_finds_is_within_the_stated_distance():
     """Each image is found where its distance says so, and nowhere else: to a tenth of a gray level."""
     images, labels = by_pixel()
     stored = stored_as(labels, [distances() > 0] * 4)
-    bench = audit._Bench(ByPixel(), images, labels, stored, tiny().recipe.evaluation, 0)
-    for epsilon, left in zip(EPSILONS, bench.stronger.left, strict=True):
+    bench = audit_bench.Bench(ByPixel(), images, labels, stored, tiny().recipe.evaluation, 0)
+    for epsilon, left in zip(EPSILONS, bench.search(audit_checks.STRONGER).left, strict=True):
         assert left[distances() > epsilon].all()
         assert left[distances() < 0.95 * epsilon].sum() == 0
-    assert bench.stronger.furthest <= 1.0001
+    assert bench.search(audit_checks.STRONGER).furthest <= 1.0001
 
 
 @pytest.mark.parametrize(("others", "verdict"), [(0, "pass"), (1, "warn"), (4, "fail")])
-def test_predictions_that_are_not_this_classifiers_are_noticed(study, test_split, others, verdict):
+def test_predictions_that_are_not_this_classifiers_are_noticed(study, test_split, monkeypatch, others, verdict):
     cells = cells_of(study[1], 0.0)
     stored = {cell.epsilon: load_predictions(study[0], cell)[0][:, 0] for cell in cells}
-    some = audit.audited(test_split.labels)[:others]
+    some = audit_bench.audited(test_split.labels)[:others]
     right = stored[0][some] == test_split.labels[some]
     stored[0][some] = torch.where(right, (test_split.labels[some] + 1) % 10, test_split.labels[some])
+    monkeypatch.setattr(audit, "CHECKS", tuple(check for check in audit.CHECKS if check.name.startswith("epsilon 0")))
     found = judged(load_classifier(study[0], cells[0].finetune), cells, test_split, stored)
     assert found["epsilon 0 is clean accuracy"].verdict == verdict
 
@@ -299,8 +300,10 @@ def test_accuracy_that_rises_with_epsilon(rates, verdict, figure):
         epsilon: torch.where(torch.arange(200) < rate * 200, labels, (labels + 1) % 10)
         for epsilon, rate in zip((0.0, 0.5, 1.0), rates, strict=True)
     }
-    bench = audit._Bench(nn.Identity(), torch.zeros(200, 3, 2, 2), labels, predictions, tiny().recipe.evaluation, 0)
-    assert audit._rising(bench) == (verdict, figure)
+    bench = audit_bench.Bench(
+        nn.Identity(), torch.zeros(200, 3, 2, 2), labels, predictions, tiny().recipe.evaluation, 0
+    )
+    assert audit_checks._rising(bench) == (verdict, figure)
 
 
 def test_of_a_negative_image_and_without_an_attack_only_the_classifier_is_judged(study, test_split):
@@ -336,12 +339,12 @@ def test_a_gradient_that_is_no_number_fails_and_does_not_raise(test_split):
 
 def test_the_audited_part_is_balanced_and_always_the_same():
     labels = torch.arange(1000) % 7
-    part = audit.audited(labels)
-    assert torch.equal(part, audit.audited(labels))
+    part = audit_bench.audited(labels)
+    assert torch.equal(part, audit_bench.audited(labels))
     assert len(part) == 200
     assert labels[part].bincount().max() - labels[part].bincount().min() <= 1
-    assert len(audit.audited(torch.arange(300) % 300)) == 300  # one of each class
-    assert torch.equal(audit.audited(torch.arange(40) % 10), torch.arange(40))
+    assert len(audit_bench.audited(torch.arange(300) % 300)) == 300  # one of each class
+    assert torch.equal(audit_bench.audited(torch.arange(40) % 10), torch.arange(40))
 
 
 def test_nothing_of_the_classifier_is_changed(study, few):
@@ -361,9 +364,9 @@ def test_a_batch_norm_that_has_seen_little_is_known_all_the_same():
     values = 3 + 0.1 * torch.randn(256, 4, 8, 8)
     for _ in range(5):
         norm(values)
-    shift, scale = audit._moved(norm, values)
+    shift, scale = audit_checks._moved(norm, values)
     assert shift == pytest.approx(0, abs=0.05)
     assert scale == pytest.approx(1, abs=0.05)
-    shift, scale = audit._moved(norm, 2 * values)
+    shift, scale = audit_checks._moved(norm, 2 * values)
     assert shift > 10
     assert scale == pytest.approx(2, abs=0.1)

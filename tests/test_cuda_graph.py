@@ -8,9 +8,10 @@ from conftest import tiny
 
 from rossbench.config.recipes import Finetuning
 from rossbench.data import datasets
+from rossbench.models.simclr import build
 from rossbench.stages import train_loop
 from rossbench.stages.finetune import finetune
-from rossbench.stages.pretrain import build, pretrain
+from rossbench.stages.pretrain import pretrain
 from rossbench.stages.train_loop import Hooks
 from rossbench.util.cuda_graph import WARM_UP, Replayed
 from rossbench.util.seeds import seeded
