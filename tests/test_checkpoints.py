@@ -272,20 +272,24 @@ def test_a_wrong_file_gives_one_line(rossbench, tmp_path, case):
 
 FILE = ["--encoder-weights", "given.pt"]
 USAGE = [
-    ([*FILE, "--epochs", "3"], "--epochs: expected none beside --encoder-weights"),
-    ([*FILE, "--precision", "bfloat16"], "--precision: expected none beside --encoder-weights"),
-    ([*FILE, "--train-eps", "0,1"], "--train-eps: expected none beside --encoder-weights"),
-    (["--encoder-normalization", "imagenet"], "--encoder-normalization: expected --encoder-weights beside it"),
+    ([*FILE, "--epochs", "3"], "pretraining.epochs cannot be set with --encoder-weights"),
+    ([*FILE, "--precision", "bfloat16"], "pretraining.precision cannot be set with --encoder-weights"),
+    ([*FILE, "--train-eps", "0,1"], "train_epsilons cannot be set with --encoder-weights"),
+    (["--encoder-normalization", "imagenet"], "--encoder-normalization needs --encoder-weights"),
     ([*FILE, "--encoder-normalization", "cifar"], "expected none, imagenet, cifar10 or mean/std"),
     ([*FILE, "--encoder-normalization", "1,2,3/1,0,1"], "with std above 0"),
-    (["--encoder-weights", "hf-hub:a/b", "--encoder", "conv3"], "--encoder: expected none beside hf-hub:a/b"),
-    (["--encoder-weights", "local-dir:x"], "x: expected a model that timm can load"),
+    (
+        ["--encoder-weights", "hf-hub:a/b", "--encoder", "conv3"],
+        "--encoder and --encoder-normalization cannot be set with hf-hub:a/b",
+    ),
+    (["--encoder-weights", "local-dir:x"], "expected a model that timm can load, got 'local-dir:x'"),
     (["--encoder-weights", "hf-hub:"], "expected a model that timm can load"),
 ]
 
 
 @pytest.mark.parametrize(("arguments", "message"), USAGE, ids=[" ".join(arguments) for arguments, _ in USAGE])
-def test_options_that_do_not_go_together_give_one_line(rossbench, arguments, message):
+def test_options_that_do_not_go_together_give_one_line(rossbench, tmp_path, arguments, message):
+    (tmp_path / "given.pt").touch()
     code, _, err = rossbench("run", "digits", *arguments)
     assert code == 2
     assert err.count("\n") == 1

@@ -12,13 +12,15 @@ import pytest
 from conftest import tamper, tiny
 
 from rossbench import registry
-from rossbench.cli.options import changed_scenarios
+from rossbench.cli.overrides import changed_scenarios
+from rossbench.cli.run import run
 from rossbench.config.scenarios import Suite
 from rossbench.runner import run as runner
 from rossbench.stages import audit
 from rossbench.store import results
 from rossbench.store.records import read_record
 from rossbench.store.store import Store, encode
+from rossbench.util.values import flatten
 
 TINY = [
     *("--train-eps", "0,1", "--eval-eps", "0,0.5", "--epochs", 2, "--finetune-epochs", 2),
@@ -26,12 +28,28 @@ TINY = [
 ]
 
 
-def test_list_names_every_scenario_within_80_columns(rossbench):
+@pytest.fixture
+def pair(own_registry):
+    """A registered suite of seconds: its scenarios share an encoder, and one of them is in a suite inside it."""
+    base = tiny("digits-low-to-high", train_epsilons=(1,), eval_epsilons=(0,))
+    for name, target in (("zebra", "digits-high"), ("ant", "digits-low")):
+        registry.register(dataclasses.replace(base, name=name, target=target, description=f"Like a {name}."))
+    registry.register(Suite("inside", ("zebra",), "One of the two."))
+    return registry.register(Suite("pair", ("inside", "ant", "zebra")))
+
+
+def test_list_names_every_scenario_and_suite_within_80_columns(rossbench, pair):
     code, out, _ = rossbench("list")
     assert code == 0
-    assert all(f"{name} " in out for name in registry.names())
-    assert all(f"{suite.name} " in out for suite in registry.suites())
+    lines = [[part.strip() for part in re.split("[│┃]", line)] for line in out.splitlines()]
+    assert {line[0] for line in lines} >= {*registry.names(), *(suite.name for suite in registry.suites()), "suite"}
+    assert ["pair", "inside, ant, zebra"] in lines
+    assert ["inside", "One of the two."] in lines
+    assert ["zebra", "conv3", "digits", "1 x 1"] in lines
     assert max(map(len, out.splitlines())) <= 80
+    listed = json.loads(rossbench("list", "--json")[1])
+    assert [one["name"] for one in listed["scenarios"]] == registry.names()
+    assert {"name": "pair", "members": ["inside", "ant", "zebra"], "description": ""} in listed["suites"]
 
 
 def test_show_gives_matrix_recipe_and_cost(rossbench):
@@ -43,19 +61,31 @@ def test_show_gives_matrix_recipe_and_cost(rossbench):
     assert max(map(len, out.splitlines())) <= 80
 
 
-def test_run_and_report(rossbench, tmp_path):
-    code, out, err = rossbench("run", "digits", *TINY)
+def test_run_and_report(rossbench, tmp_path, monkeypatch):
+    """With ~ in the store's name, which a shell leaves as it is after an equals sign."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    code, out, err = rossbench("run", "digits", *TINY, "--out=~/store")
     assert (code, err) == (0, "")
     assert "done in" in out
     assert "REDUCED OR CHANGED PROTOCOL" in out
     assert "RoSS digits → digits" in out
-    assert (tmp_path / "rossbench-store").is_dir()
-    code, again, _ = rossbench("run", "digits", *TINY)
-    assert code == 0
-    assert "done in" not in again
-    code, shown, _ = rossbench("report", "digits", "--metric", "mcc")
+    assert [path.name for path in tmp_path.iterdir()] == ["store"]
+    code, again, err = rossbench("run", "digits", *TINY, "--out", "store", "--quiet")
+    assert (code, err) == (0, "")
+    assert "RoSS digits → digits" in again
+    assert not re.search("done in|Stored in", again)
+    code, shown, _ = rossbench("report", "digits", "--metric", "mcc", "--out=~/store")
     assert code == 0
     assert "MCC, RoSS digits → digits" in shown
+
+
+def test_a_run_as_json_has_its_records_on_stdout_and_its_progress_on_stderr(rossbench):
+    code, out, err = rossbench("run", "digits", *TINY, "--train-eps", 0, "--json")
+    assert code == 0
+    assert "done in" in err
+    assert out == rossbench("report", "digits", "--format", "json")[1]
+    assert [cell["eval_epsilon"] for cell in json.loads(out)[0]["cells"]] == [0, 0.5]
+    assert rossbench("run", "digits", *TINY, "--train-eps", 0, "--json", "--quiet") == (0, out, "")
 
 
 @pytest.mark.parametrize(
@@ -81,70 +111,81 @@ def test_a_scenario_file_is_seen(rossbench, tmp_path):
 
 
 WRONG = [
-    (["run", "digitz"], "unknown scenario or suite 'digitz'; did you mean digits or digits-study?"),
-    (["show", "digitz"], "unknown scenario or suite 'digitz'; did you mean digits or digits-study?"),
-    (["run", "ross2O22"], "unknown scenario or suite 'ross2O22'; did you mean ross2022"),
-    (["run", "digits", "--finetune-eps", "sane"], "expected numbers such as 0.5 or 8/255, got 'sane'"),
-    (["run", "digits", "--finetune-eps", ""], "expected numbers such as 0.5 or 8/255"),
-    (["run", "digits", "--finetune-eps", "1,0"], "expected ascending numbers, got 1, 0"),
-    (["run", "digits", "--finetune-eps", "1:0"], "expected numbers or start:stop:step, got '1:0'"),
-    (["run", "digits", "--tensorboard", "file.txt"], "'file.txt' is a file"),
-    (["run", "ross2022", "--train-limit", "50"], "train limit for cifar100: expected 100 (one image a class) to 50000"),
-    (["run"], "Missing argument 'NAME'"),
-    (["rum", "digits"], "No such command 'rum'"),
-    (["run", "digits", "--epoch", "3"], "No such option"),
-    (["run", "digits", "--epochs", "0"], "'--epochs'"),
-    (["run", "digits", "--epochs", "x"], "'--epochs'"),
-    (["run", "digits", "--finetune-epochs", "-1"], "'--finetune-epochs'"),
-    (["run", "digits", "--train-eps", "1,0"], "expected ascending numbers, got 1, 0"),
-    (["run", "digits", "--train-eps", ""], "expected numbers such as 0.5 or 8/255"),
-    (["run", "digits", "--eval-eps", "0:1:0"], "expected numbers or start:stop:step"),
-    (["run", "digits", "--eval-eps", "nan"], "got 'nan'"),
-    (["run", "digits", "--eval-eps=-1"], "expected numbers in [0, 1000], got -1"),
-    (["run", "digits", "--train-limit", "5"], "train limit for digits: expected 10 (one image a class) to 1201, got 5"),
-    (["run", "digits", "--test-limit", "5000"], "test limit for digits: expected 10 (one image a class) to 596"),
-    (["run", "digits", "--seed", "-1"], "'--seed'"),
-    (["run", "digits", "--device", "tpu"], "expected auto, cpu, cuda, cuda:N or mps, got 'tpu'"),
-    (["run", "digits", "--device", "cuda:99"], "device 'cuda:99': expected one of the"),
-    (["run", "digits", "--encoder", "resnet81", "--device", "cpu"], "unknown encoder 'resnet81'; did you mean"),
-    (
-        ["run", "digits", "--encoder", "resnet18.nothing", "--device", "cpu"],
-        "encoder 'resnet18.nothing' cannot be built",
-    ),
-    (["run", "digits", "--encoder", "qqqqqqqq", "--device", "cpu"], "in all)"),
-    (["run", "digits", "--scenario-file", "none.py"], "'none.py' does not exist"),
-    (["run", "digits", "--out", "file.txt"], "'file.txt' is a file"),
-    (["run", "cifar10-to-cifar10", "--data-dir", "file.txt"], "'file.txt' is a file"),
-    (["report"], "nothing to report in rossbench-store"),
-    (["report", "digits"], "nothing to report in rossbench-store: expected a store that rossbench run has written"),
-    (["report", "--metric", "f2"], "'f2' is not one of"),
-    (["report", "ross2022"], "nothing to report in rossbench-store: expected a store that rossbench run has written"),
-    (["report", "--format", "html"], "'html' is not one of"),
+    ("run digitz", "unknown scenario or suite 'digitz'; did you mean digits or digits-study?"),
+    ("run ross2O22", "unknown scenario or suite 'ross2O22'; did you mean ross2022"),
+    ("run digits --finetune-eps sane", "expected numbers such as 0.5 or 8/255, got 'sane'"),
+    ("run digits --finetune-eps 1:0", "expected numbers or start:stop:step, got '1:0'"),
+    ("run digits --train-eps 1,0", "expected ascending numbers, got 1, 0"),
+    ("run digits --eval-eps=-1", "expected numbers in [0, 1000], got -1"),
+    ("run digits --tensorboard file.txt", "'file.txt' is a file"),
+    ("run ross2022 --train-limit 50", "train limit for cifar100: expected 100 (one image a class) to 50000"),
+    ("run digits --test-limit 5000", "test limit for digits: expected 10 (one image a class) to 596"),
+    ("run", "Missing argument 'NAME'"),
+    ("rum digits", "No such command 'rum'"),
+    ("run digits --epoch 3", "No such option"),
+    ("run digits --epochs 0", "'--epochs'"),
+    ("run digits --seed -1", "'--seed'"),
+    ("run digits --seeds 0,0", "expected different whole numbers such as 0,1,2, got '0,0'"),
+    ("run digits --seeds 0,1 --seed 2", "--seed and --seeds are mutually exclusive"),
+    ("run digits --set epochs=3", "unknown field 'epochs'; did you mean finetuning.epochs or pretraining.epochs?"),
+    ("run digits --set pretraining.epochs=0", "Pretraining.epochs: expected a number of at least 1, got 0"),
+    ("run digits --set pretraining.epochs", "--set: expected FIELD=VALUE, got 'pretraining.epochs'"),
+    ("run digits --set evaluation.attacked=al", "unknown Evaluation.attacked 'al'; did you mean all?"),
+    ("run digits --device tpu", "expected auto, cpu, cuda, cuda:N or mps, got 'tpu'"),
+    ("run digits --device cuda:99", "device 'cuda:99': expected one of the"),
+    ("run digits --encoder resnet81 --device cpu", "unknown encoder 'resnet81'; did you mean"),
+    ("run digits --encoder resnet18.nothing --device cpu", "encoder 'resnet18.nothing' cannot be built"),
+    ("run digits --encoder qqqqqqqq --device cpu", "in all)"),
+    ("run digits --attack apgd", "unknown attack 'apgd'; did you mean"),
+    ("run digits --attack norm=Linf", "expected a step_size with norm=Linf"),
+    ("run digits --attack negative --eval-eps 0,2", "negative: expected shares of at most 1"),
+    ("run digits --finetuning XLF", "'XLF' is not one of 'SLF', 'ALF', 'AFF'"),
+    ("run digits --scenario-file none.py", "'none.py' does not exist"),
+    ("report", "nothing to report in rossbench-store: expected a store that rossbench run has written"),
+    ("report --metric f2", "'f2' is not one of"),
+    ("report --format html", "'html' is not one of"),
+    ("audit", "nothing to report in rossbench-store"),
+    *((f"store {one} --out .", "expected a store that rossbench run has written") for one in ("list", "verify", "gc")),
+]
+WRONG_OF_A_STORE = [
+    ("compare digits@0", "expected two models, such as digits@0 digits@1, got digits@0"),
+    ("compare digits@0 digits@0,1", "expected two models"),
+    ("compare digits@0 digits@x", "expected numbers such as 0.5 or 8/255, got 'x'"),
+    ("compare digits@0 digit@1", "did you mean digits?"),
+    ("compare digits@0 digits@0.5", "expected some of 0, 1, got 0.5"),
+    ("report --intervals --metric mcc", "expected top1, top5, robust of one seed, got mcc of seed 0"),
+    ("report --intervals --format csv", "--intervals: expected a table, markdown or latex, got csv"),
+    ("report --intervals --html x.html", "--html: expected no --format, --metric or --intervals"),
 ]
 
 
-@pytest.mark.parametrize(("arguments", "message"), WRONG, ids=[" ".join(arguments) for arguments, _ in WRONG])
-def test_an_error_is_one_line_on_stderr_and_exit_code_2(rossbench, tmp_path, arguments, message):
+@pytest.mark.parametrize(("line", "message"), WRONG + WRONG_OF_A_STORE)
+def test_an_error_is_one_line_on_stderr_and_exit_code_2(rossbench, tmp_path, finished, line, message):
     (tmp_path / "file.txt").write_text("")
-    code, out, err = rossbench(*arguments)
-    assert code == 2
+    of_store = ["--out", finished] if (line, message) in WRONG_OF_A_STORE else []
+    code, out, err = rossbench(*line.split(), *of_store)
+    assert (code, out) == (2, "")
     assert err.startswith("rossbench: ")
     assert err.count("\n") == 1
     assert message in err
-    assert "Traceback" not in out + err
     assert len(err) < 400
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file.txt"]  # nothing was begun
 
 
-def test_an_error_that_nobody_expected_is_one_line_too(rossbench, monkeypatch):
-
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (ZeroDivisionError("by\nzero"), 1, "unexpected ZeroDivisionError: by zero (--debug shows where)"),
+        (KeyboardInterrupt(), 130, "interrupted; the same command goes on from the last finished epoch"),
+    ],
+)
+def test_what_ends_a_run_is_one_line(rossbench, monkeypatch, error, code, said):
     def broken(*arguments, **keywords):
-        raise ZeroDivisionError("by\nzero")
+        raise error
 
     monkeypatch.setattr(runner, "run_suite", broken)
-    code, _, err = rossbench("run", "digits")
-    assert code == 1
-    assert err == "rossbench: unexpected ZeroDivisionError: by zero (--debug shows where)\n"
+    found, _, err = rossbench("run", "digits")
+    assert (found, err.lstrip()) == (code, f"rossbench: {said}\n")
 
 
 @pytest.mark.parametrize("arguments", [["show", "digitz", "--debug"], ["--debug", "show", "digitz"]])
@@ -155,29 +196,23 @@ def test_debug_shows_the_traceback(rossbench, arguments):
     assert "unknown scenario or suite 'digitz'" in err.splitlines()[-1]
 
 
-def test_an_interrupted_run_says_how_to_go_on(rossbench, monkeypatch):
-
-    def interrupted(*arguments, **keywords):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(runner, "run_suite", interrupted)
-    code, _, err = rossbench("run", "digits")
-    assert code == 130
-    assert err.strip() == "rossbench: interrupted; the same command goes on from the last finished epoch"
-
-
 def test_no_arguments_show_help(rossbench):
     code, out, _ = rossbench()
     assert code == 0
     assert "Commands:" in out
 
 
-def test_options_become_the_scenario_they_name(rossbench):
-    options = {"epochs": 2, "finetune_epochs": 2, "train_epsilons": (0, 1), "eval_epsilons": (0, 0.5)}
-    options |= {"train_limit": 60, "test_limit": 40, "seed": 3, "encoder": "resnet18", "finetune_epsilons": (0, 1)}
-    options |= {"precision": "bfloat16", "attacked": "correct", "attack": "fgsm", "finetuning": "AFF"}
-    options |= {"encoder_weights": None, "encoder_normalization": None, "seeds": None}
-    (made,) = changed_scenarios("digits", options)
+def scenarios_of(*line):
+    """The scenarios that a command line names."""
+    given = run.make_context("run", [str(word) for word in line]).params
+    return changed_scenarios(given["name"], given)
+
+
+def test_options_become_the_scenario_they_name():
+    options = ["--seed", 3, "--encoder", "resnet18", "--finetune-eps", "0,1", "--precision", "bfloat16"]
+    (made,) = scenarios_of(
+        "digits", *TINY, *options, "--attacked", "correct", "--attack", "fgsm", "--finetuning", "AFF"
+    )
     expected = tiny(seed=3, encoder="resnet18", finetune_epsilons=(0, 1))
     assert made.recipe.pretraining.epochs == made.recipe.finetuning.epochs == 2
     assert (made.recipe.pretraining.precision, made.recipe.evaluation.attacked) == ("bfloat16", "correct")
@@ -187,42 +222,81 @@ def test_options_become_the_scenario_they_name(rossbench):
         assert getattr(made, field) == getattr(expected, field)
 
 
-OPTIONS = "train_epsilons finetune_epsilons eval_epsilons train_limit test_limit seed encoder"
-RECIPE = "epochs finetune_epochs precision attacked attack finetuning"
-NONE = dict.fromkeys((OPTIONS + " " + RECIPE + " seeds encoder_weights encoder_normalization").split())
+@pytest.mark.parametrize(
+    ("settings", "same"),
+    [
+        (["pretraining.epochs=3", "finetuning.epochs=4"], ["--epochs", 3, "--finetune-epochs", 4]),
+        (["pretraining.precision=bfloat16"], ["--precision", "bfloat16"]),
+        (["evaluation.attacked=correct", "seed=4"], ["--attacked", "correct", "--seed", 4]),
+        (["eval_epsilons=0,8/255"], ["--eval-eps", "0,8/255"]),
+        (["train_epsilons=[0, 1]", "finetune_epsilons=null"], ["--train-eps", "0,1", "--finetune-eps", "same"]),
+        (
+            ["evaluation.attack.steps=100", "evaluation.attack.step_size=2/255"],
+            ["--attack", "steps=100,step_size=2/255"],
+        ),
+        (
+            ["evaluation.attack.name=autoattack-standard", "evaluation.attack.steps=100"],
+            ["--attack", "autoattack-standard"],
+        ),
+        (["encoder=resnet18:cifar", "train_limit=60"], ["--encoder", "resnet18:cifar", "--train-limit", 60]),
+    ],
+)
+def test_set_gives_what_the_shorthand_gives(settings, same):
+    made, expected = (
+        scenarios_of("digits", *line) for line in ([word for one in settings for word in ("--set", one)], same)
+    )
+    assert [one.protocol for one in made] == [one.protocol for one in expected]
+    assert [one.rows for one in made] == [one.rows for one in expected]
+    assert [one.eval_epsilons for one in made] == [one.eval_epsilons for one in expected]
 
 
-def test_without_options_a_suite_is_its_scenarios():
-    assert tuple(changed_scenarios("digits-study", NONE)) == registry.members("digits-study")
-    assert changed_scenarios("digits", NONE) == [registry.get("digits")]
+def test_set_reaches_every_field_that_show_lists_and_is_applied_last(rossbench):
+    listed = json.loads(rossbench("show", "digits", "--json")[1])["scenarios"][0]
+    assert listed["deviations"] == {}
+    fields = {path.removeprefix("recipe."): item for path, item in flatten({"recipe": listed["recipe"]}).items()}
+    del fields["name"]
+    same = [word for field, item in fields.items() for word in ("--set", f"{field}={json.dumps(item)}")]
+    (made,) = scenarios_of("digits", *same)
+    assert made == registry.get("digits")
+    (made,) = scenarios_of("digits", "--set", "pretraining.augmentation.crop_scale=0.5,1", "--epochs", 3, *same[:2])
+    assert made.recipe.pretraining.augmentation.crop_scale == (0.5, 1)
+    assert made.recipe.pretraining.epochs == registry.get("digits").recipe.pretraining.epochs
+    code, out, _ = rossbench("show", "digits", "--set", "pretraining.learning_rate=1e-3")
+    assert code == 0
+    assert re.search(r"pretraining\.learning_rate +│ 0\.001 +\(registered: 0\.002\)", out)
 
 
-def test_options_change_every_scenario_of_a_suite():
-    changed = changed_scenarios("digits-study", {**NONE, "epochs": 3, "seed": 7, "eval_epsilons": (0.5,)})
-    assert [one.name for one in changed] == [one.name for one in registry.members("digits-study")]
+def test_a_suite_is_its_scenarios_and_options_change_every_one():
+    registered = registry.members("digits-study")
+    assert tuple(scenarios_of("digits-study")) == registered
+    changed = scenarios_of("digits-study", "--epochs", 3, "--seed", 7, "--set", "eval_epsilons=0.5")
+    assert [one.name for one in changed] == [one.name for one in registered]
     assert {(one.recipe.pretraining.epochs, one.seed, one.eval_epsilons) for one in changed} == {(3, 7, (0.5,))}
-    assert [one.rows for one in changed] == [one.rows for one in registry.members("digits-study")]
+    assert [one.rows for one in changed] == [one.rows for one in registered]
 
 
-HEADS = [
-    # scenario, options, the rows that show names
-    ("digits", [], "0, 0.5, 1"),
-    ("digits", ["--finetune-eps", "same"], "0, 0.5, 1"),
-    ("digits", ["--finetune-eps", "0"], "0, 0.5:0, 1:0"),
-    ("digits", ["--finetune-eps", "0,1"], "0, 0:1, 0.5:0, 0.5:1, 1:0, 1"),
-    ("digits", ["--train-eps", "1", "--finetune-eps", "0:1:0.5"], "1:0, 1:0.5, 1"),
-    ("digits-low-to-low-finetuning", [], "1:0, 1"),
-    ("digits-low-to-low-finetuning", ["--finetune-eps", "same"], "1"),
-    ("digits-low-to-low-finetuning", ["--train-eps", "0,1"], "0, 0:1, 1:0, 1"),
-]
-
-
-@pytest.mark.parametrize(("name", "options", "rows"), HEADS, ids=[" ".join([n, *o]) for n, o, _ in HEADS])
-def test_finetuning_epsilons_make_rows(rossbench, name, options, rows):
-    code, out, err = rossbench("show", name, *options)
+@pytest.mark.parametrize(
+    ("line", "rows"),
+    [
+        ("digits", "0, 0.5, 1"),
+        ("digits --finetune-eps same", "0, 0.5, 1"),
+        ("digits --finetune-eps 0", "0, 0.5:0, 1:0"),
+        ("digits --finetune-eps 0,1", "0, 0:1, 0.5:0, 0.5:1, 1:0, 1"),
+        ("digits --train-eps 1 --finetune-eps 0:1:0.5", "1:0, 1:0.5, 1"),
+        ("digits-low-to-low-finetuning", "1:0, 1"),
+        ("digits-low-to-low-finetuning --finetune-eps same", "1"),
+        ("digits-low-to-low-finetuning --train-eps 0,1", "0, 0:1, 1:0, 1"),
+        ("digits --finetuning SLF", "0, 0.5:0, 1:0"),
+        ("digits --finetuning ALF", "0, 0.5, 1"),
+        ("digits --finetuning AFF", "0, 0.5, 1"),
+    ],
+)
+def test_finetuning_epsilons_make_rows(rossbench, line, rows):
+    code, out, err = rossbench("show", *line.split())
     assert (code, err) == (0, "")
-    (line,) = [line for line in out.splitlines() if line.startswith("rows ")]
-    assert re.fullmatch(rf"rows +model ε +{re.escape(rows)} *", line)
+    (found,) = [one for one in out.splitlines() if one.startswith("rows ")]
+    assert re.fullmatch(rf"rows +model ε +{re.escape(rows)} *", found)
+    assert re.search(rf"finetuning.trained +│ {'full' if 'AFF' in line else 'linear'}", out)
 
 
 def widest(out):
@@ -248,27 +322,6 @@ def test_a_scenario_with_two_heads_is_run_and_reported(rossbench):
         assert widest(shown) <= 80
 
 
-@pytest.fixture
-def pair(own_registry):
-    """A registered suite of seconds: its scenarios share an encoder, and one of them is in a suite inside it."""
-    base = tiny("digits-low-to-high", train_epsilons=(1,), eval_epsilons=(0,))
-    for name, target in (("zebra", "digits-high"), ("ant", "digits-low")):
-        registry.register(dataclasses.replace(base, name=name, target=target, description=f"Like a {name}."))
-    registry.register(Suite("inside", ("zebra",), "One of the two."))
-    return registry.register(Suite("pair", ("inside", "ant", "zebra")))
-
-
-def test_list_shows_suites_by_description_or_members(rossbench, pair):
-    code, out, _ = rossbench("list")
-    assert code == 0
-    lines = [[part.strip() for part in re.split("[│┃]", line)] for line in out.splitlines()]
-    assert ["suite", "of"] in lines
-    assert ["pair", "inside, ant, zebra"] in lines
-    assert ["inside", "One of the two."] in lines
-    assert ["zebra", "conv3", "digits", "1 x 1"] in lines
-    assert max(map(len, out.splitlines())) <= 80
-
-
 def test_show_gives_a_suites_scenarios_and_what_they_cost_together(rossbench, pair):
     code, out, err = rossbench("show", "pair")
     assert (code, err) == (0, "")
@@ -280,9 +333,6 @@ def test_show_gives_a_suites_scenarios_and_what_they_cost_together(rossbench, pa
         assert re.search(rf"{stage} +│ +{count} │", out)
     assert out.count("Recipe digits") == 1  # theirs is the same
     assert max(map(len, out.splitlines())) <= 80
-
-
-def test_show_gives_each_recipe_of_a_suite(rossbench, pair):
     registry.register(Suite("mixed", ("zebra", "cifar10-to-cifar10")))
     code, out, _ = rossbench("show", "mixed")
     assert code == 0
@@ -471,12 +521,6 @@ def test_attacking_only_what_is_right_gives_robust_accuracy_and_says_so(rossbenc
     assert all(cell["value"] is not None for cell in matrix["cells"])
 
 
-def test_precision_is_an_option_of_pretraining(rossbench):
-    code, out, _ = rossbench("show", "digits", "--precision", "bfloat16")
-    assert code == 0
-    assert re.search(r"pretraining\.precision +│ bfloat16 +\(registered: float32\)", out)
-
-
 @pytest.fixture
 def audited(rossbench, finished, tmp_path):
     """A copy of the finished store that may be audited."""
@@ -523,34 +567,6 @@ def test_an_audit_is_of_the_evaluations_that_there_are(rossbench, audited):
     assert row.split("│")[1].strip() == "—"
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["audit"], "nothing to report in rossbench-store"),
-        (["run", "digits", "--attack", "apgd"], "unknown attack 'apgd'; did you mean"),
-        (["run", "digits", "--attack", "norm=Linf"], "expected a step_size with norm=Linf"),
-        (["run", "digits", "--attack", "negative", "--eval-eps", "0,2"], "negative: expected shares of at most 1"),
-        (["run", "digits", "--finetuning", "XLF"], "'XLF' is not one of 'SLF', 'ALF', 'AFF'"),
-    ],
-)
-def test_what_audit_and_attacks_cannot_do_is_one_line(rossbench, arguments, message):
-    code, out, err = rossbench(*arguments)
-    assert (code, out) == (2, "")
-    assert message in err
-    assert err.count("\n") == 1
-
-
-@pytest.mark.parametrize(
-    ("finetuning", "rows", "trained"),
-    [("SLF", "0, 0.5:0, 1:0", "linear"), ("ALF", "0, 0.5, 1", "linear"), ("AFF", "0, 0.5, 1", "full")],
-)
-def test_finetunings_by_the_fields_names(rossbench, finetuning, rows, trained):
-    code, out, _ = rossbench("show", "digits", "--finetuning", finetuning)
-    assert code == 0
-    assert f" {rows} \n" in out or f" {rows}\n" in out
-    assert re.search(rf"finetuning.trained +│ {trained}", out)
-
-
 def test_a_run_under_another_attack_is_a_matrix_of_its_own_with_its_own_caption(rossbench):
     tiny_ = [*TINY, "--train-eps", "0"]
     assert rossbench("run", "digits", *tiny_)[0] == 0
@@ -591,34 +607,10 @@ def test_two_models_are_compared_on_the_same_images(rossbench, audited):
     assert rossbench("compare", "digits@0", "digits@1", "--format", "markdown")[1].count("| verdict |") == 1
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["run", "digits", "--seeds", "0,0"], "expected different whole numbers such as 0,1,2, got '0,0'"),
-        (["run", "digits", "--seeds", "-1"], "expected different whole numbers such as 0,1,2"),
-        (["run", "digits", "--seeds", "0,1", "--seed", "2"], "expected --seed or --seeds, got both"),
-        (["compare", "digits@0"], "expected two models, such as digits@0 digits@1, got digits@0"),
-        (["compare", "digits@0", "digits"], "expected two models"),
-        (["compare", "digits@0", "digits@0,1"], "expected two models"),
-        (["compare", "digits@0", "digits@x"], "expected numbers such as 0.5 or 8/255, got 'x'"),
-        (["compare", "digits@0", "digit@1"], "did you mean digits?"),
-        (["compare", "digits@0", "digits@0.5"], "expected some of 0, 1, got 0.5"),
-        (["report", "--intervals", "--metric", "mcc"], "expected top1, top5, robust of one seed, got mcc of seed 0"),
-        (["report", "--intervals", "--format", "csv"], "--intervals: expected a table, markdown or latex, got csv"),
-        (["report", "--intervals", "--html", "x.html"], "--html: expected no --format, --metric or --intervals"),
-    ],
-)
-def test_what_seeds_and_compare_cannot_do_is_one_line(rossbench, audited, arguments, message):
-    code, out, err = rossbench(*arguments)
-    assert (code, out) == (2, "")
-    assert message in err
-    assert err.count("\n") == 1
-
-
 @pytest.mark.parametrize(("command", "said"), [(["list"], ["[/]r"]), (["show", "mine"], ["[/]r", "[b]d"])])
 def test_markup_in_a_scenario_of_ones_own_is_shown_as_it_is(rossbench, tmp_path, command, said):
     text = (
-        "from rossbench.recipe import Recipe\n"
+        "from rossbench import Recipe\n"
         "from rossbench.registry import Scenario, register\n"
         "said = dict(recipe=Recipe('[/]r'), description='[b]d')\n"
         "register(Scenario('mine', 'digits', 'digits', **said))\n"

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
-from ..util.epsilons import EPS, fraction
+from ..util.epsilons import EPS
 from ..util.errors import InvalidValue, one_line, unknown
-from ..util.values import Count, Positive, value
+from ..util.values import Count, Positive, parse, value
 
 Norm = Literal["L2", "Linf"]
 AttackFunction = Callable[..., Any]
@@ -151,7 +151,7 @@ def attack_of(text: str, base: Attack) -> Attack:
     """
     name, *settings = text.split(",") if "=" not in text.split(",")[0] else [base.name, *text.split(",")]
     named = kind(name).defaults
-    changes = dict(_setting(one, base) for one in settings)
+    changes = dict(map(_setting, settings))
     changed = replace(base if name == base.name else replace(named, norm=base.norm), **changes)
     lengths = (changed.name, changed.step_unit) == ("pgd", "pixel")
     if lengths and changed.norm != base.norm and "step_size" not in changes:
@@ -159,16 +159,10 @@ def attack_of(text: str, base: Attack) -> Attack:
     return changed
 
 
-def _setting(text: str, base: Attack) -> tuple[str, Any]:
+def _setting(text: str) -> tuple[str, Any]:
     """A field and its value, of ``steps=100``."""
-    examples = {spec.name: getattr(base, spec.name) for spec in fields(base) if spec.name != "name"}
     field, _, written = text.partition("=")
-    if field not in examples:
-        raise unknown("attack setting", field, examples)
-    example = examples[field]
-    try:
-        if isinstance(example, bool):
-            return field, bool(("false", "true").index(written.lower()))
-        return field, float(fraction(written)) if isinstance(example, float) else type(example)(written)
-    except (ValueError, ArithmeticError):
-        raise InvalidValue(f"attack {field}: expected a value such as {example}, got {written!r}") from None
+    known = [one.name for one in fields(Attack) if one.name != "name"]
+    if field not in known:
+        raise unknown("attack setting", field, known)
+    return field, parse(Attack, field, written)

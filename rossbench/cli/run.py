@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import dataclasses
 import shlex
 from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,33 +25,34 @@ from ..store import results
 from ..store.store import Store
 from ..util import torchrun
 from ..util.epsilons import EPS, format_epsilon, format_model
-from ..util.values import flatten
+from ..util.values import encode, flatten
 from . import costs, options
+from .overrides import changed_scenarios
 
 if TYPE_CHECKING:
     from ..models.checkpoints import PretrainedEncoder
 
 
 @click.command("list")
+@options.json_option
 @options.scenario_file
 @options.debug_option
-def list_() -> None:
-    """Registered scenarios and suites of them."""
-    console = Console()
-    scenarios = Table(show_edge=False)
-    for title in ("scenario", "encoder", "recipe", "matrix"):
-        scenarios.add_column(title, no_wrap=title == "scenario")
-    for name in registry.names():
-        one = registry.get(name)
+def list_(as_json: bool) -> None:
+    """List registered scenarios and suites."""
+    found = [registry.get(name) for name in registry.names()]
+    if as_json:
+        _print_json({"scenarios": [asdict(one) for one in found], "suites": [asdict(one) for one in registry.suites()]})
+        return
+    scenarios = Table("scenario", "encoder", "recipe", "matrix", show_edge=False)
+    for one in found:
         size = f"{len(one.rows)} x {len(one.eval_epsilons)}"
         scenarios.add_row(*map(escape, (one.name, one.encoder, one.recipe.name, size)))
-    console.print(scenarios, "")
-    suites = Table(show_edge=False)
-    for title in ("suite", "of"):
-        suites.add_column(title, no_wrap=title == "suite")
+    suites = Table("suite", "of", show_edge=False)
     for suite in registry.suites():
         suites.add_row(escape(suite.name), escape(suite.description or ", ".join(suite.members)))
-    console.print(suites)
+    for table in (scenarios, suites):
+        table.columns[0].no_wrap = True
+    Console().print(scenarios, "", suites, sep="\n")
 
 
 @click.command()
@@ -60,43 +61,57 @@ def list_() -> None:
 @options.costs
 @options.device
 @options.store
+@options.json_option
 @options.scenario_file
 @options.debug_option
-def show(name: str, cost: bool, rate: float | None, calibrate: bool, device: str, store: Path, **changed: Any) -> None:
-    """Matrix, recipe and cost of a scenario or suite, under the same options as run."""
+def show(
+    name: str, cost: bool, rate: float | None, calibrate: bool, device: str, store: Path, as_json: bool, **changed: Any
+) -> None:
+    """Show matrix, recipe and cost of a scenario or suite; takes the options of run that change it."""
     if rate is not None and calibrate:
-        raise click.UsageError("expected --rate or --calibrate, got both")
-    scenarios = options.changed_scenarios(name, changed)
-    options.check_source(changed["encoder_weights"])
-    scenarios, given = _given(scenarios, changed)
+        raise click.UsageError("--rate and --calibrate are mutually exclusive")
+    if cost and as_json:
+        raise click.UsageError("--cost and --json are mutually exclusive")
+    scenarios, given = _given(changed_scenarios(name, changed), changed)
+    if as_json:
+        passes = {stage: {"artifacts": count, "passes": number} for stage, count, number in _passes(scenarios)}
+        _print_json({"scenarios": [_facts(one) for one in scenarios], "passes": passes})
+        return
     console = Console()
-    for one in given:
-        console.print(escape(str(one)), "")
+    for encoder in given:
+        console.print(escape(str(encoder)), "")
     if cost:
         encoders = {one.weights: one.encoder for one in given}
         costs.show(console, scenarios, Store(store), encoders, rate, device if calibrate else None)
         return
     if name not in registry.names():
         console.print(f"[bold]{escape(name)}[/]  {len(scenarios)} scenarios\n")
-    for scenario in {one.name: one for one in scenarios}.values():  # of several seeds once
-        console.print(f"[bold]{escape(scenario.name)}[/]  RoSS {scenario.source} → {scenario.target}")
-        if scenario.description:
-            console.print(escape(scenario.description))
-        console.print(f"rows     model {EPS}       ", ", ".join(format_model(*row) for row in scenario.rows))
-        console.print(f"columns  evaluation {EPS}  ", ", ".join(map(format_epsilon, scenario.eval_epsilons)), "\n")
-    console.print("Cost, in passes of one image through the encoder")
-    console.print(_cost(scenarios))
+    for scenario in {one.name: one for one in scenarios}.values():  # once for all seeds
+        _print_matrix(console, scenario)
+    console.print("Cost, in passes of one image through the encoder", _cost(scenarios), sep="\n")
     console.print("[dim]forward 1; backward to the input 1, to input and weights 2[/]")
-    shown: list[dict[str, str]] = []
-    for scenario in scenarios:
-        settings = _settings(scenario)
-        if settings not in shown:  # those of a suite's scenarios are mostly the same
-            shown.append(settings)
-            table = Table("field", "value", show_edge=False)
-            for field, value in settings.items():
-                table.add_row(field, value)
-            console.print(f"\nRecipe {escape(scenario.recipe.name)}")
-            console.print(table)
+    for recipe, settings in dict.fromkeys((one.recipe.name, tuple(_settings(one).items())) for one in scenarios):
+        table = Table("field", "value", show_edge=False)
+        for row in settings:
+            table.add_row(*row)
+        console.print(f"\nRecipe {escape(recipe)}", table, sep="\n")
+
+
+def _print_matrix(console: Console, scenario: Scenario) -> None:
+    console.print(f"[bold]{escape(scenario.name)}[/]  RoSS {scenario.source} → {scenario.target}")
+    if scenario.description:
+        console.print(escape(scenario.description))
+    console.print(f"rows     model {EPS}       ", ", ".join(format_model(*row) for row in scenario.rows))
+    console.print(f"columns  evaluation {EPS}  ", ", ".join(map(format_epsilon, scenario.eval_epsilons)), "\n")
+
+
+def _print_json(content: dict[str, Any]) -> None:
+    click.echo(encode(content), nl=False)
+
+
+def _facts(scenario: Scenario) -> dict[str, Any]:
+    deviations = scenario.deviations(registry.get(scenario.name))
+    return {**asdict(scenario), "models": scenario.rows, "protocol": scenario.protocol, "deviations": deviations}
 
 
 def _given(scenarios: list[Scenario], changed: dict[str, Any]) -> tuple[list[Scenario], list[PretrainedEncoder]]:
@@ -107,32 +122,34 @@ def _given(scenarios: list[Scenario], changed: dict[str, Any]) -> tuple[list[Sce
     from ..models import checkpoints
 
     normalization = changed["encoder_normalization"] or checkpoints.NONE
-    found: dict[tuple[str, int], PretrainedEncoder] = {}
-    made = []
-    for scenario in scenarios:
-        place = scenario.encoder, facts(scenario.source).size
-        if place not in found:
-            found[place] = checkpoints.read(source, *place, normalization)
-        one = found[place]
-        made.append(dataclasses.replace(scenario, encoder=one.name, weights=one.weights))
+    keys = [(scenario.encoder, facts(scenario.source).size) for scenario in scenarios]
+    found = {key: checkpoints.read(source, *key, normalization) for key in dict.fromkeys(keys)}
+    made = [
+        replace(scenario, encoder=found[key].name, weights=found[key].weights)
+        for scenario, key in zip(scenarios, keys, strict=True)
+    ]
     return made, list(found.values())
 
 
-def _cost(scenarios: Sequence[Scenario]) -> Table:
+def _passes(scenarios: Sequence[Scenario]) -> list[tuple[str, int, int]]:
+    """(stage, artifacts, passes through the encoder) of each stage and of all."""
     specs = list(specs_of(scenarios))
-    work, counts = passes(specs), collections.Counter(spec.stage for spec in specs)
-    table = Table(show_edge=False)
-    table.add_column("stage")
-    table.add_column("artifacts", justify="right")
-    table.add_column("million passes", justify="right")
-    for stage, number in work.items():
-        table.add_row(stage, str(counts[stage]), f"{number / 1e6:,.2f}")
-    table.add_row("all", str(len(specs)), f"{sum(work.values()) / 1e6:,.2f}", style="bold")
+    counts = collections.Counter(spec.stage for spec in specs)
+    stages = [(stage, counts[stage], number) for stage, number in passes(specs).items()]
+    return [*stages, ("all", len(specs), sum(number for _, _, number in stages))]
+
+
+def _cost(scenarios: Sequence[Scenario]) -> Table:
+    table = Table("stage", show_edge=False)
+    for title in ("artifacts", "million passes"):
+        table.add_column(title, justify="right")
+    for stage, count, number in _passes(scenarios):
+        table.add_row(stage, str(count), f"{number / 1e6:,.2f}", style="bold" if stage == "all" else None)
     return table
 
 
 def _settings(scenario: Scenario) -> dict[str, str]:
-    """Fields of the protocol with their values, and those of the registered scenario where they differ."""
+    """What --set can set, with its values, and those of the registered scenario where they differ."""
     changes = scenario.deviations(registry.get(scenario.name))
     return {
         field.removeprefix("recipe."): escape(str(value))
@@ -153,6 +170,8 @@ def _settings(scenario: Scenario) -> dict[str, str]:
 @options.store_to_write
 @options.tensorboard
 @options.workers
+@options.quiet
+@options.json_option
 @options.scenario_file
 @options.debug_option
 def run(
@@ -165,13 +184,14 @@ def run(
     ray: str | None,
     cpus: float | None,
     gpus: float | None,
+    quiet: bool,
+    as_json: bool,
     **changed: Any,
 ) -> None:
-    """Pretrain, finetune and attack whatever the store lacks of a scenario or suite."""
+    """Pretrain, finetune, evaluate and audit what the store lacks of a scenario or suite."""
     options.check_workers(ray, cpus, gpus)
-    scenarios = options.changed_scenarios(name, changed)
-    options.check_source(changed["encoder_weights"])
-    console = Console(quiet=not torchrun.is_rank_zero())
+    scenarios = changed_scenarios(name, changed)
+    console = Console(quiet=quiet or not torchrun.is_rank_zero(), stderr=as_json)
     with console.status("loading torch") if console.is_terminal else contextlib.nullcontext():
         from ..runner import display, progress, run
         from ..stages import pretrain
@@ -208,11 +228,13 @@ def run(
             if shard == (1, 1) or len(matrix.records) == len(matrix.cells):  # the last shard audits all
                 run.audit([scenario.name], protocol=scenario.protocol, **where)
     stored = [one for scenario in scenarios for one in results.load(Store(store), [scenario.name], scenario.protocol)]
-    for family in tables.families(stored):
-        console.print(formats.to_rich(tables.over_seeds(family, family[0].metric), console.width))
+    if as_json:
+        click.echo(formats.DATA["json"](stored, None), nl=False)
+    else:
+        for family in tables.families(stored):
+            Console().print(formats.to_rich(tables.over_seeds(family, family[0].metric), console.width))
     again = f"rossbench report {name}" + ("" if str(store) == options.STORE else f" --out {shlex.quote(str(store))}")
-    if name not in {scenario.name for scenario in scenarios} and options.FILE in (
-        meta := click.get_current_context().meta
-    ):
-        again += f" --scenario-file {shlex.quote(str(meta[options.FILE]))}"  # the store does not know suites
+    file = click.get_current_context().meta.get(options.FILE)
+    if file is not None and name not in {scenario.name for scenario in scenarios}:  # a store does not know suites
+        again += f" --scenario-file {shlex.quote(str(file))}"
     console.print(Text(f"Stored in {store}; see it again: {again}"), soft_wrap=True)

@@ -1,4 +1,4 @@
-"""store list, verify and gc: what is in a store, whether it is whole, and what of it can go."""
+"""store list, verify and gc: the contents of a store, its checksums, and garbage collection."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from rich.table import Table
 
 from ..store.maintenance import Holdings, remove, verify
 from ..store.store import Store
+from ..util.errors import StoreError
 from . import options
 
 EXIT_DAMAGED = 3
@@ -20,15 +21,23 @@ EXIT_DAMAGED = 3
 @click.group("store", no_args_is_help=True)
 @options.debug_option
 def store_() -> None:
-    """What a store holds, whether it is whole, and what nobody needs."""
+    """List, verify and clean up a store."""
+
+
+def _open(path: Path) -> Store:
+    """StoreError for a folder that no run has written to."""
+    store = Store(path)
+    if not store.exists:
+        raise StoreError(f"{path}: expected a store that rossbench run has written, got none there")
+    return store
 
 
 @store_.command("list")
 @options.store
 @options.debug_option
 def list_(store: Path) -> None:
-    """Artifacts with size and age, and the scenarios that they were made for."""
-    holdings = Holdings(Store(store))
+    """List artifacts with size, age and the scenarios that use them."""
+    holdings = Holdings(_open(store))
     table = Table(show_edge=False)
     for title in ("artifact", "key", "size", "age", "used by"):
         table.add_column(title, no_wrap=title in ("key", "size", "age"), justify="right" if title == "size" else "left")
@@ -45,8 +54,8 @@ def list_(store: Path) -> None:
 @options.store
 @options.debug_option
 def verify_(store: Path) -> None:
-    """Read all of it; what is not as it was written is set aside and named, and the exit code is 3."""
-    one = Store(store)
+    """Check every file; damaged ones are named and moved to damaged/, and the exit code is 3."""
+    one = _open(store)
     count, without, found = verify(one)
     for damage in found:
         one.set_aside(damage)
@@ -57,12 +66,12 @@ def verify_(store: Path) -> None:
 
 
 @store_.command("gc")
-@click.option("--dry-run", is_flag=True, help="Only say what would go.")
+@click.option("--dry-run", is_flag=True, help="List what would be deleted.")
 @options.store
 @options.debug_option
 def gc(store: Path, dry_run: bool) -> None:
-    """Delete what no run needs: leftovers of killed processes, what was set aside, artifacts that no note names."""
-    found = Holdings(Store(store)).garbage()
+    """Delete leftovers of killed processes, damaged files, and artifacts that no run uses."""
+    found = Holdings(_open(store)).garbage()
     size = sum(file.stat().st_size for path in found for file in (path, *path.rglob("*")) if file.is_file())
     for path, why in found.items():
         click.echo(f"{path}: {why}")

@@ -143,10 +143,6 @@ def _digest(state: Mapping[str, Tensor], said: str) -> str:
 
 def _state(path: Path) -> dict[str, Tensor]:
     """The tensors of a file by name, out of the containers that training code puts around them."""
-    if not path.is_file():
-        raise InvalidValue(
-            f"encoder weights: expected a file, or hf-hub:... or local-dir:..., got {path}, no such file"
-        )
     try:
         content = load_file(path) if path.suffix == ".safetensors" else _torch_load(path)
     except SafetensorError as error:

@@ -15,7 +15,7 @@ from pydantic import Field
 from ..config.scenarios import NAME
 from ..config.specs import AuditSpec, EvaluateSpec
 from ..util.errors import InvalidValue, error_context
-from ..util.values import Count, Epsilons, Seed, Share, read, value
+from ..util.values import Count, Epsilons, NotNegative, Seed, Share, read, value
 from .store import SUMS, Store, read_file
 
 Verdicts = Literal["pass", "warn", "fail"]
@@ -23,7 +23,7 @@ _Hash = Annotated[str, Field(pattern="^[0-9a-f]{8}$")]
 _Key = Annotated[str, Field(pattern="^[0-9a-f]{16}$")]  # which is a folder's name
 _Name = Annotated[str, Field(pattern=f"^{NAME}$")]
 _Pair = Annotated[tuple[float, float], Field(strict=False)]
-_Cell = Annotated[tuple[float, float, float, _Key], Field(strict=False)]
+_Cell = Annotated[tuple[NotNegative, NotNegative, NotNegative, _Key], Field(strict=False)]
 _Deviation = Annotated[tuple[Any, Any], Field(strict=False)]
 """A field's value here, and in the registered scenario."""
 _Interval = Annotated[tuple[Share, Share], Field(strict=False)]

@@ -64,6 +64,11 @@ class Store:
     def _format(self) -> Path:
         return self.root / "FORMAT"
 
+    @property
+    def exists(self) -> bool:
+        """Whether anything was ever written to it."""
+        return self._format.exists()
+
     def _claim(self) -> None:
         """Say which format the store has, before anything is written into it."""
         if not self._format.exists():

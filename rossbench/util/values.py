@@ -6,15 +6,17 @@ but for two conveniences: whole numbers become floats and lists become tuples, s
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import asdict, fields, is_dataclass, replace
 from typing import Annotated, Any, TypeVar, dataclass_transform
 
 import pydantic.dataclasses
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
+from .epsilons import fraction
 from .errors import InvalidValue, RossbenchError, one_line, unknown
 
 V = TypeVar("V")
@@ -68,18 +70,29 @@ def encode(content: Any) -> bytes:
 
 
 def parse(cls: type, field: str, text: str) -> Any:
-    """The value of a field, as a person writes it. Raises InvalidValue."""
+    """The value of a field as a person writes it: a word, JSON, a fraction such as 8/255, a list such as 0.1,2.
+
+    Raises InvalidValue, or UnknownName.
+    """
     hint = cls.__pydantic_fields__[field].rebuild_annotation()  # type: ignore[attr-defined]
-    try:
-        given: Any = json.loads(text)
-    except ValueError:
-        given = text
-    for attempt in (given, text):
+    plain, refused = _plain(text), None
+    for given, strict in ((plain, True), ([plain], True), (text, False)):  # a list of one; a number as text
         try:
-            return TypeAdapter(hint, config=ConfigDict(allow_inf_nan=False)).validate_python(attempt)
+            return TypeAdapter(hint, config=ConfigDict(strict=strict, allow_inf_nan=False)).validate_python(given)
         except ValidationError as error:
-            found = explain(cls, error, field)
-    raise found
+            refused = refused or explain(cls, error, field)
+    assert refused is not None
+    raise refused
+
+
+def _plain(text: str) -> Any:
+    with contextlib.suppress(ValueError, RecursionError):
+        return json.loads(text)
+    if "," in text:
+        return [_plain(part) for part in text.split(",")]
+    with contextlib.suppress(ValueError, ArithmeticError):
+        return float(fraction(text))
+    return text
 
 
 @functools.cache
@@ -134,6 +147,19 @@ def flatten(content: Any, prefix: str = "") -> dict[str, Any]:
     for name, item in (content if isinstance(content, Mapping) else asdict(content)).items():
         flat.update(flatten(item, f"{prefix}{name}.") if isinstance(item, Mapping) else {prefix + name: item})
     return flat
+
+
+def with_fields(content: V, changes: Mapping[str, Any]) -> V:
+    """A nested value with other fields, by their names in ``flatten``; each part of it is made, and checked, once."""
+    own = {name: item for name, item in changes.items() if "." not in name}
+    nested: dict[str, dict[str, Any]] = {}
+    for path, item in changes.items():
+        part, dot, name = path.partition(".")
+        if dot:
+            nested.setdefault(part, {})[name] = item
+    for part, inner in nested.items():
+        own[part] = with_fields(own.get(part, getattr(content, part)), inner)
+    return replace(content, **own)  # type: ignore[type-var]
 
 
 def distinct(content: Any) -> dict[str, Any]:
