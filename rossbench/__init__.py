@@ -1,6 +1,7 @@
 """rossbench: how robust are self-supervised encoders, and how does their robustness transfer?
 
-Importing it imports no torch; ``run``, ``run_suite``, ``evaluate_encoder`` and ``audit`` do, when they are first used.
+Importing it imports neither torch nor pandas: ``run``, ``run_suite``, ``evaluate_encoder`` and ``audit`` import torch
+when they are first used, and ``results`` imports pandas.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from .registry import get, members, names, register, register_attack, register_f
 from .util.errors import RossbenchError
 
 if TYPE_CHECKING:
+    from .report.dataframe import results
     from .runner.run import audit, evaluate_encoder, run, run_suite
 
 __version__ = _version("rossbench")
@@ -35,6 +37,7 @@ __all__ = [
     "register",
     "register_attack",
     "register_folder",
+    "results",
     "run",
     "run_suite",
 ]
@@ -45,4 +48,8 @@ def __getattr__(name: str) -> Any:
         from .runner import run
 
         return getattr(run, name)
+    if name == "results":
+        from .report.dataframe import results
+
+        return results
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

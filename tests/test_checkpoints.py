@@ -19,9 +19,9 @@ import rossbench as package
 from rossbench import registry
 from rossbench.config.specs import PretrainSpec
 from rossbench.models import checkpoints, encoders
-from rossbench.report import page
-from rossbench.report.figure_data import Gallery, choose
-from rossbench.report.page_figures import exhibits
+from rossbench.report import figures, page
+from rossbench.report.figure_data import FigureData, choose
+from rossbench.report.page_figures import page_figures
 from rossbench.runner import run as runner
 from rossbench.store import artifacts, results
 from rossbench.store.store import Store, read_json
@@ -385,20 +385,21 @@ def test_the_store_alone_gives_back_what_has_a_name(evaluated):
 
 def test_a_module_is_not_in_the_store(evaluated):
     root, _, _, by_module, _ = evaluated
-    gallery = Gallery(root, device="cpu")
+    data = FigureData(root, device="cpu")
     (matrix,) = [one for one in results.load(Store(root)) if by_module[0, 0, 0] in one.records]
     with pytest.raises(StoreError, match=r"call rossbench\.evaluate_encoder with it again"):
-        gallery.layers(choose([matrix])[0])
+        data.layers(choose([matrix])[0])
 
 
-def test_a_report_draws_no_history_of_what_was_not_trained(evaluated):
+def test_a_report_draws_no_history_of_what_was_not_trained(evaluated, monkeypatch):
     root = evaluated[0]
-    gallery, matrices = Gallery(root, device="cpu"), results.load(Store(root))
+    data, matrices = FigureData(root, device="cpu"), results.load(Store(root))
     assert len(matrices) == 2
     with pytest.raises(InvalidValue, match="training: expected models that were pretrained here"):
-        gallery.training(choose(matrices))
-    gallery.tsne = gallery.examples = lambda *arguments, **options: gallery.robustness(choose(matrices))  # take long
-    drawn = exhibits(gallery, matrices)
+        figures.training(data, choose(matrices))
+    for name in ("tsne", "examples"):  # which take long
+        monkeypatch.setattr(figures, name, lambda *arguments, **options: figures.robustness(data, choose(matrices)))
+    drawn = page_figures(data, matrices)
     assert not any(one.caption.startswith("Pretraining") for one in drawn)
     assert all(one.svg for one in drawn)
     text = page.render((), matrices, drawn, "now")

@@ -15,7 +15,6 @@ from rossbench import registry
 from rossbench.cli.overrides import changed_scenarios
 from rossbench.cli.run import run
 from rossbench.config.scenarios import Suite
-from rossbench.report import tables
 from rossbench.runner import run as runner
 from rossbench.stages import audit
 from rossbench.store import results
@@ -93,10 +92,10 @@ def test_report_gives_every_format_and_nothing_else_and_every_metric(rossbench, 
     for form, start in {"csv": "scenario,", "json": "[", "latex": r"\begin", "markdown": "###"}.items():
         code, out, _ = rossbench("report", "--out", finished, "--format", form)
         assert (code, out[: len(start)]) == (0, start)
-    for metric, title in tables.METRICS.items():
+    for metric, known in results.METRICS.items():
         code, out, _ = rossbench("report", "--out", finished, "--metric", metric)
         assert code == 0
-        assert f"{title}, RoSS digits → digits" in out
+        assert f"{known.label}, RoSS digits → digits" in out
 
 
 def test_a_scenario_file_is_seen(rossbench, tmp_path):

@@ -7,7 +7,7 @@ from torch import nn
 from rossbench.models import layers
 from rossbench.models.classifier import Classifier
 from rossbench.models.simclr import build
-from rossbench.report.tsne import embed
+from rossbench.report.figures.maps import embed
 from rossbench.util.errors import InvalidValue, UnknownName
 
 

@@ -22,7 +22,8 @@ from torchvision import transforms
 from rossbench import registry
 from rossbench.config.scenarios import Scenario
 from rossbench.data import datasets, image_folder
-from rossbench.report.figure_data import Gallery, choose
+from rossbench.report import figures
+from rossbench.report.figure_data import FigureData, choose
 from rossbench.runner import run as runner
 from rossbench.stages import evaluate, finetune, pretrain
 from rossbench.stages.train_loop import Hooks
@@ -403,11 +404,11 @@ def test_a_run_its_audit_and_figures_are_those_of_a_tensor(birds, monkeypatch, t
         assert weights
         found.append((told, weights, [audit.verdicts for audit in audits.values()]))
     assert found[0] == found[1]
-    gallery = Gallery(store, device="cpu")
-    models = choose(gallery.matrices([one.name]))
-    features, labels = gallery.features(models[0], "encoder", limit=12)
+    data = FigureData(store, device="cpu")
+    models = choose(data.matrices([one.name]))
+    features, labels = data.features(models[0], "encoder", limit=12)
     assert len(features) == len(labels) == 12
-    assert gallery.examples(models, epsilon=20.0, count=2)
+    assert figures.examples(data, models, epsilon=20.0, count=2)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")

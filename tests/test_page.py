@@ -1,6 +1,7 @@
 """The page is tested as text and, where chromium is installed, in a browser."""
 
 import dataclasses
+import functools
 import html.parser
 import json
 import re
@@ -14,9 +15,11 @@ from hypothesis import strategies as st
 
 from rossbench import registry
 from rossbench.registry import Suite
-from rossbench.report import figures, page, page_figures, tables
-from rossbench.report.figure_data import Gallery, choose
-from rossbench.report.page import Exhibit
+from rossbench.report import figures, page, plot_style
+from rossbench.report.figure_data import FigureData, choose
+from rossbench.report.figures import curves
+from rossbench.report.page import PageFigure
+from rossbench.report.page_figures import page_figures
 from rossbench.runner import run as runner
 from rossbench.store import results
 from rossbench.store.records import Verdict
@@ -44,14 +47,11 @@ def store(tmp_path_factory):
 def drawn(store):
     """Every figure of the study; maps of 40 images need small perplexities."""
 
-    class Small(Gallery):
-        def tsne(self, models, **options):
-            return super().tsne(models, perplexity=5, iterations=250, **options)
-
-        def tsne_together(self, models, **options):
-            return super().tsne_together(models, perplexity=5, iterations=250, **options)
-
-    return page_figures.exhibits(Small(store, device="cpu"), results.load(Store(store)))
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("tsne", "tsne_together"):
+            small = functools.partial(getattr(figures, name), perplexity=5, iterations=250)
+            patch.setattr(figures, name, small)
+        return page_figures(FigureData(store, device="cpu"), results.load(Store(store)))
 
 
 @pytest.fixture(scope="module")
@@ -95,25 +95,30 @@ class Checker(html.parser.HTMLParser):
             self.cells.append(data.strip())
 
 
-def test_it_is_whole_and_needs_nothing_else(text):
+def test_its_policy_allows_styles_and_pictures_of_its_own_and_nothing_else(text):
+    """What is asked of the outside would be refused; nothing is asked. What is referred to is there, once."""
     found = Checker(text)
     assert len(found.ids) == len(set(found.ids))
     assert {target[1:] for target in found.targets} <= set(found.ids)
     assert all(value.startswith("data:image/png;base64,") for value in found.outside)
-    assert "script" not in found.tags
-    assert "default-src 'none'" in text
-    assert not re.search(r"@import|@font-face", text)
-
-
-def test_its_policy_allows_styles_and_pictures_of_its_own_and_nothing_else(text):
-    """What is asked of the outside would be refused; nothing is asked."""
     (policy,) = re.findall(r'<meta http-equiv="Content-Security-Policy" content="([^"]*)">', text)
     assert set(policy.split("; ")) == {
         *("default-src 'none'", "style-src 'unsafe-inline'", "img-src data:", "base-uri 'none'", "form-action 'none'"),
     }
     assert text.index(policy) < text.index("<style>")
-    tags = set(Checker(text).tags)
-    assert not tags & {"script", "link", "base", "iframe", "object", "embed", "form", "video", "audio", "source", "img"}
+    assert not set(found.tags) & {
+        "script",
+        "link",
+        "base",
+        "iframe",
+        "object",
+        "embed",
+        "form",
+        "video",
+        "audio",
+        "source",
+        "img",
+    }
     assert not re.search(r"""\son\w+\s*=\s*["']""", re.sub(r">[^<]*<", "><", text))  # handlers of events
     references = re.findall(r"""(?:href|src|action|srcset|data)\s*=\s*["']([^"']*)""", text)
     references += re.findall(r"""url\(\s*["']?([^)"']*)""", text)
@@ -133,7 +138,7 @@ def test_every_verdict_is_in_it_and_those_that_are_no_pass_stand_out(text, store
     for verdict in ("pass", "warn", "fail"):
         assert cells.count(verdict) == 2 * sum(one.verdict == verdict for one in found)  # a table, and the details
     assert section.count('<p class="note">') == sum(one.verdict != "pass" for one in found)
-    assert text.count(">audit</th>") == 2 * len(tables.METRICS)
+    assert text.count(">audit</th>") == 2 * len(results.METRICS)
 
 
 def test_several_seeds_have_a_table_of_their_own_before_those_of_each(tmp_path):
@@ -143,11 +148,6 @@ def test_several_seeds_have_a_table_of_their_own_before_those_of_each(tmp_path):
     Checker(found)
     assert found.count("mean ± sample deviation over 2 seeds") == 1
     assert found.index("mean ± sample") < found.index("seed 0:") < found.index("seed 1:")
-
-
-def test_where_nothing_was_audited_it_says_so(finished):
-    found = page.render([], results.load(Store(finished)), [], CREATED)
-    assert "Nothing was audited: rossbench audit does it." in found
 
 
 def test_every_kind_of_figure_is_in_it(text, drawn):
@@ -174,8 +174,8 @@ def test_every_number_of_the_store_is_in_it(text, store):
     for matrix in results.load(Store(store)):
         for (*row, column), record in matrix.cells.items():
             assert record.key in cells
-            for metric in tables.METRICS:
-                assert tables.text(matrix.value(tuple(row), column, metric), metric) in cells
+            for name, metric in results.METRICS.items():
+                assert metric.text(matrix.value(tuple(row), column, name)) in cells
 
 
 def test_a_reduced_run_says_so_at_the_top_and_above_each_table(text, store):
@@ -183,13 +183,11 @@ def test_a_reduced_run_says_so_at_the_top_and_above_each_table(text, store):
     assert text.count("REDUCED OR CHANGED PROTOCOL: pretraining.epochs 2 (registered: 10)") == 3
 
 
-def test_what_was_run_is_told_field_by_field(text):
-    for field, value in (("pretraining.epochs", "2"), ("evaluation.attack.steps", "20"), ("encoder", "conv3")):
-        assert f'<tr><th>{field}</th><td class="wrap">{value}</td></tr>' in text
-
-
 def test_what_was_asked_for_and_not_run_is_missing(text):
     assert "digits-low-to-low: not run" in text
+    assert "The study has published nothing on these scenarios." in text
+    for field, value in (("pretraining.epochs", "2"), ("evaluation.attack.steps", "20"), ("encoder", "conv3")):
+        assert f'<tr><th>{field}</th><td class="wrap">{value}</td></tr>' in text
     assert "3 scenarios, 5 models, 10 evaluations" in " ".join(text.split())  # a head is in two of them
     assert "rows 0, 1 (registered: 0, 0.5, 1)" in text[text.index('id="missing"') :]
 
@@ -211,16 +209,12 @@ def test_where_numbers_come_from(text, store):
     assert "Surroundings 1: cpu, float32" in provenance
 
 
-def test_what_nobody_published_is_said(text):
-    assert "The study has published nothing on these scenarios." in text
-
-
 def test_names_are_escaped(store, drawn, monkeypatch):
     monkeypatch.setattr(registry, "_suites", dict(registry._suites))
     registry.register(Suite("evil", ("digits-low-to-high",), "<script>alert(1)</script> & more"))
     (matrix,) = results.load(Store(store), ["digits-low-to-high"])
     matrix = dataclasses.replace(matrix, deviations={"<b>": ["</style>", '"']})
-    text = page.render(["evil"], [matrix], [Exhibit("#training", '<i>"x"', drawn[0].svg)], CREATED)
+    text = page.render(["evil"], [matrix], [PageFigure("#training", '<i>"x"', drawn[0].svg)], CREATED)
     assert "script" not in Checker(text).tags
     assert "&lt;script&gt;alert(1)&lt;/script&gt; &amp; more" in text
     assert "<b>" not in text.replace("<b>Figure", "")
@@ -254,7 +248,7 @@ def of_text(matrix, said):
     verdict = Verdict(said, "warn", said, said)
     audits = {row: dataclasses.replace(audit, verdicts=(verdict,)) for row, audit in matrix.audits.items()}
     stages = {stage: {**made, "platform": said, said: said} for stage, made in matrix.records[0].provenance.items()}
-    changed = {"created": said, "key": said, "provenance": stages, "scenario": said}
+    changed = {"created": said, "provenance": stages, "scenario": said}
     cells = {place: dataclasses.replace(record, **changed) for place, record in matrix.cells.items()}
     names = dict.fromkeys(("name", "source", "target", "protocol", "family"), said)
     return dataclasses.replace(matrix, **names, deviations={said: [said, [said]]}, audits=audits, cells=cells)
@@ -262,7 +256,7 @@ def of_text(matrix, said):
 
 def skeleton(matrix, svg, said):
     names = [said] if said else []
-    figures = [Exhibit(f"{said}-{said}", said, svg), Exhibit("#training", said, "")]
+    figures = [PageFigure(f"{said}-{said}", said, svg), PageFigure("#training", said, "")]
     return Skeleton(page.render(names, [of_text(matrix, said)], figures, said))
 
 
@@ -287,8 +281,8 @@ def test_whatever_is_said_a_page_has_no_tag_and_no_attribute_of_it(store, drawn,
 @settings(max_examples=3)
 def test_whatever_is_said_a_figure_has_no_tag_of_it(said):
     """An SVG has its texts as paths, and in comments."""
-    svg = figures.to_bytes(figures.robustness({said: {0.0: 1.0, 1.0: 0.5}}, said), "svg").decode()
-    found = Skeleton(page._figure(Exhibit("#training", said, svg), 1))
+    svg = plot_style.to_bytes(curves.plot_robustness({said: {0.0: 1.0, 1.0: 0.5}}, said), "svg").decode()
+    found = Skeleton(page._figure(PageFigure("#training", said, svg), 1))
     known = {"figure", "svg", "defs", "style", "g", "path", "use", "clippath", "rect", "figcaption", "b"}
     assert {tag[0] for tag in found.tags if isinstance(tag, tuple)} <= known
     assert found.values[1:3] == ["img", said]
@@ -297,7 +291,7 @@ def test_whatever_is_said_a_figure_has_no_tag_of_it(said):
 
 def test_a_figure_that_cannot_be_drawn_says_why_and_the_others_stay(store):
     """Perplexity 35 is too much for maps of 40 images; only the maps are lost."""
-    drawn = page_figures.exhibits(Gallery(store, device="cpu"), results.load(Store(store), ["digits-high-to-high"]))
+    drawn = page_figures(FigureData(store, device="cpu"), results.load(Store(store), ["digits-high-to-high"]))
     (lost,) = [one for one in drawn if not one.svg]
     assert "Not drawn: t-SNE: expected a perplexity of 1 to 13 for 40 points, got 35" in lost.caption
     text = page.render([], results.load(Store(store), ["digits-high-to-high"]), drawn, CREATED)
@@ -319,7 +313,7 @@ def test_a_run_that_was_interrupted_has_a_page(store, tmp_path):
         shutil.rmtree(Store(tmp_path).path(cell))
     tamper(Store(tmp_path).path(low.cells[1, 1, 0].finetune.pretrain) / "history.jsonl", "{")
     matrices = results.load(Store(tmp_path))
-    drawn = page_figures.exhibits(Gallery(tmp_path, device="cpu"), matrices)
+    drawn = page_figures(FigureData(tmp_path, device="cpu"), matrices)
     text = page.render([], matrices, drawn, CREATED)
     assert text.count("<figure ") == len([one for one in drawn if one.svg]) > 5
     assert "history.jsonl: expected JSON lines" in text
@@ -330,7 +324,7 @@ def test_two_protocols_of_one_scenario_have_figures_of_their_own(store, tmp_path
     shutil.copytree(store, tmp_path, dirs_exist_ok=True)
     runner.run(tiny("digits-low-to-high", seed=1), store=tmp_path, device="cpu")
     matrices = results.load(Store(tmp_path), ["digits-low-to-high"])
-    drawn = page_figures.exhibits(Gallery(tmp_path, device="cpu"), matrices)
+    drawn = page_figures(FigureData(tmp_path, device="cpu"), matrices)
     assert {one.place for one in drawn} == {"#targets", "#training"} | {f"{m.name}-{m.protocol}" for m in matrices}
     assert len({f"{m.name}-{m.protocol}" for m in matrices}) == 2
     text = page.render([], matrices, drawn, CREATED)
@@ -342,7 +336,7 @@ def test_two_protocols_of_one_scenario_have_figures_of_their_own(store, tmp_path
 def test_a_scenario_called_as_a_section_is_not_the_section(store):
     (matrix,) = results.load(Store(store), ["digits-low-to-high"])
     named = dataclasses.replace(matrix, name="training")
-    places = [one.place for one in page_figures.exhibits(Gallery(store, device="cpu"), [named])]
+    places = [one.place for one in page_figures(FigureData(store, device="cpu"), [named])]
     assert f"training-{matrix.protocol}" in places
     assert "training" not in places
 
@@ -350,13 +344,15 @@ def test_a_scenario_called_as_a_section_is_not_the_section(store):
 def test_a_page_of_nothing_evaluated_is_a_page(store):
     matrix = results.load(Store(store))[0]
     empty = dataclasses.replace(matrix, cells=dict.fromkeys(matrix.cells))
-    drawn = page_figures.exhibits(Gallery(store, device="cpu"), [empty])
+    drawn = page_figures(FigureData(store, device="cpu"), [empty])
     assert drawn == []
-    assert "4 of 4 cells are missing" in page.render([matrix.name], [empty], drawn, CREATED)
+    text = page.render([matrix.name], [empty], drawn, CREATED)
+    assert "4 of 4 cells are missing" in text
+    assert "Nothing was audited: rossbench audit does it." in text
 
 
 def test_published_numbers_stand_beside_ours(drawn):
-    from test_compare import matrix as published
+    from test_published import matrix as published
 
     text = page.render(["cifar10-to-cifar10"], [published("cifar10-to-cifar10", 0.5)], [], CREATED)
     assert "Table 5.1: Top-1 accuracy (%) (Accuracy RoSS C10→C10), ours and published" in text
@@ -370,9 +366,9 @@ def test_published_numbers_stand_beside_ours(drawn):
 def test_the_page_and_the_figures_share_an_ink(store, text):
     """Else text would stay dark on a dark page."""
     (matrix, *_) = results.load(Store(store), ["digits-low-to-high"])
-    svg = figures.to_bytes(Gallery(store, device="cpu").robustness(choose([matrix])), "svg").decode()
-    assert figures.INK in svg
-    assert figures.INK not in text
+    svg = plot_style.to_bytes(figures.robustness(FigureData(store, device="cpu"), choose([matrix])), "svg").decode()
+    assert plot_style.INK in svg
+    assert plot_style.INK not in text
     assert "currentColor" in text
 
 

@@ -94,7 +94,7 @@ ADDED = [
 
 @pytest.mark.parametrize("recipe", ADDED, ids=["precision", "channels_last", "attacked", "trained", "restarts"])
 def test_a_field_that_was_added_changes_the_protocol_where_it_is_used(recipe):
-    """At their defaults keys and protocols are those that are pinned, here and in test_compare.py."""
+    """At their defaults keys and protocols are those that are pinned, here and in test_published.py."""
     assert scenario(recipe=recipe).protocol != scenario().protocol
 
 

@@ -15,14 +15,15 @@ from rich.console import Console
 from rich.text import Text
 
 from rossbench import cli
-from rossbench.report import tables
-from rossbench.store import Store
+from rossbench.report import formats, tables
+from rossbench.store import results
+from rossbench.store.store import Store
 
 store, here = Path(sys.argv[1]).resolve(), Path(__file__).resolve().parent
 console = Console(record=True, width=72, file=io.StringIO(), force_terminal=True)
 console.print(Text("$ rossbench report digits", style="bold green"))
-for matrix in tables.load(Store(store), ["digits"]):
-    console.print(tables.to_rich(tables.grid(matrix, "top1")))
+for matrix in results.load(Store(store), ["digits"]):
+    console.print(formats.to_rich(tables.over_seeds([matrix], "top1")))
 picture = console.export_svg(title="rossbench", unique_id="digits")
 picture = re.sub(r"@font-face {.*?}\s*", "", picture, flags=re.DOTALL)  # rich's would load a font over the network
 (here / "digits.svg").write_text(picture.replace("Fira Code", "ui-monospace, Menlo, Consolas"))

@@ -12,15 +12,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from ..config.scenarios import Row
-from ..data import datasets
 from ..store import results
 from ..store.store import Store
-from ..util.epsilons import EPS, check_models, format_epsilon, format_model
 from ..util.errors import InvalidValue
 from . import options
 
 if TYPE_CHECKING:
-    from ..report.figure_data import Gallery, Model
+    from ..report.figure_data import FigureData, Model
 
 FORMS = ("png", "svg", "pdf")
 _names = click.argument("names", nargs=-1, required=True, metavar="NAME...")
@@ -55,7 +53,7 @@ def figure() -> None:
 
 
 def _add(kind: str, default: str, text: str, *choices: options.Decorator) -> None:
-    """A command that calls the gallery's method of the kind's name with the options that were given."""
+    """A command that calls the function of ``report.figures`` of the kind's name, with the options that were given."""
 
     @figure.command(kind, help=text)
     @_names
@@ -66,52 +64,28 @@ def _add(kind: str, default: str, text: str, *choices: options.Decorator) -> Non
     @options.debug_option
     def command(names: tuple[str, ...], rows: tuple[Row, ...], save: Path | None, **given: Any) -> None:
         target = options.place(save, f"{'-'.join(names)}-{kind}.png", FORMS)
-        gallery, matrices = _open(names, rows, given)
+        data, matrices = _open(names, given)
+        from ..report import figures
         from ..report.figure_data import choose, ends
-        from ..report.figures import to_bytes
+        from ..report.plot_style import to_bytes
 
         models = choose(matrices, rows) if rows or default == "all" else ends(matrices)
         chosen = {name: value for name, value in given.items() if value is not None}
         with Console(stderr=True).status(f"drawing {kind}"):
-            content = to_bytes(getattr(gallery, kind.replace("-", "_"))(models, **chosen), target.suffix[1:])
+            content = to_bytes(getattr(figures, kind.replace("-", "_"))(data, models, **chosen), target.suffix[1:])
         options.save(target, content)
         for matrix in matrices:
             if matrix.deviations:  # which the figure itself does not tell
                 click.echo(f"rossbench: {matrix.name}: {matrix.notes()[0]}", err=True)
 
 
-def _open(
-    names: tuple[str, ...], rows: tuple[Row, ...], given: dict[str, Any], one: bool = False
-) -> tuple[Gallery, list[results.Matrix]]:
-    """The gallery of the store, and the matrices of these names in it; takes the options of ``_source``.
-
-    What the records alone can tell is checked before torch is loaded. ``one``: no more than one model is asked for.
-    """
+def _open(names: tuple[str, ...], given: dict[str, Any]) -> tuple[FigureData, list[results.ResultMatrix]]:
+    """The data of the store, and the matrices of these names in it; takes the options of ``_source``."""
     store, protocol = Store(given.pop("store")), given.pop("protocol")
-    found = results.load(store, names, protocol)
-    matrices = [results.only([one for one in found if one.name == name]) for name in {one.name: None for one in found}]
-    check_models(rows, {row for matrix in matrices for row in matrix.rows})
-    if one and (len(matrices) > 1 or len(rows) > 1):
-        tasks = [(matrix.task.removeprefix("RoSS "), row) for matrix in matrices for row in rows or matrix.rows]
-        got = ", ".join(f"{task}, {EPS} = {format_model(*row)}" for task, row in tasks)
-        raise InvalidValue(f"model: expected one of one scenario, got {got}")
-    for matrix in matrices:
-        _check_inputs(matrix, given)
+    matrices = results.one_protocol(results.load(store, names, protocol))  # before torch is loaded, which takes seconds
     with Console(stderr=True).status("loading torch"):
-        from ..report.figure_data import Gallery
-    return Gallery(store, given.pop("data_dir"), given.pop("device")), matrices
-
-
-def _check_inputs(matrix: results.Matrix, given: dict[str, Any]) -> None:
-    """InvalidValue for --eval-eps or --limit that ask for what was not evaluated."""
-    for epsilon in given.get("epsilons") or ():
-        if epsilon not in matrix.columns:
-            known, got = ", ".join(map(format_epsilon, matrix.columns)), format_epsilon(epsilon)
-            raise InvalidValue(f"{matrix.name}: expected an evaluated epsilon, {known}, got {got}")
-    limit = given.get("limit")
-    images = max((record.n for record in matrix.records), default=0)
-    if limit is not None and datasets.count(matrix.target, "test", limit) > images:
-        raise InvalidValue(f"limit: expected at most the {images} images of the evaluation, got {limit}")
+        from ..report.figure_data import FigureData
+    return FigureData(store, given.pop("data_dir"), given.pop("device")), matrices
 
 
 _add("robustness", "all", "A metric against the evaluation epsilon, one curve a model.", options.metric)
@@ -127,12 +101,15 @@ _add("training", "all", "Loss and accuracy of every epoch.", _stage)
 _model = click.option("--model", "rows", callback=options.models, help="Such as 1 or 1:0.  [default: last]")
 
 
-def _one(name: str, rows: tuple[Row, ...], given: dict[str, Any]) -> tuple[Gallery, Model]:
-    """The gallery, and the model of a scenario that was asked for."""
-    gallery, matrices = _open((name,), rows, given, one=True)
+def _one(name: str, rows: tuple[Row, ...], given: dict[str, Any]) -> tuple[FigureData, Model]:
+    """The data of the store, and the model of a scenario that was asked for."""
+    data, matrices = _open((name,), given)
     from ..report.figure_data import choose
 
-    return gallery, choose(matrices, rows)[-1]
+    models = choose(matrices, rows)
+    if len(matrices) > 1 or len(rows) > 1:
+        raise InvalidValue(f"model: expected one of one scenario, got {', '.join(model.label for model in models)}")
+    return data, models[-1]
 
 
 @click.command()
@@ -142,9 +119,9 @@ def _one(name: str, rows: tuple[Row, ...], given: dict[str, Any]) -> tuple[Galle
 @options.debug_option
 def layers(name: str, rows: tuple[Row, ...], **given: Any) -> None:
     """Names of a model's layers, and the shape that each gives for one image."""
-    gallery, model = _one(name, rows, given)
+    data, model = _one(name, rows, given)
     table = Table("layer", "shape", show_edge=False)
-    for layer, shape in gallery.layers(model).items():
+    for layer, shape in data.layers(model).items():
         table.add_row(escape(layer), " x ".join(map(str, shape)))
     Console().print(table)
 
@@ -169,10 +146,10 @@ def features(
 ) -> None:
     """A layer's features of the test images, natural or attacked, as NumPy arrays: features and labels."""
     target = options.place(save, f"{name}-{layer}.npz", ("npz",))
-    gallery, model = _one(name, rows, {**given, "limit": limit})
+    data, model = _one(name, rows, given)
     import numpy as np
 
-    found, labels = gallery.features(model, layer, epsilon or 0, limit)
+    found, labels = data.features(model, layer, epsilon or 0, limit)
     buffer = io.BytesIO()
     np.savez_compressed(buffer, features=found.numpy(), labels=labels.numpy())
     options.save(target, buffer.getvalue())

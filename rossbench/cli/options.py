@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from .. import registry
-from ..report.tables import METRICS
+from ..store.results import METRICS
 from ..util.epsilons import parse_epsilons, parse_models
 from ..util.errors import InvalidValue
 from .overrides import FINETUNINGS, SAME, parse_setting

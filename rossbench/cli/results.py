@@ -15,7 +15,7 @@ from ..report import audits, formats, tables
 from ..report import published as comparing
 from ..store import results
 from ..store.store import Store
-from ..util.epsilons import check_models, parse_models
+from ..util.epsilons import parse_models
 from ..util.errors import NotComparable
 from . import options
 
@@ -67,26 +67,32 @@ def report(
 
 
 def _write_page(
-    path: Path, names: Sequence[str], matrices: list[results.Matrix], store: Path, data_dir: Path | None, device: str
+    path: Path,
+    names: Sequence[str],
+    matrices: list[results.ResultMatrix],
+    store: Path,
+    data_dir: Path | None,
+    device: str,
 ) -> None:
     console = Console()
     with console.status("loading torch") as status:
-        from ..report.figure_data import Gallery
+        from ..report.figure_data import FigureData
         from ..report.page import render
-        from ..report.page_figures import exhibits
+        from ..report.page_figures import page_figures
 
-        drawn = exhibits(Gallery(store, data_dir, device), matrices, lambda caption: status.update(escape(caption)))
+        data = FigureData(store, data_dir, device)
+        drawn = page_figures(data, matrices, lambda caption: status.update(escape(caption)))
     created = datetime.now(UTC).isoformat(" ", "minutes").removesuffix("+00:00") + " UTC"
     options.save(path, render(names, matrices, drawn, created).encode())
 
 
-def _print(grids: Sequence[tables.Grid], form: str) -> None:
+def _print(shown: Sequence[tables.Table], form: str) -> None:
     if form in formats.TEXTS:
-        click.echo("\n".join(map(formats.TEXTS[form], grids)), nl=False)
+        click.echo("\n".join(map(formats.TEXTS[form], shown)), nl=False)
     else:
         console = Console()
-        for grid in grids:
-            console.print(formats.to_rich(grid, console.width))
+        for table in shown:
+            console.print(formats.to_rich(table, console.width))
 
 
 @click.command()
@@ -136,22 +142,20 @@ def compare(
     reasons = "; ".join(comparing.refusals(comparisons))
     if not shown:
         raise NotComparable(f"compare: expected runs under the published protocol, got {reasons}; see --show-reduced")
-    _print([comparing.grid(one, tolerance) for one in shown], form)
+    _print([comparing.comparison_table(one, tolerance) for one in shown], form)
     if len(shown) < len(comparisons):
         click.echo(f"rossbench: not compared: {reasons}", err=True)
 
 
-def _compare_models(names: Sequence[str], store: Store, protocol: str | None) -> tables.Grid:
+def _compare_models(names: Sequence[str], store: Store, protocol: str | None) -> tables.Table:
     """Two models, each NAME@MODEL."""
     places = [name.rpartition("@") for name in names]
     models = [parse_models(model) for name, _, model in places if name]
     if len(names) != 2 or len(models) != 2 or any(len(model) != 1 for model in models):
         raise click.UsageError(f"expected two models, such as digits@0 digits@1, got {' '.join(names)}")
-    matrices = [results.only(results.load(store, [name], protocol)) for name, _, _ in places]
-    for matrix, model in zip(matrices, models, strict=True):
-        check_models(model, matrix.rows)
+    matrices = [results.one_protocol(results.load(store, [name], protocol)) for name, _, _ in places]
     with Console(stderr=True).status("loading torch"):
         from ..report.figure_data import choose
-        from ..report.versus import versus
-    first, second = (choose([matrix], model)[0] for matrix, model in zip(matrices, models, strict=True))
-    return versus(store, first, second)
+        from ..report.model_comparison import compare_models
+    first, second = (choose(of, model)[0] for of, model in zip(matrices, models, strict=True))
+    return compare_models(store, first, second)

@@ -6,13 +6,13 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from ..store.results import Matrix
+from ..store.results import ResultMatrix
 from ..util.epsilons import EPS, format_model
 
 _STYLES = {"pass": "green", "warn": "yellow", "fail": "bold red"}
 
 
-def to_rich(matrix: Matrix) -> RenderableType:
+def to_rich(matrix: ResultMatrix) -> RenderableType:
     """Every verdict, for a terminal; what one means where it is not a pass."""
     shown: list[RenderableType] = []
     for row, audit in matrix.audits.items():

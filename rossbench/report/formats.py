@@ -10,76 +10,69 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 
 from rich.console import Group, RenderableType
-from rich.table import Table
+from rich.table import Table as RichTable
 from rich.text import Text
 
-from ..store.results import MISSING, Matrix
+from ..store.results import MISSING, ResultMatrix
 from ..util.epsilons import EPS
 from ..util.errors import one_line
-from .tables import Grid
+from .tables import Table
 
 
-def to_rich(grid: Grid, width: int = 80) -> RenderableType:
+def to_rich(table: Table, width: int = 80) -> RenderableType:
     """For a terminal; as many tables as it takes to cut off no column."""
-    shown: list[RenderableType] = [Text(note, "yellow") for note in grid.notes]
-    shown.append(Text(grid.title, "bold"))
-    taken = sum(2 + max(map(len, [title, *column])) for title, column in _label_columns(grid)) + 2
-    sizes = [3 + max(map(len, [f"{EPS}={head}", *column])) for head, column in _columns(grid)]
-    begin = 0
-    while begin < len(sizes):
-        ends = list(itertools.accumulate(sizes[begin:]))
-        end = begin + max(1, sum(end <= width - taken for end in ends))
-        shown.append(_table(grid, range(begin, end)))
+    heads = [*table.labels, *(f"{EPS}={column}" for column in table.columns)]
+    lines = [[*labels, *cells] for labels, cells in table.lines]
+    sizes = [3 + max(map(len, column)) for column in zip(heads, *lines, strict=True)]
+    first = len(table.labels)
+    room, begin = width - sum(sizes[:first]) + first - 2, first
+    shown: list[RenderableType] = [Text(note, "yellow") for note in table.notes]
+    shown.append(Text(table.title, "bold"))
+    while begin < len(heads):
+        end = begin + max(1, sum(taken <= room for taken in itertools.accumulate(sizes[begin:])))
+        part = RichTable(show_edge=False)
+        for k in (*range(first), *range(begin, end)):
+            part.add_column(
+                Text(heads[k]),
+                style="cyan" if k < first else "",
+                justify="left" if k < first else "right",
+                no_wrap=True,
+            )
+        for i, (labels, cells) in enumerate(table.lines):
+            bold = ["bold" if (i, k - first) in table.bold else "" for k in range(begin, end)]
+            part.add_row(*map(Text, labels), *map(Text, cells[begin - first : end - first], bold))
+        shown.append(part)
         begin = end
-    return Group(*shown, Text(grid.caption, "dim"), "")
+    return Group(*shown, Text(table.caption, "dim"), "")
 
 
-def _label_columns(grid: Grid) -> list[tuple[str, list[str]]]:
-    return [(title, [labels[k] for labels, _ in grid.lines]) for k, title in enumerate(grid.labels)]
-
-
-def _columns(grid: Grid) -> list[tuple[str, list[str]]]:
-    return [(head, [cells[k] for _, cells in grid.lines]) for k, head in enumerate(grid.columns)]
-
-
-def _table(grid: Grid, shown: range) -> Table:
-    table = Table(show_edge=False)
-    for title in grid.labels:
-        table.add_column(Text(title), style="cyan", no_wrap=True)
-    for k in shown:
-        table.add_column(Text(f"{EPS}={grid.columns[k]}"), justify="right", no_wrap=True)
-    for i, (labels, cells) in enumerate(grid.lines):
-        table.add_row(*map(Text, labels), *(Text(cells[k], "bold" if (i, k) in grid.bold else "") for k in shown))
-    return table
-
-
-def to_markdown(grid: Grid) -> str:
-    head = [*grid.labels, *(f"{EPS}={column}" for column in grid.columns)]
-    lines = [f"### {one_line(grid.title)}", "", *(f"> {one_line(note)}\n" for note in grid.notes)]
+def to_markdown(table: Table) -> str:
+    head = [*table.labels, *(f"{EPS}={column}" for column in table.columns)]
+    lines = [f"### {one_line(table.title)}", "", *(f"> {one_line(note)}\n" for note in table.notes)]
     lines += [_markdown(head), "|---:" * len(head) + "|"]
-    lines += [_markdown([*labels, *cells]) for labels, cells in grid.lines]
-    return "\n".join([*lines, "", one_line(grid.caption), ""])
+    lines += [_markdown([*labels, *cells]) for labels, cells in table.lines]
+    return "\n".join([*lines, "", one_line(table.caption), ""])
 
 
 def _markdown(cells: Sequence[str]) -> str:
     return "| " + " | ".join(one_line(cell).replace("\\", r"\\").replace("|", r"\|") for cell in cells) + " |"
 
 
-def to_latex(grid: Grid) -> str:
+def to_latex(table: Table) -> str:
     """A booktabs table, with a caption that says what a reader must know."""
-    said = ". ".join([grid.title, *grid.notes, grid.caption])
-    before = len(grid.labels)
+    said = ". ".join([table.title, *table.notes, table.caption])
+    before = len(table.labels)
     return "\n".join(
         [
             r"\begin{table}",
             r"\centering",
             rf"\caption{{{_latex(said)}}}",
-            rf"\begin{{tabular}}{{{'r' * (before + len(grid.columns))}}}",
+            rf"\begin{{tabular}}{{{'r' * (before + len(table.columns))}}}",
             r"\toprule",
-            rf"{'& ' * before}\multicolumn{{{len(grid.columns)}}}{{c}}{{Evaluation $\varepsilon$}} \\",
-            _latex_row([*grid.labels, *grid.columns]),
+            rf"{'& ' * before}\multicolumn{{{len(table.columns)}}}{{c}}{{Evaluation $\varepsilon$}} \\",
+            _latex_row([*table.labels, *table.columns]),
             r"\midrule",
-            *(_latex_row([*labels, *cells]) for labels, cells in grid.lines),
+            *(_latex_row([*labels, *cells]) for labels, cells in table.lines),
             r"\bottomrule",
             r"\end{tabular}",
             r"\end{table}",
@@ -110,23 +103,22 @@ def _latex_row(cells: Sequence[str]) -> str:
     return "{}" + row if row.startswith(("[", "*")) else row  # which the \\ before it would take for its own
 
 
-# --- data --------------------------------------------------------------------------------------------------
+_PLACE = ("train_epsilon", "finetune_epsilon", "eval_epsilon")
 
 
-def to_csv(matrices: Sequence[Matrix], metric: str | None) -> str:
+def to_csv(matrices: Sequence[ResultMatrix], metric: str | None) -> str:
     """One line a cell; the value is empty where the cell is missing. Without a metric: each matrix's own."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    epsilons = ["train_epsilon", "finetune_epsilon", "eval_epsilon"]
-    writer.writerow(["scenario", "protocol", "seed", *epsilons, "metric", "value", "n", "key", "audit", "notes"])
+    writer.writerow(["scenario", "protocol", "seed", *_PLACE, "metric", "value", "n", "key", "audit", "notes"])
     for matrix in matrices:
-        shown = metric or matrix.metric
+        shown, notes = metric or matrix.metric, "; ".join(matrix.notes())
         for place, record in matrix.cells.items():
             value = matrix.value(place[:2], place[2], shown)
             found = ["", "", ""] if record is None else [value, record.n, record.key]
             audit = matrix.audits[place[:2]].summary if place[:2] in matrix.audits else ""
-            told = [*found, audit, "; ".join(matrix.notes())]
-            writer.writerow(map(_csv, [matrix.name, matrix.protocol, matrix.seed, *place, shown, *told]))
+            line = [matrix.name, matrix.protocol, matrix.seed, *place, shown, *found, audit, notes]
+            writer.writerow(map(_csv, line))
     return buffer.getvalue()
 
 
@@ -138,37 +130,30 @@ def _csv(cell: object) -> object:
     return "'" + told if told.startswith(("=", "+", "-", "@")) else told
 
 
-def to_json(matrices: Sequence[Matrix], metric: str | None) -> str:
+def to_json(matrices: Sequence[ResultMatrix], metric: str | None) -> str:
     """Matrices with their notes and whole records. Without a metric: each matrix's own."""
-    content = [
-        {
-            "scenario": matrix.name,
-            "source": matrix.source,
-            "target": matrix.target,
-            "protocol": matrix.protocol,
-            "family": matrix.family,
-            "seed": matrix.seed,
-            "notes": matrix.notes(),
-            "metric": metric or matrix.metric,
-            "audits": [
-                {"train_epsilon": first, "finetune_epsilon": second, "verdict": audit.verdict, **asdict(audit)}
-                for (first, second), audit in matrix.audits.items()
-            ],
-            "cells": [
-                {
-                    "train_epsilon": first,
-                    "finetune_epsilon": second,
-                    "eval_epsilon": column,
-                    "value": matrix.value((first, second), column, metric or matrix.metric),
-                    "record": None if record is None else asdict(record),
-                }
-                for (first, second, column), record in matrix.cells.items()
-            ],
-        }
-        for matrix in matrices
-    ]
+    content = []
+    for matrix in matrices:
+        shown = metric or matrix.metric
+        told = {name: getattr(matrix, name) for name in ("source", "target", "protocol", "family", "seed")}
+        audits = [
+            {**dict(zip(_PLACE, row, strict=False)), "verdict": audit.verdict, **asdict(audit)}
+            for row, audit in matrix.audits.items()
+        ]
+        cells = [
+            {
+                **dict(zip(_PLACE, place, strict=True)),
+                "value": matrix.value(place[:2], place[2], shown),
+                "record": record and asdict(record),
+            }
+            for place, record in matrix.cells.items()
+        ]
+        content.append(
+            {"scenario": matrix.name, **told, "deviations": matrix.deviations, "notes": matrix.notes()}
+            | {"metric": shown, "audits": audits, "cells": cells}
+        )
     return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
 
 
-TEXTS: dict[str, Callable[[Grid], str]] = {"markdown": to_markdown, "latex": to_latex}
-DATA: dict[str, Callable[[Sequence[Matrix], str | None], str]] = {"csv": to_csv, "json": to_json}
+TEXTS: dict[str, Callable[[Table], str]] = {"markdown": to_markdown, "latex": to_latex}
+DATA: dict[str, Callable[[Sequence[ResultMatrix], str | None], str]] = {"csv": to_csv, "json": to_json}

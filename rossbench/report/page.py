@@ -13,18 +13,18 @@ from markupsafe import Markup
 
 from .. import __version__, registry
 from ..config.specs import EvaluateSpec, FinetuneSpec, PretrainSpec
-from ..store.results import Matrix
+from ..store.results import METRICS, ResultMatrix
 from ..util.epsilons import EPS, format_epsilon, format_model
 from ..util.errors import InvalidValue
 from ..util.values import flatten
 from . import published, tables
-from .figures import INK
+from .plot_style import INK
 
 TOLERANCE = 2.0
 
 
 @dataclass(frozen=True)
-class Exhibit:
+class PageFigure:
     """A figure of the page."""
 
     place: str
@@ -34,7 +34,7 @@ class Exhibit:
     """Empty if it could not be drawn; the caption then says why."""
 
 
-def render(names: Sequence[str], matrices: Sequence[Matrix], exhibits: Sequence[Exhibit], created: str) -> str:
+def render(names: Sequence[str], matrices: Sequence[ResultMatrix], figures: Sequence[PageFigure], created: str) -> str:
     """The page, as HTML: what was run and how, tables, figures, the published numbers, what is missing, provenance.
 
     ``names``: what was asked for, scenarios and suites, none for all; ``created``: the time that the page shows.
@@ -44,22 +44,21 @@ def render(names: Sequence[str], matrices: Sequence[Matrix], exhibits: Sequence[
     )
     environment.filters["figure"] = _figure
     source = resources.files(__package__).joinpath("page.html").read_text(encoding="utf-8")
-    places = {name: [one for one in exhibits if one.place == name] for name in {one.place for one in exhibits}}
+    places = {place: [one for one in figures if one.place == place] for place in {one.place for one in figures}}
     return environment.from_string(source).render(
         title=", ".join(names) or "All scenarios",
         version=__version__,
         created=created,
         eps=EPS,
         sections=_sections(names, matrices),
-        grid=tables.grid,
         over_seeds=tables.over_seeds,
         families=tables.families,
-        metrics=list(tables.METRICS),
+        metrics=list(METRICS),
         figures=places,
         matrices=matrices,
         recipes=_recipes(matrices),
         comparison=_comparison(matrices),
-        missing=_missing(names, matrices) + [one.caption for one in exhibits if not one.svg],
+        missing=_missing(names, matrices) + [one.caption for one in figures if not one.svg],
         models=len({record.spec.finetune for matrix in matrices for record in matrix.records}),
         environments=_environments(matrices),
         model=lambda place: format_model(*place[:2]),
@@ -67,9 +66,9 @@ def render(names: Sequence[str], matrices: Sequence[Matrix], exhibits: Sequence[
     )
 
 
-def _figure(exhibit: Exhibit, number: int) -> Markup:
+def _figure(figure: PageFigure, number: int) -> Markup:
     """The figure with its caption; its SVG in the page's ink, its ids made its own, since all SVGs have the same."""
-    head, body = exhibit.svg[exhibit.svg.index("<svg") :].split(">", 1)
+    head, body = figure.svg[figure.svg.index("<svg") :].split(">", 1)
     body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL).replace(INK, "currentColor")
     body = re.sub(r' id="image\w+"', "", body)  # equal images have equal ids, and nothing refers to them
     body = re.sub(r'\bid="', f'id="f{number}-', body)
@@ -77,13 +76,13 @@ def _figure(exhibit: Exhibit, number: int) -> Markup:
     size = dict(re.findall(r'(width|viewBox)="([^"]*)"', head))
     wide = float(size["width"].removesuffix("pt")) * 1.6  # text of 8 pt is small on a screen
     start = Markup('<figure style="width:{:.0f}px"><svg role="img" aria-label="{}" viewBox="{}">').format(
-        wide, exhibit.caption, size["viewBox"]
+        wide, figure.caption, size["viewBox"]
     )
-    end = Markup("<figcaption><b>Figure {}.</b> {}</figcaption></figure>").format(number, exhibit.caption)
+    end = Markup("<figcaption><b>Figure {}.</b> {}</figcaption></figure>").format(number, figure.caption)
     return start + Markup(body) + end
 
 
-def _sections(names: Sequence[str], matrices: Sequence[Matrix]) -> list[tuple[str, list[Matrix]]]:
+def _sections(names: Sequence[str], matrices: Sequence[ResultMatrix]) -> list[tuple[str, list[ResultMatrix]]]:
     """Matrices under the titles of the suites that name them; those that none names under a plain one."""
     asked = {one.name for name in names for one in _inside(name)}
     sections, rest = [], list(matrices)
@@ -101,7 +100,7 @@ def _inside(name: str) -> list[registry.Suite]:
     return found + [one for suite in found for member in suite.members for one in _inside(member)]
 
 
-def _recipes(matrices: Sequence[Matrix]) -> list[tuple[list[str], dict[str, Any]]]:
+def _recipes(matrices: Sequence[ResultMatrix]) -> list[tuple[list[str], dict[str, Any]]]:
     """What was done, field by field, as the records say it: scenarios of one recipe together."""
     groups: dict[tuple[tuple[str, Any], ...], list[str]] = {}
     for matrix in matrices:
@@ -110,7 +109,7 @@ def _recipes(matrices: Sequence[Matrix]) -> list[tuple[list[str], dict[str, Any]
     return [(names, dict(settings)) for settings, names in groups.items()]
 
 
-def _settings(matrix: Matrix) -> dict[str, Any]:
+def _settings(matrix: ResultMatrix) -> dict[str, Any]:
     """Of each stage from a record in which it was attacked: without an attack its settings are not in the spec."""
     specs = [record.spec for record in matrix.records]
     stages: dict[str, PretrainSpec | FinetuneSpec | EvaluateSpec] = {
@@ -130,18 +129,18 @@ def _settings(matrix: Matrix) -> dict[str, Any]:
     return settings
 
 
-def _comparison(matrices: Sequence[Matrix]) -> dict[str, Any]:
+def _comparison(matrices: Sequence[ResultMatrix]) -> dict[str, Any]:
     try:
         found = published.compare(matrices)
     except InvalidValue:
-        return {"grids": [], "refused": []}
+        return {"tables": [], "refused": []}
     return {
-        "grids": [published.grid(one, TOLERANCE) for one in found if not one.refusal],
+        "tables": [published.comparison_table(one, TOLERANCE) for one in found if not one.refusal],
         "refused": published.refusals(found),
     }
 
 
-def _missing(names: Sequence[str], matrices: Sequence[Matrix]) -> list[str]:
+def _missing(names: Sequence[str], matrices: Sequence[ResultMatrix]) -> list[str]:
     """What was asked for and is not there."""
     there = {matrix.name for matrix in matrices}
     asked = {one.name: None for name in names if name not in there for one in registry.members(name)}
@@ -152,7 +151,7 @@ def _missing(names: Sequence[str], matrices: Sequence[Matrix]) -> list[str]:
     return missing
 
 
-def _environments(matrices: Sequence[Matrix]) -> dict[str, Any]:
+def _environments(matrices: Sequence[ResultMatrix]) -> dict[str, Any]:
     """Where numbers come from: the distinct surroundings, numbered from 1, and for each record those of its stages."""
     known: list[dict[str, Any]] = []
     used: dict[str, str] = {}

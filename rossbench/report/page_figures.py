@@ -8,13 +8,13 @@ from functools import partial
 
 from matplotlib.figure import Figure
 
-from ..data import datasets
-from ..store.results import Matrix
+from ..store.results import ResultMatrix
 from ..util.epsilons import EPS, format_epsilon
 from ..util.errors import RossbenchError
-from .figure_data import Gallery, Model, choose, ends, shared
-from .figures import to_bytes
-from .page import Exhibit
+from . import figures
+from .figure_data import FigureData, Model, choose, ends, shared
+from .page import PageFigure
+from .plot_style import to_bytes
 
 log = logging.getLogger(__name__)
 MAPPED = 2000
@@ -24,103 +24,103 @@ Wanted = tuple[str, Callable[[], Figure]]
 """A caption, and what draws the figure."""
 
 
-def exhibits(gallery: Gallery, matrices: Sequence[Matrix], tell: Callable[[str], None] = log.info) -> list[Exhibit]:
+def page_figures(
+    data: FigureData, matrices: Sequence[ResultMatrix], tell: Callable[[str], None] = log.info
+) -> list[PageFigure]:
     """Draw all figures that these matrices have models and predictions for.
 
     One that cannot be drawn says why in its place. ``tell`` is called with the caption of each before it is drawn.
     """
     drawn = []
-    for place, group in _groups(gallery, [matrix for matrix in matrices if matrix.records]):
+    for place, group in _groups(data, [matrix for matrix in matrices if matrix.records]):
         try:
             for caption, draw in group:
                 tell(caption)
                 try:
-                    drawn.append(Exhibit(place, caption, to_bytes(draw(), "svg").decode()))
+                    drawn.append(PageFigure(place, caption, to_bytes(draw(), "svg").decode()))
                 except RossbenchError as error:
-                    drawn.append(Exhibit(place, f"{caption} Not drawn: {error}", ""))
+                    drawn.append(PageFigure(place, f"{caption} Not drawn: {error}", ""))
         except RossbenchError as error:
-            drawn.append(Exhibit(place, f"More figures were not drawn: {error}", ""))
+            drawn.append(PageFigure(place, f"More figures were not drawn: {error}", ""))
     return drawn
 
 
-def _groups(gallery: Gallery, matrices: Sequence[Matrix]) -> Iterator[tuple[str, Iterator[Wanted]]]:
+def _groups(data: FigureData, matrices: Sequence[ResultMatrix]) -> Iterator[tuple[str, Iterator[Wanted]]]:
     """The figures of each matrix, and then of those of one seed and protocol that share a target or a source."""
     for matrix in matrices:
         alike = [one for one in matrices if _how(one) == _how(matrix)]
-        of = _of_heads(gallery, matrix, alike) if matrix.pairs else _of_matrix(gallery, matrix)
+        of = _of_heads(data, matrix, alike) if matrix.pairs else _of_matrix(data, matrix)
         yield f"{matrix.name}-{matrix.protocol}", of
     for how in dict.fromkeys(map(_how, matrices)):
         alike = [matrix for matrix in matrices if _how(matrix) == how]
         for target in dict.fromkeys(matrix.target for matrix in alike):
             group = [matrix for matrix in alike if matrix.target == target]
             group = [matrix for matrix in group if not matrix.pairs] or group
-            yield "#targets", _of_target(gallery, target, group)
-            yield "#training", _of_finetuning(gallery, group[:1])
+            yield "#targets", _of_target(data, target, group)
+            yield "#training", _of_finetuning(data, group[:1])
         trained = [matrix for matrix in alike if not matrix.weights]
         for source in dict.fromkeys(matrix.source for matrix in trained):
             group = [matrix for matrix in trained if matrix.source == source]
-            yield "#training", _of_pretraining(gallery, group)
+            yield "#training", _of_pretraining(data, group)
 
 
-def _how(matrix: Matrix) -> str:
+def _how(matrix: ResultMatrix) -> str:
     return f"{matrix.seed} {matrix.deviations}"
 
 
-def _of_pretraining(gallery: Gallery, matrices: Sequence[Matrix]) -> Iterator[Wanted]:
+def _of_pretraining(data: FigureData, matrices: Sequence[ResultMatrix]) -> Iterator[Wanted]:
     source = matrices[0].source
     text = f"Pretraining on {source}: loss, and accuracy on the contrastive task, an indicator only, by epoch."
-    yield text, partial(gallery.training, choose(matrices))
+    yield text, partial(figures.training, data, choose(matrices))
 
 
-def _of_finetuning(gallery: Gallery, matrices: Sequence[Matrix]) -> Iterator[Wanted]:
+def _of_finetuning(data: FigureData, matrices: Sequence[ResultMatrix]) -> Iterator[Wanted]:
     text = f"Finetuning, {matrices[0].task}: loss and accuracy on the training images, as attacked, by epoch."
-    yield text, partial(gallery.training, choose(matrices), "finetune")
+    yield text, partial(figures.training, data, choose(matrices), "finetune")
 
 
-def _of_matrix(gallery: Gallery, matrix: Matrix) -> Iterator[Wanted]:
+def _of_matrix(data: FigureData, matrix: ResultMatrix) -> Iterator[Wanted]:
     every, models = choose([matrix]), ends([matrix])
     limit = _limit(models[0])
-    yield _CURVES, partial(gallery.robustness, every)
-    yield "The matrix as colours.", partial(gallery.matrix, every)
+    yield _CURVES, partial(figures.robustness, data, every)
+    yield "The matrix as colours.", partial(figures.matrix, data, every)
     text = "Confusion without and under the strongest attack; the colours of each matrix have a scale of their own."
-    yield text, partial(gallery.confusion, models)
+    yield text, partial(figures.confusion, data, models)
     text = f"Features of the encoder in the plane, by class: t-SNE, perplexity 35, 1500 iterations{_part(limit)}."
-    yield text, partial(gallery.tsne, models, limit=limit)
+    yield text, partial(figures.tsne, data, models, limit=limit)
 
 
-def _of_heads(gallery: Gallery, matrix: Matrix, matrices: Sequence[Matrix]) -> Iterator[Wanted]:
+def _of_heads(data: FigureData, matrix: ResultMatrix, matrices: Sequence[ResultMatrix]) -> Iterator[Wanted]:
     """The standard model beside the two heads, as in the study's figure 5.8."""
-    yield _CURVES, partial(gallery.robustness, choose([matrix]))
+    yield _CURVES, partial(figures.robustness, data, choose([matrix]))
     same = [one for one in matrices if (one.source, one.target) == (matrix.source, matrix.target)]
     heads = [Model(matrix, row) for row in reversed(matrix.pairs[-1])]
     models = [*(model for model in choose(same) if model.row == (0, 0)), *heads]
     limit = _limit(models[0])
     text = f"Outputs of the linear layer in one map, by model: t-SNE, perplexity 50, 2500 iterations{_part(limit)}."
-    yield text, partial(gallery.tsne_together, models, limit=limit)
+    yield text, partial(figures.tsne_together, data, models, limit=limit)
 
 
-def _of_target(gallery: Gallery, target: str, matrices: Sequence[Matrix]) -> Iterator[Wanted]:
+def _of_target(data: FigureData, target: str, matrices: Sequence[ResultMatrix]) -> Iterator[Wanted]:
     models = ends(matrices)
     if len(matrices) > 1:
         strongest = shared(models)[-1]
         text = f"Confusion on {target} under attack ({EPS} = {format_epsilon(strongest)}), a line for each source."
-        yield text, partial(gallery.confusion, models, (strongest,))
+        yield text, partial(figures.confusion, data, models, (strongest,))
         models = [model for matrix in matrices for model in ends([matrix])[-1:]]
     text = f"Correct predictions of each class of {target}, attacked ever more strongly."
-    yield text, partial(gallery.per_class, models)
+    yield text, partial(figures.per_class, data, models)
     first = matrices[:1]
     text = (
         f"Images of {target} that a plainly seen attack turns: what the most robust model of {first[0].task} says "
         "before and after, and the difference, scaled to fill the range."
     )
-    yield text, partial(gallery.examples, ends(first))
+    yield text, partial(figures.examples, data, ends(first))
 
 
 def _limit(model: Model) -> int | None:
     """A cap for maps; None where there are no more images than that."""
-    evaluated = next(iter(model.cells.values())).limit
-    images = datasets.count(model.spec.target, "test", evaluated)
-    return MAPPED if images > MAPPED else None
+    return MAPPED if model.first.n > MAPPED else None
 
 
 def _part(limit: int | None) -> str:

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
-from typing import Any
+
+from pydantic import TypeAdapter
 
 from .. import registry
 from ..config.scenarios import Row
-from ..store.results import MISSING, Matrix
+from ..store.results import METRICS, MISSING, ResultMatrix, differences
 from ..util.epsilons import EPS, format_epsilon, format_model
 from ..util.errors import InvalidValue
 from ..util.statistics import kendall
-from .tables import METRICS, Grid, text
+from .tables import Table
 
 
 @dataclass(frozen=True)
@@ -53,13 +53,8 @@ class Published:
 @functools.cache
 def published() -> tuple[Published, ...]:
     """Tables 5.1 to 5.7 of the study."""
-    content = json.loads(resources.files(__package__).joinpath("published.json").read_text(encoding="utf-8"))
-    rows = [tuple(Line(**_tuples(row)) for row in table["rows"]) for table in content]
-    return tuple(Published(**_tuples(table) | {"rows": lines}) for table, lines in zip(content, rows, strict=True))
-
-
-def _tuples(content: dict[str, Any]) -> dict[str, Any]:
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in content.items()}
+    content = resources.files(__package__).joinpath("published.json").read_bytes()
+    return TypeAdapter(tuple[Published, ...]).validate_json(content)
 
 
 @dataclass(frozen=True)
@@ -67,21 +62,19 @@ class Comparison:
     """A published table beside what runs under one protocol and seed gave."""
 
     table: Published
-    matrices: dict[str, Matrix]
+    matrices: dict[str, ResultMatrix]
     """By scenario."""
     refusal: str | None
     """Why the two must not be compared; None if the protocol is the study's."""
 
     def ours(self, line: Line) -> list[float | None]:
         """Our values for a row of the table; None where a cell was not run."""
-        matrix, metric, columns = self.matrices.get(line.scenario), self.table.metric, self.table.columns
+        matrix = self.matrices.get(line.scenario)
         if matrix is None:
-            return [None] * len(columns)
-        values = [matrix.value(line.model, column, metric) for column in columns]
-        if line.minus is None:
-            return values
-        less = [matrix.value(line.minus, column, metric) for column in columns]
-        return [None if a is None or b is None else a - b for a, b in zip(values, less, strict=True)]
+            return [None] * len(self.table.columns)
+        models = [line.model, *([line.minus] if line.minus else [])]
+        values = [[matrix.value(model, column, self.table.metric) for model in models] for column in self.table.columns]
+        return [None if None in found else found[0] - sum(found[1:]) for found in values]  # type: ignore[operator,arg-type]
 
     def within(self, tolerance: float) -> tuple[int, int]:
         """How many of our cells differ from the published ones by at most so much, and how many we have."""
@@ -94,29 +87,27 @@ class Comparison:
 
         None where it is not defined: fewer than two models, or all equal.
         """
-        lines = [line for line in self.table.rows if line.minus is None]
+        both = [(self.ours(line), line.values) for line in self.table.rows if line.minus is None]
         taus: list[float | None] = []
         for k in range(len(self.table.columns)):
-            pairs = [(ours[k], line.values[k]) for line in lines if (ours := self.ours(line))[k] is not None]
-            taus.append(kendall([ours for ours, _ in pairs if ours is not None], [theirs for _, theirs in pairs]))
+            pairs = [(value, theirs[k]) for ours, theirs in both if (value := ours[k]) is not None]
+            taus.append(kendall([ours for ours, _ in pairs], [theirs for _, theirs in pairs]))
         return taus
 
 
-def _refusal(matrix: Matrix) -> str | None:
+def _refusal(matrix: ResultMatrix) -> str | None:
     """Nothing is taken from the notes of a run alone: every record has to be of the cell that is registered now."""
     if matrix.deviations:
-        return f"reduced or changed protocol: {matrix.differences()}"
-    first, second = ({row[k] for row in matrix.rows} for k in (0, 1))
-    grids = {"train_epsilons": first, "finetune_epsilons": second, "eval_epsilons": matrix.columns}
-    ascending = {name: tuple(sorted(grid)) for name, grid in grids.items()}
-    cells = dataclasses.replace(registry.get(matrix.name), seed=matrix.seed, **ascending).cells  # type: ignore[arg-type]
-    for place, record in matrix.cells.items():
-        if record is not None and cells[place] != record.spec:
-            return f"another protocol than {matrix.name} is registered with now"
+        return f"reduced or changed protocol: {differences(matrix.deviations)}"
+    first, second = (tuple(sorted({row[k] for row in matrix.rows})) for k in (0, 1))
+    grids = {"train_epsilons": first, "finetune_epsilons": second, "eval_epsilons": tuple(matrix.columns)}
+    cells = dataclasses.replace(registry.get(matrix.name), seed=matrix.seed, **grids).cells  # type: ignore[arg-type]
+    if any(record is not None and cells[place] != record.spec for place, record in matrix.cells.items()):
+        return f"another protocol than {matrix.name} is registered with now"
     return None
 
 
-def compare(matrices: Sequence[Matrix]) -> list[Comparison]:
+def compare(matrices: Sequence[ResultMatrix]) -> list[Comparison]:
     """Every published table of which there is a cell; a comparison for each seed and protocol.
 
     Raises InvalidValue when nothing is published for what was run.
@@ -125,10 +116,10 @@ def compare(matrices: Sequence[Matrix]) -> list[Comparison]:
     judged = [(matrix, _refusal(matrix)) for matrix in matrices if matrix.name in known]
     found = []
     for table in published():
-        runs: dict[tuple[Any, ...], Comparison] = {}
+        runs: dict[tuple[object, ...], Comparison] = {}
         for matrix, refusal in judged:
             if matrix.name in table.scenarios:
-                group: tuple[Any, ...] = (matrix.seed, refusal)
+                group: tuple[object, ...] = (matrix.seed, refusal)
                 if group in runs and matrix.name in runs[group].matrices:
                     group = (*group, matrix.protocol)
                 runs.setdefault(group, Comparison(table, {}, refusal)).matrices[matrix.name] = matrix
@@ -148,15 +139,15 @@ def refusals(comparisons: Sequence[Comparison]) -> list[str]:
     return [f"{reason} (tables {', '.join(numbers)})" for reason, numbers in reasons.items()]
 
 
-def grid(comparison: Comparison, tolerance: float) -> Grid:
+def comparison_table(comparison: Comparison, tolerance: float) -> Table:
     """Ours, the published value and the difference, three lines a row; then the rank agreement of the models.
 
     ``tolerance``: in percentage points; a hundredth of it for MCC.
     """
-    table, metric = comparison.table, comparison.table.metric
+    table, metric = comparison.table, METRICS[comparison.table.metric]
     lines, absent = [], 0
     for line in table.rows:
-        ours, sign = comparison.ours(line), "" if line.minus is None else "+"
+        ours, sign = comparison.ours(line), "+" if line.minus else ""
         if set(ours) == {None}:
             absent += 1
             continue
@@ -164,24 +155,24 @@ def grid(comparison: Comparison, tolerance: float) -> Grid:
         source, target = line.scenario.removesuffix("-finetuning").split("-to-")
         model = "gain" if line.minus else f"{EPS}={format_model(*line.model)}"
         lines += [
-            ([source, "ours"], [text(value, metric, sign) for value in ours]),
-            ([f"→ {target}", "published"], [text(value, metric, sign) for value in line.values]),
-            ([model, "difference"], [text(gap, metric, "+") for gap in gaps]),
+            ([source, "ours"], [metric.text(value, sign) for value in ours]),
+            ([f"→ {target}", "published"], [metric.text(value, sign) for value in line.values]),
+            ([model, "difference"], [metric.text(gap, "+") for gap in gaps]),
         ]
     taus = [MISSING if tau is None else f"{tau:.2f}" for tau in comparison.agreement()]
     lines.append((["ranks", "Kendall τ"], taus))
-    seed = next(iter(comparison.matrices.values())).seed
-    near, of = comparison.within(tolerance / 100 if metric == "mcc" else tolerance)
-    unit = f"{tolerance / 100:g}" if metric == "mcc" else f"{tolerance:g} points"
+    tolerance = tolerance * metric.scale / 100
+    near, of = comparison.within(tolerance)
     notes = [f"NOT COMPARABLE: {comparison.refusal}"] if comparison.refusal else []
     notes += [f"{absent} of {len(table.rows)} published rows were not run"] if absent else []
+    seed = next(iter(comparison.matrices.values())).seed
     gain = "; gain: adversarial over standard finetuning" if any(line.minus for line in table.rows) else ""
-    return Grid(
-        title=f"Table {table.number}: {METRICS[metric]} ({table.heading}), ours and published",
+    return Table(
+        title=f"Table {table.number}: {metric.label} ({table.heading}), ours and published",
         labels=["model", "value"],
         columns=list(map(format_epsilon, table.columns)),
         lines=lines,
         notes=notes,
-        caption=f"Section {table.section.split()[0]}, seed {seed}: {near} of {of} cells within {unit}; "
-        f"ranks: order of the models, 1 is the published one{gain}",
+        caption=f"Section {table.section.split()[0]}, seed {seed}: {near} of {of} cells within {tolerance:g}"
+        f"{' points' * (metric.unit == '%')}; ranks: order of the models, 1 is the published one{gain}",
     )

@@ -16,7 +16,7 @@ from ..config.scenarios import NAME
 from ..config.specs import AuditSpec, EvaluateSpec
 from ..util.errors import InvalidValue, error_context
 from ..util.values import Count, Epsilons, NotNegative, Seed, Share, read, value
-from .store import Store, read_file
+from .store import SUMS, Store, read_file
 
 Verdicts = Literal["pass", "warn", "fail"]
 _Hash = Annotated[str, Field(pattern="^[0-9a-f]{8}$")]
@@ -145,14 +145,33 @@ class RunNote:
 
 def read_audit(path: Path) -> Audit:
     """Raises StoreError if the file is no audit, Damaged if it is not as it was written."""
-    with error_context(path):
-        return read(Audit, read_file(path))
+    found: Audit = _read_once(Audit, path, _state(path))
+    return found
 
 
 def read_record(path: Path) -> Record:
     """Raises StoreError if the file is no record, Damaged if it is not as it was written."""
+    found: Record = _read_once(Record, path, _state(path))
+    return found
+
+
+@functools.lru_cache(maxsize=10_000)
+def _read_once(cls: type, path: Path, state: object) -> Any:
+    """A run, its audit and its table ask for the same records: each is read again only when its files have changed."""
     with error_context(path):
-        return read(Record, read_file(path))
+        return read(cls, read_file(path))
+
+
+def _state(path: Path) -> tuple[tuple[int, ...] | None, ...]:
+    """What tells whether a file, or the checksums beside it, was written since it was looked at last."""
+    found: list[tuple[int, ...] | None] = []
+    for one in (path, path.parent / SUMS):
+        try:
+            known = one.stat()
+            found.append((known.st_ino, known.st_size, known.st_mtime_ns, known.st_ctime_ns))
+        except OSError:  # which reading explains
+            found.append(None)
+    return tuple(found)
 
 
 def read_notes(store: Store) -> Iterator[RunNote]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
+from operator import attrgetter
 from typing import Any
 
 from .. import registry
+from ..config.recipes import Evaluation
 from ..config.scenarios import Place, Row
 from ..config.specs import AuditSpec
 from ..util.epsilons import format_epsilon, format_model
@@ -20,7 +22,44 @@ MISSING = "—"
 
 
 @dataclass(frozen=True)
-class Matrix:
+class Metric:
+    """A number that a record tells, and how it is shown."""
+
+    title: str
+    unit: str
+    """"%" for what is in [0, 1] and shown in percent; empty for what is shown as it is."""
+    of: Callable[[Record], float | None]
+    is_count: bool = False
+    """Whether it is a share of the test images, so that it has a Wilson interval."""
+
+    @property
+    def label(self) -> str:
+        return f"{self.title} ({self.unit})" if self.unit else self.title
+
+    @property
+    def scale(self) -> float:
+        """From the number to what is shown."""
+        return 100 if self.unit == "%" else 1
+
+    def text(self, value: float | None, sign: str = "") -> str:
+        """A shown number as the study prints it; ``sign`` "+" for differences."""
+        return MISSING if value is None else f"{value:{sign}.{2 if self.unit == '%' else 3}f}"
+
+
+METRICS = {
+    "top1": Metric("Top-1 accuracy", "%", lambda record: record.metric("top1"), is_count=True),
+    "top5": Metric("Top-5 accuracy", "%", lambda record: record.metric("top5"), is_count=True),
+    "robust": Metric("Robust accuracy", "%", lambda record: record.metric("robust"), is_count=True),
+    "mcc": Metric("MCC", "", attrgetter("mcc")),
+    "precision": Metric("Macro precision", "%", attrgetter("precision")),
+    "recall": Metric("Macro recall", "%", attrgetter("recall")),
+    "f1": Metric("Macro F1", "%", attrgetter("f1")),
+}
+"""By the name that options, tables, figures and data frames call it. A metric is added here."""
+
+
+@dataclass(frozen=True)
+class ResultMatrix:
     """One scenario under one protocol: a record, or None where it is missing, for every row and column."""
 
     name: str
@@ -66,13 +105,15 @@ class Matrix:
         return "robust" if partly else "top1"
 
     def value(self, row: Row, column: float, metric: str) -> float | None:
-        """In percent for rates, None where the cell or the metric is missing."""
+        """A metric of METRICS as it is shown, in percent if that is its unit; None if the cell or metric is missing."""
         record = self.cells.get((*row, column))
-        value = None if record is None else record.metric(metric)
-        return value if value is None or metric == "mcc" else 100 * value
+        value = None if record is None else METRICS[metric].of(record)
+        return None if value is None else METRICS[metric].scale * value
 
-    def values(self, row: Row, metric: str) -> list[float | None]:
-        return [self.value(row, column, metric) for column in self.columns]
+    @cached_property
+    def evaluation(self) -> Evaluation:
+        """How its cells were attacked; one at epsilon 0 may come from a run with another attack."""
+        return max(self.records, key=lambda record: record.spec.epsilon).spec.recipe
 
     @property
     def pairs(self) -> list[tuple[Row, Row]]:
@@ -83,8 +124,7 @@ class Matrix:
         """For each evaluated model, what audits all of its evaluations."""
         found = {}
         for row in self.rows:
-            given = (self.cells.get((*row, column)) for column in self.columns)
-            cells = [record.spec for record in given if record is not None]
+            cells = [record.spec for column in self.columns if (record := self.cells.get((*row, column)))]
             if cells:
                 epsilons = tuple(cell.epsilon for cell in cells)
                 found[row] = AuditSpec(cells[-1].finetune, cells[-1].limit, epsilons, cells[-1].recipe)
@@ -94,30 +134,20 @@ class Matrix:
         """How this matrix differs from the registered one; empty only for the whole, full protocol."""
         notes = []
         if self.deviations:
-            notes.append(f"REDUCED OR CHANGED PROTOCOL: {self.differences()}")
+            notes.append(f"REDUCED OR CHANGED PROTOCOL: {differences(self.deviations)}")
         if self.seed != self.registered_seed:
             notes.append(f"seed {self.seed} (registered: {self.registered_seed})")
-        registered = sorted((first, second) for first, second in self.registered_rows)
-        if registered != self.rows:
-            shown, expected = (", ".join(format_model(*row) for row in rows) for rows in (self.rows, registered))
+        rows, columns = sorted(self.registered_rows), list(self.registered_columns)
+        if self.rows != rows:
+            shown, expected = (", ".join(format_model(*row) for row in some) for some in (self.rows, rows))
             notes.append(f"rows {shown} (registered: {expected})")
-        if list(self.registered_columns) != self.columns:
-            shown, expected = (
-                ", ".join(map(format_epsilon, columns)) for columns in (self.columns, self.registered_columns)
-            )
+        if self.columns != columns:
+            shown, expected = (", ".join(map(format_epsilon, some)) for some in (self.columns, columns))
             notes.append(f"columns {shown} (registered: {expected})")
         missing = len(self.cells) - len(self.records)
         if missing:
             notes.append(f"{missing} of {len(self.cells)} cells are missing, shown as {MISSING}")
         return notes
-
-    def differences(self) -> str:
-        """The deviations from the registered scenario, as one line."""
-        told = (
-            f"{name.removeprefix('recipe.')} {_plain(here)} (registered: {_plain(registered)})"
-            for name, (here, registered) in self.deviations.items()
-        )
-        return one_line(", ".join(told))
 
     def caption(self) -> str:
         """How the numbers were made, from the records themselves."""
@@ -134,6 +164,15 @@ class Matrix:
         return f"{self.name}, protocol {self.protocol}, seed {self.seed}: {record.n} test images, {encoder}, {how}"
 
 
+def differences(deviations: Mapping[str, tuple[Any, Any]]) -> str:
+    """Deviations from a registered scenario, field -> (here, registered), as one line."""
+    told = (
+        f"{name.removeprefix('recipe.')} {_plain(here)} (registered: {_plain(registered)})"
+        for name, (here, registered) in deviations.items()
+    )
+    return one_line(", ".join(told))
+
+
 def _plain(value: Any) -> str:
     if value is None:
         return "all"
@@ -142,7 +181,7 @@ def _plain(value: Any) -> str:
     return str(value) or "none"
 
 
-def load(store: Store, names: Sequence[str] = (), protocol: str | None = None) -> list[Matrix]:
+def load(store: Store, names: Sequence[str] = (), protocol: str | None = None) -> list[ResultMatrix]:
     """The matrices in a store: all, or those of some scenarios and suites in their order, or of one protocol.
 
     Runs of a scenario that differ in their grids alone are one matrix. Raises StoreError if the store holds none at
@@ -178,7 +217,7 @@ def _stored(name: str, stored: set[str], store: Store) -> list[str]:
     return found
 
 
-def _merged(store: Store, runs: list[RunNote]) -> Matrix:
+def _merged(store: Store, runs: list[RunNote]) -> ResultMatrix:
     note = max(runs, key=lambda run: len(run.deviations))  # of notes that disagree, the one that warns
     if note.name in registry.names():  # registered anew since, perhaps
         now = replace(registry.get(note.name), seed=note.seed)
@@ -192,7 +231,7 @@ def _merged(store: Store, runs: list[RunNote]) -> Matrix:
         path = store.record_path(keys[place]) if place in keys else None
         cells[place] = store.intact(read_record, path) if path is not None and path.exists() else None
     told = {field.name: getattr(note, field.name) for field in fields(note) if field.name not in ("cells", "schema")}
-    matrix = Matrix(**told, cells=cells)
+    matrix = ResultMatrix(**told, cells=cells)
     if (store.root / "audit").is_dir():
         specs = {row: spec for row, spec in matrix.audit_specs().items() if spec in store}
         audits = {row: store.intact(read_audit, store.audit_path(spec)) for row, spec in specs.items()}
@@ -200,9 +239,11 @@ def _merged(store: Store, runs: list[RunNote]) -> Matrix:
     return matrix
 
 
-def only(matrices: Sequence[Matrix]) -> Matrix:
-    """The one matrix of a scenario; InvalidValue, with what there is to choose from, if there are several."""
-    if len(matrices) > 1:
-        choices = "; ".join(f"{one.protocol} ({'; '.join(one.notes()) or 'as registered'})" for one in matrices)
-        raise InvalidValue(f"{matrices[0].name}: expected runs under one protocol, got several; choose: {choices}")
-    return matrices[0]
+def one_protocol(matrices: Sequence[ResultMatrix]) -> list[ResultMatrix]:
+    """The matrices; InvalidValue, with what to choose from, if a scenario of them ran under several protocols."""
+    by_name = {one.name: [other for other in matrices if other.name == one.name] for one in matrices}
+    for name, runs in by_name.items():
+        if len(runs) > 1:
+            choices = "; ".join(f"{one.protocol} ({'; '.join(one.notes()) or 'as registered'})" for one in runs)
+            raise InvalidValue(f"{name}: expected runs under one protocol, got several; choose: {choices}")
+    return list(matrices)

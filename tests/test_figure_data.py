@@ -8,8 +8,9 @@ from conftest import tamper, tiny
 
 from rossbench.attacks.pgd import pgd, random_start
 from rossbench.data import datasets
-from rossbench.report import figure_data, figures
-from rossbench.report.figure_data import Gallery, Model, choose, ends
+from rossbench.report import figure_data, figures, plot_style
+from rossbench.report.figure_data import FigureData, Model, choose, ends
+from rossbench.report.figures import adversarial_examples, class_counts, curves, heatmaps, maps
 from rossbench.runner import run as runner
 from rossbench.runner import scheduler
 from rossbench.stages import metrics
@@ -21,7 +22,7 @@ from rossbench.util.seeds import derive
 
 @pytest.fixture
 def shown(finished):
-    return Gallery(finished, device="cpu")
+    return FigureData(finished, device="cpu")
 
 
 @pytest.fixture
@@ -31,10 +32,12 @@ def models(shown):
 
 @pytest.fixture
 def drawn(monkeypatch):
-    """What the gallery gives to be drawn, by the name of the drawing function."""
+    """What is given to be drawn, by the name of the drawing function."""
     calls = {}
-    for name in ("robustness", "matrix", "confusions", "per_class", "maps", "joint_map", "examples", "training"):
-        monkeypatch.setattr(figures, name, lambda *arguments, name=name: calls.update({name: arguments}))
+    for module in (adversarial_examples, class_counts, curves, heatmaps, maps):
+        for name in [name for name in vars(module) if name.startswith("plot_")]:
+            draw = lambda *arguments, name=name: calls.update({name.removeprefix("plot_"): arguments})  # noqa: E731
+            monkeypatch.setattr(module, name, draw)
     return calls
 
 
@@ -47,22 +50,15 @@ def test_models_know_the_specs_that_made_them(models):
     assert [model.row for model in models] == [(0, 0), (1, 1)]
     for model in models:
         assert model.spec == tiny().cells[*model.row, 0].finetune
-        assert model.cells == {column: tiny().cells[*model.row, column] for column in (0, 0.5)}
+        assert {column: one.spec for column, one in model.records.items()} == {
+            column: tiny().cells[*model.row, column] for column in (0, 0.5)
+        }
 
 
 def test_a_model_under_any_epsilon_has_the_attack_of_its_row(models):
     one = models[1].under(5)
     assert (one.epsilon, one.recipe) == (5, tiny().cells[1, 1, 0.5].recipe)
-    assert models[1].under(0.5) is models[1].cells[0.5]
-
-
-def test_a_record_that_its_spec_does_not_name_is_refused(models):
-    other = {
-        place: dataclasses.replace(record, spec={**record.spec, "epsilon": 9})
-        for place, record in models[0].matrix.cells.items()
-    }
-    with pytest.raises(StoreError, match="expected a record that is named by its spec"):
-        _ = Model(dataclasses.replace(models[0].matrix, cells=other), (0.0, 0.0)).cells
+    assert models[1].under(0.5) == models[1].records[0.5].spec
 
 
 def test_models_are_chosen_by_their_epsilons_and_come_once(shown):
@@ -79,38 +75,38 @@ def test_several_protocols_of_one_scenario_have_to_be_chosen_from(finished, tmp_
     runner.run(tiny(test_limit=30, train_epsilons=(0,), eval_epsilons=(0,)), store=tmp_path, device="cpu")
     both = results.load(Store(tmp_path))
     with pytest.raises(InvalidValue, match="expected runs under one protocol, got several") as raised:
-        Gallery(tmp_path, device="cpu").matrices(["digits"])
+        FigureData(tmp_path, device="cpu").matrices(["digits"])
     for matrix in both:
         assert matrix.protocol in str(raised.value)
-        (found,) = Gallery(tmp_path, device="cpu").matrices(["digits"], matrix.protocol)
+        (found,) = FigureData(tmp_path, device="cpu").matrices(["digits"], matrix.protocol)
         assert found.protocol == matrix.protocol
     with pytest.raises(UnknownName, match="unknown protocol of digits '00000000'"):
-        Gallery(tmp_path, device="cpu").matrices(["digits"], "00000000")
+        FigureData(tmp_path, device="cpu").matrices(["digits"], "00000000")
 
 
 def test_curves_and_heat_map_show_the_records(shown, models, drawn):
-    shown.robustness(models, "mcc")
+    figures.robustness(shown, models, "mcc")
     curves, label = drawn["robustness"]
     assert label == "MCC"
     assert curves == {
         f"ε = {row:g}": {column: models[0].matrix.cells[row, row, column].mcc for column in (0, 0.5)}
         for row in (0.0, 1.0)
     }
-    shown.matrix(models, "f1")
+    figures.matrix(shown, models, "f1")
     values, rows, columns, _ = drawn["matrix"]
     assert (rows, columns) == (["0", "1"], ["0", "0.5"])
     assert values[1, 1] == 100 * models[0].matrix.cells[1, 1, 0.5].f1
 
 
 def test_a_missing_cell_is_a_gap_in_its_curve(shown, models, drawn):
-    shown.robustness([Model(partly(models[0].matrix, (0, 0, 0)), (0, 0))])
+    figures.robustness(shown, [Model(partly(models[0].matrix, (0, 0, 0)), (0, 0))])
     (curve,) = drawn["robustness"][0].values()
     assert list(curve) == [0, 0.5]
     assert np.isnan(curve[0.5])
 
 
 def test_confusion_counts_the_stored_predictions(shown, models, drawn, finished):
-    shown.confusion(models)
+    figures.confusion(shown, models)
     panels, names = drawn["confusions"]
     assert names == tuple("0123456789")
     assert [[title for title, _ in line] for line in panels] == [
@@ -125,12 +121,12 @@ def test_confusion_counts_the_stored_predictions(shown, models, drawn, finished)
 
 def test_confusion_at_one_epsilon_has_a_line_a_scenario(shown, models, drawn):
     other = [Model(dataclasses.replace(model.matrix, name="again"), model.row) for model in models]
-    shown.confusion([*models, *other], (0.5,))
+    figures.confusion(shown, [*models, *other], (0.5,))
     assert [len(line) for line in drawn["confusions"][0]] == [2, 2]
 
 
 def test_correct_predictions_of_each_class(shown, models, drawn, finished):
-    shown.per_class(models)
+    figures.per_class(shown, models)
     panels, epsilons = drawn["per_class"]
     assert epsilons == (0, 0.5)
     for panel, row in zip(panels, (0, 1), strict=True):
@@ -139,12 +135,7 @@ def test_correct_predictions_of_each_class(shown, models, drawn, finished):
             right = labels[predicted == labels].bincount(minlength=10)
             assert panel.counts[k].tolist() == right.tolist()
             assert panel.total.tolist() == labels.bincount(minlength=10).tolist()
-            assert right.tolist() == models[row].matrix.cells[row, row, column].right_by_class
-
-
-def test_an_epsilon_that_was_not_evaluated_is_refused(shown, models):
-    with pytest.raises(InvalidValue, match=r"digits → digits, ε = 0: expected an evaluated epsilon, 0, 0\.5, got 0\.7"):
-        shown.confusion(models, (0.7,))
+            assert tuple(right.tolist()) == models[row].matrix.cells[row, row, column].right_by_class
 
 
 def test_models_of_several_targets_have_no_common_confusion(shown, models):
@@ -152,15 +143,15 @@ def test_models_of_several_targets_have_no_common_confusion(shown, models):
     record = dataclasses.replace(models[0].matrix.cells[0, 0, 0], spec=high, key=high.key)
     other = Model(dataclasses.replace(models[0].matrix, cells={(0, 0, 0): record}), (0, 0))
     with pytest.raises(InvalidValue, match="expected models of one target, got digits, digits-high"):
-        shown.confusion([*models, other])
+        figures.confusion(shown, [*models, other])
 
 
 def test_training_shows_the_stored_history(shown, models, drawn, finished):
-    shown.training(models)
+    figures.training(shown, models)
     (curves,) = drawn["training"]
     assert list(curves) == ["digits ε = 0", "digits ε = 1"]
     assert curves["digits ε = 1"] == artifacts.load_history(Store(finished), models[1].spec.pretrain)
-    shown.training(models, "finetune")
+    figures.training(shown, models, "finetune")
     (curves,) = drawn["training"]
     assert list(curves) == ["digits → digits ε = 0", "digits → digits ε = 1"]
     assert [entry["epoch"] for entry in curves["digits → digits ε = 0"]] == [1, 2]
@@ -183,7 +174,7 @@ def test_a_limit_takes_a_part_of_the_images(shown, models):
 
 
 def test_maps_hold_the_same_images_of_each_model(shown, models, drawn):
-    shown.tsne(models, perplexity=5, iterations=250)
+    figures.tsne(shown, models, perplexity=5, iterations=250)
     panels, labels, names = drawn["maps"]
     assert [(title, points.shape) for title, points in panels] == [("ε = 0", (40, 2)), ("ε = 1", (40, 2))]
     assert labels.tolist() == datasets.load("digits", "test", 40).labels.tolist()
@@ -191,22 +182,15 @@ def test_maps_hold_the_same_images_of_each_model(shown, models, drawn):
 
 
 def test_one_map_holds_all_models(shown, models, drawn):
-    shown.tsne_together(models, perplexity=5, iterations=250)
+    figures.tsne_together(shown, models, perplexity=5, iterations=250)
     points, owner, names = drawn["joint_map"]
     assert points.shape == (80, 2)
     assert owner.tolist() == [0] * 40 + [1] * 40
     assert names == ["ε = 0", "ε = 1"]
 
 
-def test_a_seeded_map_is_the_same_picture_twice(shown, models):
-    first, second = (
-        figures.to_bytes(shown.tsne_together(models, perplexity=5, iterations=300), "png") for _ in range(2)
-    )
-    assert first == second
-
-
 def test_examples_are_right_before_and_wrong_after_the_attack(shown, models, drawn):
-    shown.examples(models, epsilon=5, count=3)
+    figures.examples(shown, models, epsilon=5, count=3)
     rows, epsilon = drawn["examples"]
     assert epsilon == 5
     assert len(rows) == 3
@@ -228,20 +212,11 @@ def test_examples_are_right_before_and_wrong_after_the_attack(shown, models, dra
         assert [row.label, row.before, row.after] == said
 
 
-def test_without_a_turned_image_there_are_no_examples(shown, models):
-    with pytest.raises(InvalidValue, match="expected images that epsilon 1e-07 turns, got none"):
-        shown.examples(models, epsilon=1e-7)
-
-
-def test_layers_are_those_of_the_model(shown, models):
-    assert shown.layers(models[0])["linear"] == (10,)
-
-
 def test_nothing_is_written_or_trained(finished, models, shown, monkeypatch):
     before = sorted((path, path.stat().st_mtime_ns) for path in finished.rglob("*"))
     monkeypatch.setattr(scheduler, "BUILDERS", {})
     for kind in ("robustness", "matrix", "confusion", "per_class", "training", "examples"):
-        assert figures.to_bytes(getattr(shown, kind)(models), "svg").startswith(b"<?xml")
+        assert plot_style.to_bytes(getattr(figures, kind)(shown, models), "svg").startswith(b"<?xml")
     assert sorted((path, path.stat().st_mtime_ns) for path in finished.rglob("*")) == before
 
 
@@ -262,7 +237,7 @@ def test_a_row_without_evaluations_says_so(models):
 )
 def test_labels_say_as_little_as_tells_models_apart(models, changes, rows, expected):
     matrices = [dataclasses.replace(models[0].matrix, **change) for change in changes]
-    assert figure_data._labels([Model(matrix, row) for matrix, row in zip(matrices, rows, strict=True)]) == expected
+    assert figure_data.labels([Model(matrix, row) for matrix, row in zip(matrices, rows, strict=True)]) == expected
 
 
 def partly(matrix, *places):
@@ -281,24 +256,25 @@ def test_models_are_compared_at_the_epsilons_that_they_share(shown, models, draw
     matrix = models[0].matrix
     some = [Model(partly(matrix, (0, 0, 0), (0, 0, 0.5)), (0, 0)), Model(partly(matrix, (1, 1, 0)), (1, 1))]
     assert figure_data.shared(some) == (0,)
-    shown.confusion(some)
+    figures.confusion(shown, some)
     assert [len(line) for line in drawn["confusions"][0]] == [2]
     other = [some[1], Model(partly(matrix, (0, 0, 0.5)), (0, 0))]
     with pytest.raises(InvalidValue, match="expected models with an evaluation epsilon in common, got none"):
-        shown.per_class(other)
+        figures.per_class(shown, other)
 
 
-def test_an_attack_that_was_never_made_is_not_made_up(models):
-    """Without an attacked cell nothing tells the scenario's attack: at epsilon 0 its settings are in no spec."""
-    (matrix,) = {model.matrix.name: model.matrix for model in models}.values()
-    other_row = Model(partly(matrix, (0, 0, 0), (1, 1, 0.5)), (0, 0))
-    assert other_row.under(5).recipe == tiny().cells[1, 1, 0.5].recipe
-    assert other_row.under(5).finetune == tiny().cells[0, 0, 0].finetune
-    natural = Model(partly(matrix, (0, 0, 0)), (0, 0))
-    assert natural.under(0) == tiny().cells[0, 0, 0]
-    with pytest.raises(InvalidValue, match="expected an evaluation under an attack in the store, got none"):
-        natural.under(5)
-    assert natural.matrix.caption().endswith("conv3, no attack")
+def test_the_attack_of_a_model_is_that_of_its_matrix(models):
+    """Its cell at epsilon 0 may have been made by a run with another attack: both runs share it."""
+    matrix, attack = models[0].matrix, dataclasses.replace(models[0].matrix.evaluation.attack, steps=3)
+    spec = tiny().cells[0, 0, 0]
+    spec = dataclasses.replace(spec, recipe=dataclasses.replace(spec.recipe, attack=attack))
+    cells = {**matrix.cells, (0, 0, 0): dataclasses.replace(matrix.cells[0, 0, 0], spec=spec)}
+    shared = Model(dataclasses.replace(matrix, cells=cells), (0, 0))
+    assert shared.under(5).recipe == tiny().cells[1, 1, 0.5].recipe
+    assert shared.under(5).finetune == tiny().cells[0, 0, 0].finetune
+    natural = partly(matrix, (0, 0, 0))
+    assert Model(natural, (0, 0)).under(0) == tiny().cells[0, 0, 0]
+    assert natural.caption().endswith("conv3, no attack")
 
 
 def test_maps_of_different_images_are_not_drawn_side_by_side(shown, models, monkeypatch, drawn):
@@ -306,7 +282,7 @@ def test_maps_of_different_images_are_not_drawn_side_by_side(shown, models, monk
     calls = iter([None, 20])
     monkeypatch.setattr(shown, "features", lambda model, layer: real(model, layer, limit=next(calls)))
     with pytest.raises(InvalidValue, match="expected models evaluated on the same images, got others for ε = 1"):
-        shown.tsne(models, perplexity=5, iterations=250)
+        figures.tsne(shown, models, perplexity=5, iterations=250)
 
 
 def test_a_data_set_is_read_once(shown, models, monkeypatch):
@@ -324,15 +300,15 @@ def test_damaged_files_of_a_training_are_named(finished, tmp_path, models, stage
     tamper(store.path(spec) / "history.jsonl", "{")
     other = next(s for s in models[0].spec.chain if s.stage != stage)
     shutil.copy(store.path(other) / "weights.safetensors", store.path(spec) / "weights.safetensors")
-    shown = Gallery(store, device="cpu")
+    shown = FigureData(store, device="cpu")
     with pytest.raises(StoreError, match=r"history\.jsonl: expected JSON lines, got"):
-        shown.training(models, stage)
+        figures.training(shown, models, stage)
     with pytest.raises(StoreError, match=r"weights\.safetensors: expected the weights of .*, got others, such as"):
         shown.layers(models[0])
 
 
 def test_metrics_of_the_record_are_those_of_the_confusion(shown, models):
-    counts = torch.from_numpy(shown._counts(models[0], 0.5))
+    counts = torch.from_numpy(shown.confusion(models[0], 0.5))
     record = models[0].matrix.cells[0, 0, 0.5]
     assert counts.sum() == record.n
     assert counts.diagonal().sum() == record.top1_right
@@ -346,11 +322,31 @@ def test_what_was_partly_attacked_is_shown_as_robust_accuracy_and_not_as_confusi
     partly = tiny(recipe=dataclasses.replace(tiny().recipe, evaluation=evaluation))
     shutil.copytree(finished, tmp_path / "copy")
     runner.run(partly, store=tmp_path / "copy", device="cpu")
-    one = Gallery(tmp_path / "copy", device="cpu")
+    one = FigureData(tmp_path / "copy", device="cpu")
     models = choose(one.matrices(["digits"], partly.protocol))
-    one.robustness(models)
+    figures.robustness(one, models)
     curves, label = drawn["robustness"]
     assert label == "Robust accuracy (%)"
     assert not any(np.isnan(value) for curve in curves.values() for value in curve.values())
     with pytest.raises(InvalidValue, match="expected all images attacked"):
-        one.confusion(models)
+        figures.confusion(one, models)
+
+
+def test_what_cannot_be_drawn_is_refused(shown, models):
+    """What the options of a figure can ask for; all else is right when it is drawn."""
+    unknown = dataclasses.replace(models[0].matrix.records[0], mcc=None)
+    lacking = Model(dataclasses.replace(models[0].matrix, cells={(0.0, 0.0, 0.0): unknown}), (0.0, 0.0))
+    several = [models[0]] * 21
+    cases = [
+        (figures.robustness, [], {}, "expected a model or more, got none"),
+        (figures.robustness, [lacking], {"metric": "mcc"}, "expected evaluations with mcc, got none"),
+        (figures.matrix, [lacking], {"metric": "mcc"}, "expected evaluations with mcc, got none"),
+        (figures.confusion, [], {}, "expected models of one target, got none"),
+        (figures.confusion, models, {"epsilons": (0.7,)}, r"expected an evaluated epsilon, 0, 0\.5, got 0\.7"),
+        (figures.per_class, several[:5], {}, "expected up to 4 models, got 5"),
+        (figures.tsne_together, several, {}, "expected at most 20 models, got 21"),
+        (figures.examples, models, {"epsilon": 1e-7}, "expected images that epsilon 1e-07 turns, got none"),
+    ]
+    for draw, given, options, message in cases:
+        with pytest.raises(InvalidValue, match=message):
+            draw(shown, given, **options)

@@ -10,19 +10,19 @@ from ..util.epsilons import format_epsilon, format_model
 from ..util.errors import InvalidValue
 from ..util.statistics import mcnemar
 from .figure_data import Model, shared
-from .tables import Grid
+from .tables import Table
 
 LEVEL = 0.05
 
 
-def versus(store: Store, first: Model, second: Model) -> Grid:
+def compare_models(store: Store, first: Model, second: Model) -> Table:
     """At each evaluation epsilon in common, accuracies, and McNemar's exact test on images that one alone gets right.
 
     InvalidValue if the two were evaluated on different images, or have no epsilon in common.
     """
     names = [f"{one.matrix.name}@{format_model(*one.row)}" for one in (first, second)]
     columns, told, count = shared([first, second]), [], 0
-    recipes = [one.under(columns[-1]).recipe for one in (first, second)]
+    recipes = [one.matrix.evaluation for one in (first, second)]
     ways = [f"{recipe.attack} of {recipe.attacked} images" for recipe in recipes]
     if ways[0] != ways[1]:
         raise InvalidValue(f"compare: expected models under one attack, got {' and '.join(ways)}")
@@ -34,7 +34,7 @@ def versus(store: Store, first: Model, second: Model) -> Grid:
             raise InvalidValue(f"compare: expected models evaluated on the same test images, got {' and '.join(names)}")
         right, other, count = ours[:, 0] == labels, theirs[:, 0] == labels, len(labels)
         told.append(_beside(int(right.sum()), int(other.sum()), int((right & ~other).sum()), count))
-    return Grid(
+    return Table(
         title=f"A: {names[0]}, B: {names[1]}",
         labels=[""],
         columns=list(map(format_epsilon, columns)),

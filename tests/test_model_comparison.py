@@ -5,7 +5,7 @@ import pytest
 from conftest import tiny
 
 from rossbench.config.recipes import Attack
-from rossbench.report import versus
+from rossbench.report import model_comparison
 from rossbench.report.figure_data import Model
 from rossbench.runner import run as runner
 from rossbench.store import results
@@ -18,11 +18,11 @@ from rossbench.util.statistics import mcnemar
 def test_two_models_are_compared_image_for_image(finished):
     store = Store(finished)
     (matrix,) = results.load(store)
-    grid = versus.versus(store, Model(matrix, (0.0, 0.0)), Model(matrix, (1.0, 1.0)))
-    assert grid.columns == ["0", "0.5"]
-    assert "A: digits@0, B: digits@1" in grid.title
+    table = model_comparison.compare_models(store, Model(matrix, (0.0, 0.0)), Model(matrix, (1.0, 1.0)))
+    assert table.columns == ["0", "0.5"]
+    assert "A: digits@0, B: digits@1" in table.title
     for k, epsilon in enumerate((0.0, 0.5)):
-        told = {labels[0]: cells[k] for labels, cells in grid.lines}
+        told = {labels[0]: cells[k] for labels, cells in table.lines}
         both = [load_predictions(store, tiny().cells[row, row, epsilon]) for row in (0.0, 1.0)]
         right, other = (ranked[:, 0] == labels for ranked, labels in both)
         only, only_other = int((right & ~other).sum()), int((~right & other).sum())
@@ -43,7 +43,7 @@ def test_two_models_are_compared_image_for_image(finished):
     ],
 )
 def test_what_is_more_than_noise(right, other, only, verdict):
-    told = versus._beside(right, other, only, 100)
+    told = model_comparison._beside(right, other, only, 100)
     assert told["verdict"] == verdict
     assert told["A - B"] == f"{right - other:+.2f}"
     assert int(told["right by A alone"]) - int(told["right by B alone"]) == right - other
@@ -57,7 +57,7 @@ def test_models_of_other_images_are_refused(finished, tmp_path):
     models = [Model(matrix, (1.0, 1.0)) for matrix in results.load(store)]
     for other in models[1:]:
         with pytest.raises(InvalidValue, match="expected models evaluated on the same test images"):
-            versus.versus(store, models[0], other)
+            model_comparison.compare_models(store, models[0], other)
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_models_under_other_attacks_are_refused(finished, tmp_path, changed, tol
     runner.run(dataclasses.replace(one, recipe=recipe), store=tmp_path, device="cpu")
     models = [Model(matrix, (1.0, 1.0)) for matrix in results.load(Store(tmp_path))]
     with pytest.raises(InvalidValue, match="expected models under one attack") as raised:
-        versus.versus(Store(tmp_path), *models)
+        model_comparison.compare_models(Store(tmp_path), *models)
     assert told in str(raised.value)
 
 
@@ -80,6 +80,6 @@ def test_where_only_correct_images_were_attacked_right_is_robust(finished, tmp_p
     store = Store(tmp_path)
     runner.run(dataclasses.replace(one, recipe=recipe), store=store, device="cpu")
     (matrix,) = results.load(store)
-    grid = versus.versus(store, Model(matrix, (0.0, 0.0)), Model(matrix, (1.0, 1.0)))
-    (rates,) = (cells for labels, cells in grid.lines if labels == ["A (%)"])
+    table = model_comparison.compare_models(store, Model(matrix, (0.0, 0.0)), Model(matrix, (1.0, 1.0)))
+    (rates,) = (cells for labels, cells in table.lines if labels == ["A (%)"])
     assert rates[1] == f"{matrix.value((0, 0), 0.5, 'robust'):.2f}"

@@ -1,0 +1,75 @@
+"""Results as a pandas DataFrame. The home of pandas, imported when it is asked: that takes as long as a report."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..store.records import Record
+from ..store.results import METRICS, differences, load
+from ..store.store import Store
+from ..util.errors import InvalidValue
+
+if TYPE_CHECKING:
+    import pandas
+
+_EPSILONS = ("pretrain_epsilon", "finetune_epsilon", "eval_epsilon")
+_LAST = ("top1_low", "top1_high", "audit", "key", "deviations")
+COLUMNS = ("scenario", "protocol", "seed", "source", "target", "encoder", *_EPSILONS, "attack", "n", *METRICS, *_LAST)
+
+
+def results(
+    store_or_records: Store | Path | str | Mapping[Any, Any] | Iterable[Record],
+    names: Sequence[str] = (),
+    protocol: str | None = None,
+) -> pandas.DataFrame:
+    """A row for each evaluated cell of a store, or of the records that ``rossbench.run`` or ``run_suite`` returns.
+
+    ``names``, ``protocol``: of a store, only these scenarios and suites, and this protocol. Rates are in [0, 1], mcc in
+    [-1, 1], NaN where not all images were attacked; ``docs/records.md`` describes the columns. Records alone know
+    neither their protocol nor their audit. Raises RossbenchError.
+    """
+    import pandas
+
+    if isinstance(store_or_records, (Store, Path, str)):
+        store = store_or_records if isinstance(store_or_records, Store) else Store(store_or_records)
+        rows = list(_of_store(store, names, protocol))
+    else:
+        rows = [_row(one, one.scenario, None, None, one.deviations) for one in _records(store_or_records)]
+    return pandas.DataFrame(rows, columns=COLUMNS)
+
+
+def _of_store(store: Store, names: Sequence[str], protocol: str | None) -> Iterator[list[Any]]:
+    for matrix in load(store, names, protocol):
+        for (*row, _), record in matrix.cells.items():
+            if record is not None:
+                audit = matrix.audits.get((row[0], row[1]))
+                verdict = audit.verdict if audit else None
+                yield _row(record, matrix.name, matrix.protocol, verdict, matrix.deviations)
+
+
+def _records(given: Any) -> Iterator[Record]:
+    if not isinstance(given, Iterable) or isinstance(given, (str, bytes)):
+        raise InvalidValue(f"results: expected a store or records, got {given!r:.100}")
+    for item in given.values() if isinstance(given, Mapping) else given:
+        if isinstance(item, Record):
+            yield item
+        else:
+            yield from _records(item)
+
+
+def _row(
+    record: Record, scenario: str, protocol: str | None, verdict: str | None, deviations: Mapping[str, tuple[Any, Any]]
+) -> list[Any]:
+    spec, finetune, pretrain = record.spec, record.spec.finetune, record.spec.finetune.pretrain
+    numbers = [metric.of(record) for metric in METRICS.values()]
+    numbers += record.interval("top1") or (None, None)
+    return [
+        *(scenario, protocol, record.seed, pretrain.source, finetune.target, pretrain.encoder),
+        *(pretrain.epsilon, finetune.epsilon, spec.epsilon),
+        *(str(spec.recipe.attack) if spec.epsilon else "none", record.n),
+        *(math.nan if number is None else number for number in numbers),
+        *(verdict, record.key, differences(deviations)),
+    ]

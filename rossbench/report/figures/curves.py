@@ -1,0 +1,81 @@
+"""Curves: a metric against the attack's strength, loss and accuracy by epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from matplotlib.artist import Artist
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from ...config.specs import FinetuneSpec
+from ...store import artifacts
+from ...store.results import METRICS
+from ...util.epsilons import EPS
+from ...util.errors import InvalidValue
+from ..figure_data import FigureData, Model, labels
+from ..plot_style import COLUMN, INK, LINES, SHADE, WIDE, curve_looks, laid_out, styled
+from .heatmaps import metric_values
+
+
+def robustness(data: FigureData, models: Sequence[Model], metric: str | None = None) -> Figure:
+    """A metric against the evaluation epsilon, one curve a model; it has a gap where a cell is missing."""
+    metric, columns, values = metric_values(models, metric)
+    curves = {
+        label: {column: value for column, value in zip(columns, row, strict=True) if column in model.matrix.columns}
+        for label, model, row in zip(labels(models), models, values.tolist(), strict=True)
+    }
+    return plot_robustness(curves, METRICS[metric].label)
+
+
+@styled
+def plot_robustness(curves: Mapping[str, Mapping[float, float]], ylabel: str) -> Figure:
+    """One curve a model: label -> {evaluation epsilon: value}. NaN is missing: no line is drawn to it or across it."""
+    figure = Figure((COLUMN, 2.3))
+    axes = figure.subplots()
+    for i, (curve, look) in enumerate(zip(curves.values(), curve_looks(len(curves)), strict=True)):
+        points = sorted(curve.items())
+        axes.plot([x for x, _ in points], [y for _, y in points], linestyle=LINES[i % len(LINES)], **look)
+    axes.update_datalim([(min(x for curve in curves.values() for x in curve), 0)])  # heights compare from 0
+    axes.set(xlabel=f"Evaluation {EPS}", ylabel=ylabel)
+    axes.grid(axis="y", color=SHADE, linewidth=0.4)
+    axes.spines[["top", "right"]].set_visible(False)
+    return laid_out(figure, dict(zip(curves, axes.lines, strict=True)))
+
+
+def training(data: FigureData, models: Sequence[Model], stage: str = "pretrain") -> Figure:
+    """Loss and accuracy of every epoch of a stage, each training once. A given encoder has none."""
+    trained = [spec for model in models for spec in model.spec.chain if spec.stage == stage]
+    specs = {spec.key: spec for spec in trained if isinstance(spec, FinetuneSpec) or not spec.weights}
+    if not specs:
+        raise InvalidValue("training: expected models that were pretrained here, got given encoders alone")
+    titles = [str(spec).removeprefix(f"{stage} ").replace(f"{EPS}=", f"{EPS} = ") for spec in specs.values()]
+    if len(set(titles)) < len(titles):  # of several seeds or protocols
+        titles = [f"{title} ({key})" for title, key in zip(titles, specs, strict=True)]
+    histories = [artifacts.load_history(data.store, spec) for spec in specs.values()]
+    return plot_training(dict(zip(titles, histories, strict=True)))
+
+
+@styled
+def plot_training(curves: Mapping[str, Sequence[Mapping[str, float]]]) -> Figure:
+    """Loss and accuracy of training batches: label -> an entry an epoch, with epoch, loss, top1 and top5 (rates)."""
+    figure = Figure((WIDE, 2.2))
+    loss, accuracy = figure.subplots(1, 2)
+    shown: dict[str, Artist] = {}
+    for i, ((label, history), look) in enumerate(zip(curves.items(), curve_looks(len(curves)), strict=True)):
+        every = max(1, len(history) // 8)
+        look["markevery"] = (i % every, every)
+        epochs = [entry["epoch"] for entry in history]
+        loss.plot(epochs, [entry["loss"] for entry in history], **look)
+        accuracy.plot(epochs, [100 * entry["top1"] for entry in history], **look)
+        accuracy.plot(epochs, [100 * entry["top5"] for entry in history], linestyle="--", **look)
+        shown[label] = loss.lines[-1]
+    for axes, ylabel in ((loss, "Training loss"), (accuracy, "Training accuracy (%)")):
+        axes.set(xlabel="Epoch", ylabel=ylabel)
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
+        axes.grid(axis="y", color=SHADE, linewidth=0.4)
+        axes.spines[["top", "right"]].set_visible(False)
+    shown["top-1"] = Line2D([], [], color=INK)
+    shown["top-5"] = Line2D([], [], color=INK, linestyle="--")
+    return laid_out(figure, shown)
