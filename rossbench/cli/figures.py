@@ -24,32 +24,36 @@ FORMS = ("png", "svg", "pdf")
 _names = click.argument("names", nargs=-1, required=True, metavar="NAME...")
 _source = options.together(options.scenario_file, options.protocol, options.store, options.data_dir, options.device)
 _epsilons = click.option("--eval-eps", "epsilons", callback=options.epsilons, help="Evaluation epsilons.")
-_stage = click.option("--stage", type=click.Choice(["pretrain", "finetune"]), help="[default: pretrain]")
-_count = click.option("--count", type=click.IntRange(1, 8), help="Images.  [default: 6]")
+_stage = click.option(
+    "--stage", type=click.Choice(["pretrain", "finetune"]), help="Training stage.  [default: pretrain]"
+)
+_count = click.option("--count", type=click.IntRange(1, 8), help="Number of images.  [default: 6]")
 _attack = click.option(
     "--epsilon",
     type=options.Number(0, 1000),
-    help="Of an attack on the images.  [default: 0; examples: 5 in L2, 0.3 in Linf]",
+    help="Epsilon of the attack on the images.  [default: 0; examples: 5 in L2, 0.3 in Linf]",
 )
-_limit = click.option("--limit", type=click.IntRange(min=1), help="Use that many test images, class-balanced.")
+_limit = click.option("--limit", type=click.IntRange(min=1), help="Number of test images, class-balanced.")
 _inputs = options.together(
-    click.option("--layer", help="As rossbench layers lists.  [default: encoder; together: linear]"),
-    click.option("--perplexity", type=options.Number(min=1), help="Of t-SNE.  [default: 35; together: 50]"),
-    click.option("--iterations", type=click.IntRange(250, 10**6), help="Of t-SNE.  [default: 1500; together: 2500]"),
+    click.option("--layer", help="Layer name, as listed by rossbench layers.  [default: encoder; together: linear]"),
+    click.option("--perplexity", type=options.Number(min=1), help="t-SNE perplexity.  [default: 35; together: 50]"),
+    click.option(
+        "--iterations", type=click.IntRange(250, 10**6), help="t-SNE iterations.  [default: 1500; together: 2500]"
+    ),
     _attack,
     _limit,
 )
 
 
 def _models(default: str) -> options.Decorator:
-    text = f"Such as 0,1,1:0 (pretraining:finetuning).  [default: {default}]"
+    text = f"Models by epsilon, such as 0,1,1:0 (pretraining:finetuning).  [default: {default}]"
     return click.option("--models", "rows", callback=options.models, help=text)
 
 
 @click.group()
 @options.debug_option
 def figure() -> None:
-    """Figures of what is in the store, as PNG, SVG or PDF; nothing is trained."""
+    """Plot results in the store as PNG, SVG or PDF; nothing is trained."""
 
 
 def _add(kind: str, default: str, text: str, *choices: options.Decorator) -> None:
@@ -88,17 +92,19 @@ def _open(names: tuple[str, ...], given: dict[str, Any]) -> tuple[FigureData, li
     return FigureData(store, given.pop("data_dir"), given.pop("device")), matrices
 
 
-_add("robustness", "all", "A metric against the evaluation epsilon, one curve a model.", options.metric)
-_add("matrix", "all", "The matrix as a heat map.", options.metric)
-_add("confusion", "first and last", "Confusion matrices; study, figures 5.3 and 5.5.", _epsilons)
-_add("per-class", "first and last", "Correct predictions per class at growing epsilon; study, figure 5.6.", _epsilons)
-_add("tsne", "first and last", "Maps of features, a map a model, coloured by class; study, figure 5.4.", _inputs)
-_add("tsne-together", "first and last", "One map of several models' features; study, figure 5.8.", _inputs)
-_add("examples", "last", "Images that an attack turned; study, figure 5.1.", _attack, _count)
-_add("training", "all", "Loss and accuracy of every epoch.", _stage)
+_add("robustness", "all", "Plot a metric against the evaluation epsilon, one curve per model.", options.metric)
+_add("matrix", "all", "Plot the matrix as a heat map.", options.metric)
+_add("confusion", "first and last", "Plot confusion matrices; study, figures 5.3 and 5.5.", _epsilons)
+_add("per-class", "first and last", "Plot correct predictions per class against epsilon; study, figure 5.6.", _epsilons)
+_add("tsne", "first and last", "Plot t-SNE of features, one plot per model; study, figure 5.4.", _inputs)
+_add("tsne-together", "first and last", "Plot joint t-SNE of several models' features; study, figure 5.8.", _inputs)
+_add("examples", "last", "Plot adversarial examples; study, figure 5.1.", _attack, _count)
+_add("training", "all", "Plot loss and accuracy per epoch.", _stage)
 
 
-_model = click.option("--model", "rows", callback=options.models, help="Such as 1 or 1:0.  [default: last]")
+_model = click.option(
+    "--model", "rows", callback=options.models, help="Model by epsilon, such as 1 or 1:0.  [default: last]"
+)
 
 
 def _one(name: str, rows: tuple[Row, ...], given: dict[str, Any]) -> tuple[FigureData, Model]:
@@ -118,7 +124,7 @@ def _one(name: str, rows: tuple[Row, ...], given: dict[str, Any]) -> tuple[Figur
 @_source
 @options.debug_option
 def layers(name: str, rows: tuple[Row, ...], **given: Any) -> None:
-    """Names of a model's layers, and the shape that each gives for one image."""
+    """List a model's layers with their output shapes for one image."""
     data, model = _one(name, rows, given)
     table = Table("layer", "shape", show_edge=False)
     for layer, shape in data.layers(model).items():
@@ -129,7 +135,7 @@ def layers(name: str, rows: tuple[Row, ...], **given: Any) -> None:
 @click.command()
 @click.argument("name")
 @_model
-@click.option("--layer", default="encoder", show_default=True, help="A name that rossbench layers lists.")
+@click.option("--layer", default="encoder", show_default=True, help="Layer name, as listed by rossbench layers.")
 @_attack
 @_limit
 @options.file_option("save", "FILE.npz.")
@@ -144,7 +150,7 @@ def features(
     save: Path | None,
     **given: Any,
 ) -> None:
-    """A layer's features of the test images, natural or attacked, as NumPy arrays: features and labels."""
+    """Save a layer's features of clean or attacked test images, and labels, as NumPy arrays."""
     target = options.place(save, f"{name}-{layer}.npz", ("npz",))
     data, model = _one(name, rows, given)
     import numpy as np

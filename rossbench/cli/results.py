@@ -32,8 +32,8 @@ EXIT_FAILED_AUDIT = 3
     default="table",
     show_default=True,
 )
-@click.option("--intervals", is_flag=True, help="Each rate with its 95 % Wilson interval; of one seed.")
-@options.file_option("html", "Write a page, with all figures, here.")
+@click.option("--intervals", is_flag=True, help="Show 95 % Wilson intervals; one seed only.")
+@options.file_option("html", "Write an HTML report with all figures to this file.")
 @options.protocol
 @options.store
 @options.data_dir
@@ -51,7 +51,7 @@ def report(
     data_dir: Path | None,
     device: str,
 ) -> None:
-    """The matrices in the store: rows are the models' epsilons, columns those of the evaluation."""
+    """Print result tables: one row per model, one column per evaluation epsilon."""
     matrices = results.load(Store(store), names, protocol)
     if save is not None and (form, metric, intervals) != ("table", None, False):
         raise click.UsageError("--html: expected no --format, --metric or --intervals, since a page has its own")
@@ -104,7 +104,7 @@ def _print(shown: Sequence[tables.Table], form: str) -> None:
 @options.scenario_file
 @options.debug_option
 def audit(names: tuple[str, ...], protocol: str | None, store: Path, data_dir: Path | None, device: str) -> None:
-    """Can the numbers be trusted? Verdicts on every evaluated classifier; exit code 3 if one fails."""
+    """Audit every evaluated classifier for signs of unreliable robustness; exit code 3 if one fails."""
     console = Console()
     results.load(Store(store), names, protocol)  # what is not there is said before torch is loaded
     with console.status("loading torch") if console.is_terminal else contextlib.nullcontext():
@@ -119,8 +119,10 @@ def audit(names: tuple[str, ...], protocol: str | None, store: Path, data_dir: P
 
 @click.command()
 @click.argument("names", nargs=-1, metavar="[NAME]...")
-@click.option("--tolerance", type=options.Number(min=0), default=2.0, show_default=True, help="In percentage points.")
-@click.option("--show-reduced", is_flag=True, help="Show runs under another protocol too, labelled as not comparable.")
+@click.option(
+    "--tolerance", type=options.Number(min=0), default=2.0, show_default=True, help="Tolerance in percentage points."
+)
+@click.option("--show-reduced", is_flag=True, help="Include runs under other protocols, labelled as not comparable.")
 @click.option("--format", "form", type=click.Choice(["table", *formats.TEXTS]), default="table", show_default=True)
 @options.protocol
 @options.store
@@ -129,7 +131,7 @@ def audit(names: tuple[str, ...], protocol: str | None, store: Path, data_dir: P
 def compare(
     names: tuple[str, ...], tolerance: float, show_reduced: bool, form: str, protocol: str | None, store: Path
 ) -> None:
-    """Ours beside the numbers that the study published, where the protocol is the same; or two models.
+    """Compare results with the published numbers, under the same protocol; or two models.
 
     Two models are NAME@MODEL, such as digits@0 digits@1 or digits-low-to-low-finetuning@1:0: McNemar's test on the
     same test images says at each epsilon whether their difference is more than noise.
