@@ -45,7 +45,7 @@ KINDS = {
     "show digits --eval-eps; show digits --train-eps; show digits --finetune-eps; figure confusion digits --eval-eps; "
     "figure per-class digits --eval-eps": _values("0, 1,0 0,nan -1 1e4 1e999999999 1/0 0:1:0 0:1:1e-9", *ODD),
     "figure robustness digits --models; figure training digits --models; layers digits --model; "
-    "features digits --model; compare digits@0 digits@": _values("x 1: 1:0:1 -1 2", ""),
+    "features digits --model; compare digits@0 digits@": _values("x 1: 1:0:1 -1", ""),
     "show digits --epochs; show digits --finetune-epochs; show digits --train-limit; show digits --test-limit; "
     "figure tsne digits --limit; figure tsne digits --iterations; figure examples digits --count; "
     "features digits --limit": _values("0 -1 1.5 x nan", HUGE, *ODD[:2]),
@@ -100,13 +100,15 @@ run digits --encoder-weights w/good.pt --train-eps 0,1; run digits --encoder-wei
 run digits --encoder-weights w/good.pt --set pretraining.batch_size=9
 run digits --encoder-weights hf-hub:a/b --encoder conv3
 report --html x.html --metric f1; report --html x.html --format csv; report --html x.html --intervals
-report --intervals --metric mcc; report --intervals --format json; figure tsne digits --limit 41
-figure confusion digits --eval-eps 0.7; features digits --epsilon 1001; figure tsne-together digits --limit 41
+report --intervals --metric mcc; report --intervals --format json
+features digits --epsilon 1001
 compare; compare digits; compare digits@0; compare digits@0 digits@0 digits@0; compare @ @; compare x@0 digits@0
 """
 NEEDS_TORCH = """
 run digits --device cpu --encoder resnet81; run digits --device cpu --encoder conv3:cifar
 run digits --device cpu --encoder resnet18.nothing; run digits --device cuda:99; layers digits --device cuda:99
+figure robustness digits --models 2; compare digits@0 digits@2; figure confusion digits --eval-eps 0.7
+figure tsne digits --limit 41; figure tsne-together digits --limit 41
 figure tsne digits --perplexity 100; figure tsne digits --layer x; features digits --layer [red]
 features digits --layer=; figure examples digits --epsilon 0
 run digits --encoder-weights local-dir:w/bad-config; run digits --encoder-weights local-dir:w/code
