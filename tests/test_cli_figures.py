@@ -112,7 +112,7 @@ WRONG = [
     (["figure", "matrix", "digits", "--models", "2"], "models: expected some of 0, 1, got 2"),
     (["figure", "matrix", "digits", "--models", "1:0:1"], "models '1:0:1': expected such as 1, or 1:0"),
     (["figure", "matrix", "digits", "--models", "x"], "got 'x'"),
-    (["figure", "matrix", "digits", "--save", "f.gif"], "expected a file that ends in .png, .svg or .pdf, got f.gif"),
+    (["figure", "matrix", "digits", "--save", "f.gif"], "expected a file that ends in .png or .svg or .pdf, got f.gif"),
     (["figure", "matrix", "digits", "--save", "no/f.png"], "expected a file in a folder that exists, got no/f.png"),
     (["figure", "matrix", "digits", "--protocol", "abc"], "unknown protocol of digits 'abc'; known: "),
     (["figure", "confusion", "digits", "--eval-eps", "0.7"], "expected an evaluated epsilon, 0, 0.5, got 0.7"),

@@ -276,7 +276,7 @@ def place(given: Path | None, default: str, forms: Sequence[str]) -> Path:
     """The file of --save, or the default; InvalidValue for another suffix than ``forms``."""
     path = given or _FILE.convert(default, None, click.get_current_context())
     if path.suffix.removeprefix(".") not in forms:
-        ends = " or ".join([", ".join(f".{form}" for form in forms[:-1]), f".{forms[-1]}"][len(forms) == 1 :])
+        ends = " or ".join(f".{form}" for form in forms)
         raise InvalidValue(f"--save: expected a file that ends in {ends}, got {path}")
     return path
 
