@@ -9,7 +9,7 @@ from rossbench.util import locks
 from rossbench.util.errors import StoreError
 from rossbench.util.locks import Locks
 
-HOLD = "import sys, time; from pathlib import Path; from rossbench.locks import Locks; "
+HOLD = "import sys, time; from pathlib import Path; from rossbench.util.locks import Locks; "
 HOLD += "one = Locks(Path(sys.argv[1])); print(one.take('a'), flush=True); time.sleep(100)"
 
 
@@ -17,10 +17,12 @@ HOLD += "one = Locks(Path(sys.argv[1])); print(one.take('a'), flush=True); time.
 def other(tmp_path):
     """Another process, which holds the lock a."""
     process = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True)
-    assert process.stdout.readline() == "True\n"
-    yield process
-    process.kill()
-    process.communicate()
+    try:
+        assert process.stdout.readline() == "True\n"
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
 
 
 def test_one_holds_a_lock_and_others_hold_others(tmp_path):
