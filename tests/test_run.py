@@ -62,7 +62,7 @@ def test_a_record_counts_its_own_predictions(finished):
         scores = metrics.scores(ranked[:, 0], labels, 10)
         assert {name: record.metric(name) for name in scores} == scores
         assert list(record.right_by_class) == metrics.confusion(ranked[:, 0], labels, 10).diagonal().tolist()
-        assert record.right_by_class == [int((ranked[labels == k, 0] == k).sum()) for k in range(10)]
+        assert list(record.right_by_class) == [int((ranked[labels == k, 0] == k).sum()) for k in range(10)]
         assert sum(record.right_by_class) == record.top1_right
 
 
