@@ -45,12 +45,12 @@ class Counter:
     def flops(self, spec: AnySpec) -> int:
         """Of all passes of a spec, see specs.passes: a pass to input and weights counts as two forward passes.
 
-        Left out are what is no product of matrices (views, BatchNorm, Adam) and NT-Xent's similarities.
+        Left out are what is no product of matrices (views, BatchNorm, the optimizer) and NT-Xent's similarities.
         """
         if not spec.passes:
             return 0
         flops = spec.passes * self.forward(spec if isinstance(spec, (PretrainSpec, FinetuneSpec)) else spec.finetune)
-        if isinstance(spec, FinetuneSpec) and _is_encoded_once(spec):  # then the linear layer: forward, to the weights
+        if isinstance(spec, FinetuneSpec) and spec.encodes_once:  # then the linear layer: forward, to the weights
             linear = self.classifier(spec).linear
             flops += spec.recipe.epochs * _images(spec) * 4 * linear.in_features * linear.out_features
         return flops
@@ -76,11 +76,12 @@ class Counter:
         return _FILES[spec.stage] + weights + (_EPOCH * spec.recipe.epochs if spec.passes else 0)
 
     def state_bytes(self, spec: PretrainSpec | FinetuneSpec) -> int:
-        """Of a resume state: the weights, and Adam's two numbers for each parameter."""
+        """Of a resume state: the weights, and for each parameter Adam's two numbers, or SGD's one."""
         module = self._stored(spec)
         weights: int = sum(tensor.nbytes for tensor in module.state_dict().values())
-        adam: int = 2 * sum(parameter.nbytes for parameter in module.parameters())
-        return weights + adam + _EPOCH * spec.recipe.epochs
+        numbers = 1 if isinstance(spec, FinetuneSpec) and spec.recipe.optimizer == "sgd" else 2
+        optimizer: int = numbers * sum(parameter.nbytes for parameter in module.parameters())
+        return weights + optimizer + _EPOCH * spec.recipe.epochs
 
     def _stored(self, spec: PretrainSpec | FinetuneSpec) -> nn.Module:
         if isinstance(spec, FinetuneSpec):
@@ -130,10 +131,6 @@ def _images(spec: AnySpec) -> int:
     return datasets.count(spec.finetune.target, "test", spec.limit)
 
 
-def _is_encoded_once(spec: FinetuneSpec) -> bool:
-    return spec.recipe.trained == "linear" and not spec.epsilon
-
-
 class Calibration:
     """Seconds that artifacts take on a device, from a few steps of each kind of work.
 
@@ -174,7 +171,7 @@ class Calibration:
     def _finetuning(self, spec: FinetuneSpec) -> tuple[float, float]:
         encoder, classes, once = self._encoder(spec), facts(spec.target).classes, 0.0
         images, labels = self._random(spec.target, 2 * min(spec.recipe.batch_size, _images(spec)))
-        if _is_encoded_once(spec):
+        if spec.encodes_once:
             once = _call_seconds(lambda: encode(encoder, images, spec.recipe.batch_size, Hooks()).cpu())
         longer = replace(spec, recipe=replace(spec.recipe, epochs=1000))
         step = _epoch_seconds(lambda hooks: finetune(longer, encoder, images, labels, classes, hooks))
