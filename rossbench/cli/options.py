@@ -240,7 +240,11 @@ overrides = together(
     option("--precision", type=click.Choice(["float32", "bfloat16"]), help="Pretraining precision."),
     option("--attacked", type=click.Choice(["all", "correct"]), help="Attack all or only correctly classified images."),
     option("--attack", help="Evaluation attack: name, settings or both, such as pgd,steps=100,restarts=5."),
-    option("--finetuning", type=click.Choice(list(FINETUNINGS)), help="Standard linear, adversarial linear or full."),
+    option(
+        "--finetuning",
+        type=click.Choice(list(FINETUNINGS)),
+        help="Standard linear, adversarial linear or full; field-...: trained and tested as the field does it.",
+    ),
     option(
         "--set",
         "settings",
