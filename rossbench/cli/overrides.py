@@ -63,12 +63,11 @@ def changed_scenarios(name: str, given: Mapping[str, Any]) -> list[Scenario]:
         changes["train_epsilons"] = (0.0,)
     seeds = [{"seed": seed} for seed in given["seeds"] or ()] or [{}]
     finetuning = FINETUNINGS.get(given["finetuning"], {})
+    scenarios = [with_fields(scenario, finetuning) for scenario in registry.members(name)]
     return [
-        with_fields(
-            scenario, {**finetuning, **_attack(with_fields(scenario, finetuning), given["attack"]), **changes, **seed}
-        )
+        with_fields(scenario, {**_attack(scenario, given["attack"]), **changes, **seed})
         for seed in seeds
-        for scenario in registry.members(name)
+        for scenario in scenarios
     ]
 
 
