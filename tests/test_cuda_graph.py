@@ -95,7 +95,8 @@ def histories(stage, epsilon, device):
         spec = cell.finetune.pretrain
         spec = dataclasses.replace(spec, recipe=dataclasses.replace(spec.recipe, epochs=4))
         return pretrain(spec, data.images, Hooks())[1]
-    recipe = FIELD_FULL if stage == "field-aff" else cell.finetune.recipe
+    field_aff = dataclasses.replace(FIELD_FULL, learning_rate=1e-3)  # at the field's rate epsilon 1 diverges
+    recipe = field_aff if stage == "field-aff" else cell.finetune.recipe
     spec = dataclasses.replace(cell.finetune, recipe=dataclasses.replace(recipe, epochs=4, batch_size=16))
     encoder = build(spec.pretrain).encoder.to(device)
     return finetune(spec, encoder, data.images, data.labels, 10, Hooks())[1]

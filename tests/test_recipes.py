@@ -115,7 +115,7 @@ def test_a_preset_is_the_protocol_of_the_field(name, settings, epsilon):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"optimizer": "lars"}, "unknown Finetuning.optimizer 'lars'; did you mean adam"),
+        ({"optimizer": "lars"}, "unknown Finetuning.optimizer 'lars'"),
         ({"momentum": 1.5}, "Finetuning.momentum: expected a number of at most 1, got 1.5"),
         ({"milestones": (0,)}, "Finetuning.milestones.0: expected a number of at least 1, got 0"),
         ({"milestones": 10}, "Finetuning.milestones: expected a list, got 10"),
@@ -123,7 +123,7 @@ def test_a_preset_is_the_protocol_of_the_field(name, settings, epsilon):
         ({"crop_padding": 65}, "Finetuning.crop_padding: expected a number of at most 64, got 65"),
         ({"flip_probability": 2}, "Finetuning.flip_probability: expected a number of at most 1, got 2"),
         ({"head_init": "one"}, "unknown Finetuning.head_init 'one'"),
-        ({"loss": "mart"}, "unknown Finetuning.loss 'mart'; did you mean"),
+        ({"loss": "mart"}, "unknown Finetuning.loss 'mart'"),
         ({"trades_beta": -1}, "Finetuning.trades_beta: expected a number of at least 0, got -1"),
     ],
 )
