@@ -24,7 +24,7 @@ FINETUNINGS: dict[str, dict[str, Any]] = {
 """The field's names for finetunings: standard linear, adversarial linear, adversarial full."""
 _OF_SCENARIO = (
     *("encoder", "train_epsilons", "finetune_epsilons", "eval_epsilons"),
-    *("train_limit", "test_limit", "seed"),
+    *("train_limit", "test_limit", "seed", "size"),
 )
 _SHORTHANDS = {
     **{field: field for field in _OF_SCENARIO},
