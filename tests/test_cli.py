@@ -45,7 +45,7 @@ def test_list_names_every_scenario_and_suite_within_80_columns(rossbench, pair):
     assert {line[0] for line in lines} >= {*registry.names(), *(suite.name for suite in registry.suites()), "suite"}
     assert ["pair", "inside, ant, zebra"] in lines
     assert ["inside", "One of the two."] in lines
-    assert ["zebra", "conv3", "digits", "1 x 1"] in lines
+    assert ["zebra", "conv3", "16", "digits", "1 x 1"] in lines
     assert max(map(len, out.splitlines())) <= 80
     listed = json.loads(rossbench("list", "--json")[1])
     assert [one["name"] for one in listed["scenarios"]] == registry.names()

@@ -40,7 +40,7 @@ def test_keys_never_change_without_notice():
     assert (cell.finetune.pretrain.key, cell.finetune.key, cell.key) == PINNED
 
 
-FIELDS = {*flatten(Pretraining()), "seed", "epsilon", "encoder", "limit"}  # there is one attack
+FIELDS = {*flatten(Pretraining()), "seed", "epsilon", "encoder", "limit", "size"}  # there is one attack
 
 
 @pytest.mark.parametrize("field", sorted(FIELDS))
@@ -71,6 +71,7 @@ def _changed(spec: object, path: str) -> EvaluateSpec:
         "flip_probability": 0.25,
         "head_init": "zero",
         "loss": "trades",
+        "size": 8,
     }
     if "." in path:
         head, rest = path.split(".", 1)

@@ -222,6 +222,7 @@ overrides = together(
     option("--finetune-epochs", type=_COUNT, help="Finetuning epochs."),
     option("--train-limit", type=_COUNT, help="Number of training images, class-balanced."),
     option("--test-limit", type=_COUNT, help="Number of test images, class-balanced."),
+    option("--size", type=_COUNT, help="Height and width in pixels to which images are resized."),
     option("--seed", type=click.IntRange(0, 2**62), help="Random seed."),
     option("--seeds", callback=_seeds, help="Random seeds, such as 0,1,2; everything runs once per seed."),
     option("--encoder", help="Architecture: conv3, a timm model, or a timm ResNet with :cifar appended."),

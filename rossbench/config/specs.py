@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 from ..data import datasets
 from ..util.epsilons import EPS, format_epsilon, format_model
 from ..util.errors import one_line
-from ..util.values import Epsilons, NotNegative, Seed, distinct, value
+from ..util.values import Epsilons, NotNegative, Pixels, Seed, distinct, value
 from .recipes import Evaluation, Finetuning, Pretraining
 
 
@@ -61,6 +61,13 @@ class PretrainSpec(Spec):
     seed: Seed = 0
     weights: str = ""
     """Of an encoder that was trained elsewhere: a hash of them, see Scenario.weights; then nothing is pretrained."""
+    size: Pixels | None = None
+    """Of the images, which are resized to it; None: the source's own. A target's are resized to that of its encoder."""
+
+    @property
+    def pixels(self) -> int:
+        """Height and width of the encoder's images."""
+        return self.size or datasets.facts(self.source).size
 
     @property
     def parents(self) -> tuple[AnySpec, ...]:
