@@ -89,12 +89,6 @@ def test_a_model_is_written_short_where_both_epsilons_are_one(model, text):
     assert format_model(*model) == text
 
 
-@given(st.lists(st.tuples(st.integers(0, 1000), st.integers(0, 1000)), min_size=1, max_size=10))
-def test_models_survive_being_written_and_read(numerators):
-    models = tuple((first / 255, second / 255) for first, second in numerators)
-    assert parse_models(",".join(format_model(*model) for model in models)) == models
-
-
 # --- properties ----------------------------------------------------------------------------------------------
 
 PIECES = st.text("0123456789./:,e+-_ \n", max_size=20) | TEXTS

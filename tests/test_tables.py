@@ -53,9 +53,9 @@ def in_form(matrix, form, metric="top1"):
 
 def with_rates(matrix, rates, columns=(0, 0.2, 0.4, 0.6, 0.8, 1)):
     """The matrix with these top-1 rates in percent, a line a model, for its cells; None: missing."""
-    (record, *_) = matrix.records
+    record = dataclasses.replace(matrix.records[0], n=1_000_000)
     cells = {
-        (*row, column): None if rate is None else dataclasses.replace(record, n=1_000_000, top1_right=round(10_000 * rate))
+        (*row, column): None if rate is None else dataclasses.replace(record, top1_right=round(10_000 * rate))
         for row, line in rates.items()
         for column, rate in zip(columns, line, strict=True)
     }
