@@ -43,6 +43,14 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     return workers
 
 
+LONG = ("test_cluster", "test_docs", "test_package", "test_survival")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files of a minute come first, else one worker would be left with them at the end."""
+    items.sort(key=lambda item: item.path.stem not in LONG)
+
+
 def tiny(name: str = "digits", **changes: object) -> Scenario:
     """A registered digits scenario, cut down to seconds: two models, two evaluations, a few images."""
     scenario = registry.get(name)
