@@ -101,7 +101,8 @@ def test_a_transfer_of_ones_own_runs_and_deviates_from_nothing(tmp_path):
 
 def test_a_model_that_draws_random_numbers_of_its_own_is_reproducible(tmp_path):
     """Drop-path takes them from torch's global generator."""
-    pretrain_only = tiny(train_epsilons=(0,), eval_epsilons=(0,), encoder="tiny_vit_5m_224", train_limit=20)
+    small = {"train_epsilons": (0,), "eval_epsilons": (0,), "train_limit": 10, "test_limit": 10}
+    pretrain_only = tiny(encoder="tiny_vit_5m_224", recipe=with_stage("pretraining", epochs=1), **small)
     weights = []
     for name in ("a", "b"):
         torch.manual_seed(len(weights))
