@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
@@ -16,6 +15,7 @@ from ..store import results
 from ..store.store import Store
 from ..util.errors import InvalidValue
 from . import options
+from .terminal import Console
 
 if TYPE_CHECKING:
     from ..report.figure_data import FigureData, Model

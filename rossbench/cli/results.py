@@ -8,7 +8,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import click
-from rich.console import Console
 from rich.markup import escape
 
 from ..report import audits, formats, tables
@@ -18,6 +17,7 @@ from ..store.store import Store
 from ..util.epsilons import parse_models
 from ..util.errors import NotComparable
 from . import options
+from .terminal import Console
 
 EXIT_FAILED_AUDIT = 3
 

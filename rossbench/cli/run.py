@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
@@ -28,6 +27,7 @@ from ..util.epsilons import EPS, format_epsilon, format_model
 from ..util.values import encode, flatten
 from . import costs, options
 from .overrides import changed_scenarios
+from .terminal import Console
 
 if TYPE_CHECKING:
     from ..models.checkpoints import PretrainedEncoder
@@ -106,7 +106,7 @@ def _print_matrix(console: Console, scenario: Scenario) -> None:
 
 
 def _print_json(content: dict[str, Any]) -> None:
-    click.echo(encode(content), nl=False)
+    click.echo(encode(content).decode(), nl=False)
 
 
 def _facts(scenario: Scenario) -> dict[str, Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-from rich.console import Console
 from rich.filesize import decimal
 from rich.markup import escape
 from rich.table import Table
@@ -14,6 +13,7 @@ from ..store.maintenance import Holdings, remove, verify
 from ..store.store import Store
 from ..util.errors import StoreError
 from . import options
+from .terminal import Console
 
 EXIT_DAMAGED = 3
 
