@@ -170,6 +170,8 @@ def _settings(scenario: Scenario) -> dict[str, str]:
 @options.store_to_write
 @options.tensorboard
 @options.workers
+@options.no_audit
+@options.threads
 @options.quiet
 @options.json_option
 @options.scenario_file
@@ -184,6 +186,8 @@ def run(
     ray: str | None,
     cpus: float | None,
     gpus: float | None,
+    no_audit: bool,
+    threads: int | None,
     quiet: bool,
     as_json: bool,
     **changed: Any,
@@ -193,10 +197,14 @@ def run(
     scenarios = changed_scenarios(name, changed)
     console = Console(quiet=quiet or not torchrun.is_rank_zero(), stderr=as_json)
     with console.status("loading torch") if console.is_terminal else contextlib.nullcontext():
+        import torch
+
         from ..runner import display, progress, run
         from ..stages import pretrain
         from ..util import distributed
         from ..util.devices import resolve_device
+    if threads is not None:
+        torch.set_num_threads(threads)
     scenarios, given = _given(scenarios, changed)
     for one in given:
         console.print(escape(str(one)), soft_wrap=True)
@@ -223,7 +231,7 @@ def run(
 
             where["executor"] = stack.enter_context(cluster.connected(ray, cpus or 1.0, gpus or 0.0, device))
         run.run_suite(scenarios, encoders=given, shard=shard, **where)
-        for scenario in scenarios:
+        for scenario in () if no_audit else scenarios:
             (matrix,) = results.load(Store(store), [scenario.name], scenario.protocol)
             if shard == (1, 1) or len(matrix.records) == len(matrix.cells):  # the last shard audits all
                 run.audit([scenario.name], protocol=scenario.protocol, **where)
