@@ -79,7 +79,7 @@ def plot_examples(rows: Sequence[Example], epsilon: float) -> Figure:
             wrong = caption.startswith("→") and caption != wrapped(f"→ {example.label}", 0.85 * side)
             axes.xaxis.label.set_fontweight("bold" if wrong else "normal")
         _name(line[0], wrapped(example.label, side), above=not few)
-    kinds = ("Natural", f"Adversarial, {EPS} = {format_epsilon(epsilon)}", "Difference")
+    kinds = ("Natural", f"Adversarial, attack {EPS} = {format_epsilon(epsilon)}", "Difference")
     for axes, kind in zip(grid[0], kinds, strict=True):
         _name(axes, kind, above=few)
     return laid_out(figure)
