@@ -8,8 +8,9 @@ from conftest import tiny
 
 from rossbench.config.scenarios import specs_of
 from rossbench.runner import run as runner
+from rossbench.store import results
 from rossbench.store.maintenance import LEFT_OVER, Holdings, read_spec, verify
-from rossbench.store.store import Store, write_atomically
+from rossbench.store.store import Store, encode, write_atomically
 
 
 @pytest.fixture
@@ -147,3 +148,25 @@ def test_gc_says_what_would_go_and_then_deletes_it(store, rossbench):
     assert rossbench("store", "gc")[1].splitlines()[-1].startswith("1 deleted, ")
     assert cell not in store
     assert rossbench("store", "gc")[1] == "0 deleted, 0 bytes\n"
+
+
+def test_rm_deletes_a_run_and_what_no_other_needs(store, rossbench):
+    """Two protocols share the encoders; a third try stopped before it had anything to show."""
+    kept = {spec.key for spec in specs_of([tiny()])}
+    other = tiny(test_limit=50, train_epsilons=(1,))
+    for scenario in (other, tiny(test_limit=60, train_limit=50)):
+        store.write_note(scenario.name, scenario.protocol, encode(runner.note_of(scenario)))
+    assert len(results.load(store)) == len(results.load(store, ["digits"])) == 1  # no matrix of dashes
+    runner.run(other, store=store, device="cpu")
+    assert len(results.load(store)) == 2
+    code, out, err = rossbench("store", "rm", "digits", "--protocol", other.protocol, "--dry-run")
+    assert (code, err) == (0, "")
+    assert f"-{other.protocol}-" in out
+    assert "3 would go, " in out  # its note and its two cells: the encoder and the head are another run's too
+    assert rossbench("store", "rm", "digits", "--protocol", other.protocol)[1].splitlines()[-1].startswith("3 deleted")
+    assert {one.spec.key for one in Holdings.of(store).artifacts()} == kept
+    assert "unknown scenario in rossbench-store 'digitz'; did you mean digits?" in rossbench("store", "rm", "digitz")[2]
+    assert "unknown protocol of digits 'abc'" in rossbench("store", "rm", "digits", "--protocol", "abc")[2]
+    write_atomically(store.resume_path(other.cells[1, 1, 0.5]), b"of nobody then")
+    assert rossbench("store", "rm", "digits")[0] == 0
+    assert [path for path in store.root.rglob("*") if path.is_file()] == [store.root / "FORMAT"]

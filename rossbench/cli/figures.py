@@ -11,8 +11,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from ..config.scenarios import Row
+from ..data.datasets import count
 from ..store import results
 from ..store.store import Store
+from ..util.epsilons import check_models, format_epsilon
 from ..util.errors import InvalidValue
 from . import options
 from .terminal import Console
@@ -68,7 +70,7 @@ def _add(kind: str, default: str, text: str, *choices: options.Decorator) -> Non
     @options.debug_option
     def command(names: tuple[str, ...], rows: tuple[Row, ...], save: Path | None, **given: Any) -> None:
         target = options.place(save, f"{'-'.join(names)}-{kind}.png", FORMS)
-        data, matrices = _open(names, given)
+        data, matrices = _open(names, rows, given)
         from ..report import figures
         from ..report.figure_data import choose, ends
         from ..report.plot_style import to_bytes
@@ -83,13 +85,32 @@ def _add(kind: str, default: str, text: str, *choices: options.Decorator) -> Non
                 click.echo(f"rossbench: {matrix.name}: {matrix.notes()[0]}", err=True)
 
 
-def _open(names: tuple[str, ...], given: dict[str, Any]) -> tuple[FigureData, list[results.ResultMatrix]]:
+def _open(
+    names: tuple[str, ...], rows: tuple[Row, ...], given: dict[str, Any]
+) -> tuple[FigureData, list[results.ResultMatrix]]:
     """The data of the store, and the matrices of these names in it; takes the options of ``_source``."""
     store, protocol = Store(given.pop("store")), given.pop("protocol")
-    matrices = results.one_protocol(results.load(store, names, protocol))  # before torch is loaded, which takes seconds
+    matrices = results.one_protocol(results.load(store, names, protocol))
+    _check(matrices, rows, given.get("epsilons"), given.get("limit"))  # before torch is loaded, which takes seconds
     with Console(stderr=True).status("loading torch"):
         from ..report.figure_data import FigureData
     return FigureData(store, given.pop("data_dir"), given.pop("device")), matrices
+
+
+def _check(
+    matrices: list[results.ResultMatrix], rows: tuple[Row, ...], epsilons: tuple[float, ...] | None, limit: int | None
+) -> None:
+    """InvalidValue for models, epsilons or a number of images that the store has no evaluation of."""
+    check_models(rows, {row for matrix in matrices for row in matrix.rows})
+    known = sorted({column for matrix in matrices for column in matrix.columns})
+    for epsilon in epsilons or ():
+        if epsilon not in known:
+            there = ", ".join(map(format_epsilon, known))
+            raise InvalidValue(f"--eval-eps: expected an evaluated epsilon, {there}, got {format_epsilon(epsilon)}")
+    for record in (record for matrix in matrices for record in matrix.records if limit is not None):
+        if limit > record.n:
+            raise InvalidValue(f"--limit: expected at most the {record.n} images of the evaluation, got {limit}")
+        count(record.spec.finetune.target, "test", limit)
 
 
 _add("robustness", "all", "Plot a metric against the evaluation epsilon, one curve per model.", options.metric)
@@ -107,9 +128,9 @@ _model = click.option(
 )
 
 
-def _one(name: str, rows: tuple[Row, ...], given: dict[str, Any]) -> tuple[FigureData, Model]:
+def _one(name: str, rows: tuple[Row, ...], given: dict[str, Any], limit: int | None = None) -> tuple[FigureData, Model]:
     """The data of the store, and the model of a scenario that was asked for."""
-    data, matrices = _open((name,), given)
+    data, matrices = _open((name,), rows, {"limit": limit, **given})
     from ..report.figure_data import choose
 
     models = choose(matrices, rows)
@@ -152,7 +173,7 @@ def features(
 ) -> None:
     """Save a layer's features of clean or attacked test images, and labels, as NumPy arrays."""
     target = options.place(save, f"{name}-{layer}.npz", ("npz",))
-    data, model = _one(name, rows, given)
+    data, model = _one(name, rows, given, limit)
     import numpy as np
 
     found, labels = data.features(model, layer, epsilon or 0, limit)

@@ -45,7 +45,7 @@ def robustness(data: FigureData, models: Sequence[Model], metric: str | None = N
 def plot_robustness(
     curves: Mapping[str, Mapping[float, float]],
     ylabel: str,
-    intervals: Mapping[str, Mapping[float, tuple[float, float]]],
+    intervals: Mapping[str, Mapping[float, tuple[float, float]]] | None = None,
 ) -> Figure:
     """One curve a model: label -> {attack epsilon: value}. NaN is missing: no line is drawn to it or across it.
 
@@ -54,7 +54,7 @@ def plot_robustness(
     figure = Figure((COLUMN, 2.3))
     axes = figure.subplots()
     for i, ((label, curve), look) in enumerate(zip(curves.items(), curve_looks(len(curves)), strict=True)):
-        bars = intervals.get(label, {})
+        bars = (intervals or {}).get(label, {})
         axes.vlines(list(bars), [low for low, _ in bars.values()], [high for _, high in bars.values()], look["color"])
         points = sorted(curve.items())
         axes.plot([x for x, _ in points], [y for _, y in points], linestyle=LINES[i % len(LINES)], **look)
