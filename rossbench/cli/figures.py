@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ..report.figure_data import FigureData, Model
 
 FORMS = ("png", "svg", "pdf")
-_names = click.argument("names", nargs=-1, required=True, metavar="NAME...")
+_names = click.argument("names", nargs=-1, required=True, metavar="NAME...", shell_complete=options.complete_names)
 _source = options.together(options.scenario_file, options.protocol, options.store, options.data_dir, options.device)
 _epsilons = click.option("--eval-eps", "epsilons", callback=options.epsilons, help="Evaluation epsilons.")
 _stage = click.option(
@@ -140,7 +140,7 @@ def _one(name: str, rows: tuple[Row, ...], given: dict[str, Any], limit: int | N
 
 
 @click.command()
-@click.argument("name")
+@options.name
 @_model
 @_source
 @options.debug_option
@@ -154,7 +154,7 @@ def layers(name: str, rows: tuple[Row, ...], **given: Any) -> None:
 
 
 @click.command()
-@click.argument("name")
+@options.name
 @_model
 @click.option("--layer", default="encoder", show_default=True, help="Layer name, as listed by rossbench layers.")
 @_attack

@@ -153,6 +153,12 @@ def _needs_cost(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
     return value
 
 
+def complete_names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """Names of scenarios and suites, for the completion of a shell."""
+    known = [*registry.names(), *(suite.name for suite in registry.suites())]
+    return [name for name in known if name.startswith(incomplete)]
+
+
 def together(*decorators: Decorator) -> Decorator:
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         for decorator in reversed(decorators):
@@ -163,6 +169,8 @@ def together(*decorators: Decorator) -> Decorator:
 
 
 option = click.option
+name = click.argument("name", shell_complete=complete_names)
+some_names = click.argument("names", nargs=-1, metavar="[NAME]...", shell_complete=complete_names)
 debug_option = option("--debug", is_flag=True, expose_value=False, help="Show the traceback of an error.")
 json_option = option("--json", "as_json", is_flag=True, help="Print JSON.")
 no_audit = option("--no-audit", is_flag=True, help="Do not audit the models; rossbench audit does it later.")

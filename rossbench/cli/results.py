@@ -23,7 +23,7 @@ EXIT_FAILED_AUDIT = 3
 
 
 @click.command()
-@click.argument("names", nargs=-1, metavar="[NAME]...")
+@options.some_names
 @options.metric
 @click.option(
     "--format",
@@ -96,7 +96,7 @@ def _print(shown: Sequence[tables.Table], form: str) -> None:
 
 
 @click.command()
-@click.argument("names", nargs=-1, metavar="[NAME]...")
+@options.some_names
 @options.protocol
 @options.store
 @options.data_dir
@@ -118,7 +118,7 @@ def audit(names: tuple[str, ...], protocol: str | None, store: Path, data_dir: P
 
 
 @click.command()
-@click.argument("names", nargs=-1, metavar="[NAME]...")
+@options.some_names
 @click.option(
     "--tolerance", type=options.Number(min=0), default=2.0, show_default=True, help="Tolerance in percentage points."
 )

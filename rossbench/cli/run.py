@@ -56,7 +56,7 @@ def list_(as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("name")
+@options.name
 @options.overrides
 @options.costs
 @options.device
@@ -163,7 +163,7 @@ def _settings(scenario: Scenario) -> dict[str, str]:
 
 
 @click.command()
-@click.argument("name")
+@options.name
 @options.overrides
 @options.device
 @options.data_dir

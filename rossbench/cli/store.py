@@ -78,7 +78,7 @@ def gc(store: Path, dry_run: bool) -> None:
 
 
 @store_.command("rm")
-@click.argument("name")
+@options.name
 @_dry_run
 @options.protocol
 @options.store
