@@ -20,10 +20,10 @@ from ..util.encoding import ERRORS, spelled
 class Console(console.Console):
     """rich's, for any encoding: what that lacks is spelled before it is measured, so that columns stay aligned."""
 
-    def render_str(self, text: str, **options: Any) -> Text:  # type: ignore[override]
+    def render_str(self, text: str, **options: Any) -> Text:
         return super().render_str(spelled(text, self.encoding), **options)
 
-    def status(self, status: Any, **options: Any) -> Status:  # type: ignore[override]
+    def status(self, status: Any, **options: Any) -> Status:
         return super().status(status, **{"spinner": "dots" if self.encoding.startswith("utf") else "line", **options})
 
 
@@ -66,7 +66,7 @@ class _Tolerant:
 def tolerant() -> Iterator[_Tolerant | None]:
     """sys.stdout (given; None where it is closed) and sys.stderr drop what they cannot write."""
     before = sys.stdout, sys.stderr
-    made = [stream and _Tolerant(stream) for stream in before]
+    made = [_Tolerant(stream) if stream else None for stream in before]
     sys.stdout, sys.stderr = cast(list[TextIO], made)
     try:
         yield made[0]
