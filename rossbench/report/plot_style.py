@@ -31,8 +31,8 @@ COLUMN, WIDE = 3.35, 6.9  # inches: one column, and both
 INK = "#1a1a1b"  # of text and axes, and of nothing else: a page replaces it in an SVG by its own colour
 SHADE = "#88888850"  # translucent: light grey on white, dark grey on black
 SMALL = 7  # points
-FALLBACKS = ("Noto Sans", "Noto Sans CJK SC", "Noto Sans CJK JP", "Source Han Sans SC", "WenQuanYi Zen Hei")
-FALLBACKS += ("Microsoft YaHei", "PingFang SC", "Hiragino Sans", "Malgun Gothic", "Arial Unicode MS", "Noto Emoji")
+FALLBACKS = ["Noto Sans", "Noto Sans CJK SC", "Noto Sans CJK JP", "Source Han Sans SC", "WenQuanYi Zen Hei"]
+FALLBACKS += ["Microsoft YaHei", "PingFang SC", "Hiragino Sans", "Malgun Gothic", "Arial Unicode MS", "Noto Emoji"]
 FONTS = ["DejaVu Sans", *(name for name in FALLBACKS if name in font_manager.get_font_names())]
 STYLE: dict[str, Any] = {
     **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK),

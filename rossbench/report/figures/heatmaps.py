@@ -97,5 +97,5 @@ def plot_confusions(panels: Sequence[Sequence[tuple[str, np.ndarray]]], names: S
         class_ticks(axes.yaxis, names if j == 0 else [""] * n, side)
         if n <= 10 and text_width("100") < 0.9 * side / n:
             write_cells(axes, image, "{:.0f}".format)
-    figure.colorbar(image, ax=figure.axes, aspect=30, pad=0.02, label="Images of the true class (%)")
+    figure.colorbar(image, ax=figure.axes, aspect=30, pad=0.02, label="% of true class")
     return laid_out(figure)
