@@ -107,10 +107,12 @@ def _check(
         if epsilon not in known:
             there = ", ".join(map(format_epsilon, known))
             raise InvalidValue(f"--eval-eps: expected an evaluated epsilon, {there}, got {format_epsilon(epsilon)}")
-    for record in (record for matrix in matrices for record in matrix.records if limit is not None):
-        if limit > record.n:
-            raise InvalidValue(f"--limit: expected at most the {record.n} images of the evaluation, got {limit}")
-        count(record.spec.finetune.target, "test", limit)
+    records = [record for matrix in matrices for record in matrix.records]
+    most = min((record.n for record in records), default=0)
+    if limit is not None and limit > most:
+        raise InvalidValue(f"--limit: expected at most the {most} images of the evaluation, got {limit}")
+    for target in {record.spec.finetune.target for record in records}:
+        count(target, "test", limit)
 
 
 _add("robustness", "all", "Plot a metric against the evaluation epsilon, one curve per model.", options.metric)
