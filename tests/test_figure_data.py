@@ -329,7 +329,7 @@ def test_what_was_partly_attacked_is_shown_as_robust_accuracy_and_not_as_confusi
     one = FigureData(tmp_path / "copy", device="cpu")
     models = choose(one.matrices(["digits"], partly.protocol))
     figures.robustness(one, models)
-    curves, label = drawn["robustness"]
+    curves, label, _ = drawn["robustness"]
     assert label == "Robust accuracy (%)"
     assert not any(np.isnan(value) for curve in curves.values() for value in curve.values())
     with pytest.raises(InvalidValue, match="expected all images attacked"):
