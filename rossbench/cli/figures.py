@@ -111,7 +111,7 @@ def _check(
     most = min((record.n for record in records), default=0)
     if limit is not None and limit > most:
         raise InvalidValue(f"--limit: expected at most the {most} images of the evaluation, got {limit}")
-    for target in {record.spec.finetune.target for record in records}:
+    for target in sorted({record.spec.finetune.target for record in records}):
         count(target, "test", limit)
 
 

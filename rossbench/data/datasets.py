@@ -71,7 +71,7 @@ DATASETS = {
 def facts(name: str) -> DatasetInfo:
     """The facts of a data set; UnknownName with the nearest names if there is none."""
     if name not in DATASETS:
-        raise unknown("data set", name, DATASETS, "one that a scenario file registers needs that file")
+        raise unknown("data set", name, DATASETS, "one of a scenario file needs --scenario-file")
     return DATASETS[name]
 
 
