@@ -92,7 +92,7 @@ def test_a_run_as_json_has_its_records_on_stdout_and_its_progress_on_stderr(ross
     assert "audit" not in err
     assert [path.name for path in tmp_path.iterdir()] == ["of-environment"]
     record = read_record(next(Store("~/of-environment").root.glob("evaluate/*/record.json")))
-    assert record.provenance["threads"] == 1
+    assert record.provenance["evaluate"]["threads"] == 1
     assert out == rossbench("report", "digits", "--format", "json")[1]
     assert [cell["eval_epsilon"] for cell in json.loads(out)[0]["cells"]] == [0, 0.5]
     assert rossbench("run", "digits", *TINY, "--train-eps", 0, "--json", "--quiet", "--no-audit") == (0, out, "")
