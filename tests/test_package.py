@@ -20,7 +20,7 @@ HOMES = {
     "click": {"cli"},
     "jinja2": {"report.page"},
     "lightly": {"models.simclr"},
-    "matplotlib": {"report.plot_style", "report.figures", "report.page_figures"},  # the last names its Figure
+    "matplotlib": {"report.plot_style", "report.figures", "report.page_figures", "util.backend"},
     "openTSNE": {"report.figures.maps"},
     "pandas": {"report.dataframe"},
     "ray": {"runner.cluster"},
@@ -38,7 +38,8 @@ NO_TORCH = {"config", "data", "registry", "cli", "report.tables", "report.format
 NO_TORCH |= {"report.dataframe"}
 NO_TORCH.add("attacks.table")
 NO_TORCH |= {f"store.{name}" for name in ("store", "records", "results", "maintenance")}
-NO_TORCH |= {f"util.{name}" for name in ("errors", "locks", "signals", "statistics", "torchrun", "values", "epsilons")}
+NO_TORCH |= {f"util.{name}" for name in ("errors", "encoding", "locks", "signals", "statistics", "torchrun")}
+NO_TORCH |= {"util.values", "util.epsilons", "util.backend"}
 """Modules, or folders, whose import loads no torch: what list, show and report need."""
 
 

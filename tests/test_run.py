@@ -167,7 +167,7 @@ def test_what_scenarios_of_a_suite_share_is_built_once_and_each_is_noted(own_sui
     assert found["heads"][1, 1, 0].scenario == "robust"
     assert found["heads"][1, 0, 0].scenario == "heads"
     assert found["heads"][1, 0, 0].key == own_suite[1].cells[1, 0, 0].key != found["heads"][1, 1, 0].key
-    notes = {note.name: note for note in read_notes(Store(tmp_path))}
+    notes = {note.name: note for _, note in read_notes(Store(tmp_path))}
     assert set(notes) == {"robust", "heads"}
     for one in own_suite:
         assert notes[one.name].cells == tuple((*place, cell.key) for place, cell in one.cells.items())
