@@ -130,8 +130,8 @@ def _content(path: Path) -> Any:
             return load_file(path)
         kind = _kind(path, head)
         if not kind:
-            with warnings.catch_warnings(action="ignore"), safe_globals(_HARMLESS):
-                return torch.load(path, map_location="cpu", weights_only=True)
+            with warnings.catch_warnings(action="ignore"), safe_globals(_HARMLESS), path.open("rb") as file:
+                return torch.load(file, map_location="cpu", weights_only=True)
     except SafetensorError as error:
         raise InvalidValue(f"{path.name}: expected safetensors, got a damaged file of {size} bytes: {error}") from error
     except OSError as error:

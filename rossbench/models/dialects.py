@@ -133,11 +133,9 @@ def _chosen(source: str, whole: list[Candidate], found: Mapping[str, Tensor]) ->
         reasons = [_reason(group, other) for other in groups if other is not group]
         if all(reasons):
             rest = [one.title for other in groups if other is not group for one in other]
-            notes = [f"taken: {group[0].title}, not {_listed(rest, 'or')} ({reasons[0]}; see --encoder-prefix)"] * bool(
-                rest
-            )
-            notes += [f"{_listed([one.title for one in group], 'and')} are equal"] * (len(group) > 1)
-            return group[0], notes
+            notes = [f"{_listed([one.title for one in group], 'and')} are equal"] * (len(group) > 1)
+            why = f"{_listed(dict.fromkeys(reasons), 'and')}; --encoder-prefix takes another"
+            return group[0], [*notes, *[f"taken: {group[0].title}, not {_listed(rest)} ({why})"] * bool(rest)]
     titles = _listed([one.title for one in whole])
     raise InvalidValue(
         f"{source}: expected one encoder, got {len(groups)} that differ: {titles}; name --encoder-prefix"
