@@ -1,4 +1,4 @@
-"""Checkpoints in the layouts of the field: each a small file of a reference network, written here from its own module."""
+"""Checkpoints in the layouts of the field: each a small file of a reference network, written from its own module."""
 
 import copy
 
@@ -55,7 +55,9 @@ class Block(nn.Module):
         self.conv2, self.bn2 = nn.Conv2d(after, after, 3, 1, 1, bias=False), norm(after)
         self.name, around = shortcut, Shortcut(before, after, stride, norm)
         if stride > 1 or before != after:
-            self.add_module(shortcut.split(".")[0], around if "." in shortcut else nn.Sequential(around.conv, around.bn))
+            self.add_module(
+                shortcut.split(".")[0], around if "." in shortcut else nn.Sequential(around.conv, around.bn)
+            )
 
     def forward(self, x):
         around = getattr(self, self.name.split(".")[0], nn.Identity())
@@ -159,26 +161,49 @@ def _lightning(state, **more):
 
 DIALECTS = {
     "ACL": (lambda: _acl(), lambda net: {"state_dict": net.state_dict(), "optim": {"state": {0: torch.ones(3)}}}),
-    "ACL with one BatchNorm": (lambda: Net(1, shortcut="downsample.conv", names=["x"]), lambda net: {
-        "state_dict": {name.replace(".x.", "."): tensor for name, tensor in net.state_dict().items()}}),
-    "AdvCL": (lambda: Net(3, shortcut="downsample.conv").using(1), lambda net: {
-        "model": {**under("module.", net), "module.fc_010.weight": torch.ones(2), "module.head_proj.0.bias": torch.ones(2)}}),
+    "ACL with one BatchNorm": (
+        lambda: Net(1, shortcut="downsample.conv", names=["x"]),
+        lambda net: {"state_dict": {name.replace(".x.", "."): tensor for name, tensor in net.state_dict().items()}},
+    ),
+    "AdvCL": (
+        lambda: Net(3, shortcut="downsample.conv").using(1),
+        lambda net: {
+            "model": {
+                **under("module.", net),
+                "module.fc_010.weight": torch.ones(2),
+                "module.head_proj.0.bias": torch.ones(2),
+            }
+        },
+    ),
     "BatchNorms by name": (lambda: Net(2, names=["normal", "pgd"]).using(1), lambda net: net.state_dict()),
     "BatchNorms by name, the other way round": (lambda: Net(2, names=["adv", "clean"]), lambda net: net.state_dict()),
     "DynACL++": (lambda: Net(normalize=IMAGENET), lambda net: {"state_dict": net.state_dict()}),
     "RoCL": (lambda: Net(shortcut="shortcut"), lambda net: {"model": under("module.", net)}),
     "lightly": (lambda: Net(), lambda net: Lightly(net, True).state_dict()),
-    "lightly without ReLU": (lambda: Net(shortcut="shortcut"), lambda net: _lightning(Lightly(net, False).state_dict())),
+    "lightly without ReLU": (
+        lambda: Net(shortcut="shortcut"),
+        lambda net: _lightning(Lightly(net, False).state_dict()),
+    ),
     "compiled": (lambda: Net(), lambda net: {"weights": under("_orig_mod.module.", net)}),
     "in a list": (lambda: Net(), lambda net: {"nets": [net.state_dict()], "losses": [1.0]}),
     "arrays of NumPy": (lambda: Net(), lambda net: {name: t.numpy() for name, t in net.state_dict().items()}),
-    "masked model": (lambda: Net(), lambda net: {
-        **net.state_dict(), "mask_token": torch.ones(1, 1, 4), "decoder_embed.weight": torch.ones(3, 3)}),
-    **{f"{mean} in the file": (lambda: Net(), lambda net, mean=mean, std=std: _wrapped(net, mean, std))
-       for mean, std in (("normalize.mean", "normalize.std"), ("normalizer.new_mean", "normalizer.new_std"),
-                         ("norm.mean", "norm.std"), ("preprocess.mean", "preprocess.std"), ("mu", "sigma"),
-                         ("0.mean", "0.std"), ("pixel_mean", "pixel_std"))},
-}  # fmt: skip
+    "masked model": (
+        lambda: Net(),
+        lambda net: {**net.state_dict(), "mask_token": torch.ones(1, 1, 4), "decoder_embed.weight": torch.ones(3, 3)},
+    ),
+    **{
+        f"{mean} in the file": (lambda: Net(), lambda net, mean=mean, std=std: _wrapped(net, mean, std))
+        for mean, std in (
+            ("normalize.mean", "normalize.std"),
+            ("normalizer.new_mean", "normalizer.new_std"),
+            ("norm.mean", "norm.std"),
+            ("preprocess.mean", "preprocess.std"),
+            ("mu", "sigma"),
+            ("0.mean", "0.std"),
+            ("pixel_mean", "pixel_std"),
+        )
+    },
+}
 """Reference network, and its file."""
 
 
@@ -314,10 +339,14 @@ def test_a_tie_is_refused_with_the_choices(case, tmp_path):
         (lambda: Net(2, names=["one", "two"]).state_dict(), {}, "missing .bn1.weight"),
         (lambda: {**Net().state_dict(), "bn1.scale": torch.ones(2)}, {}, "got 1 unknown .bn1.scale"),
         (lambda: {"weights": torch.ones(2), "epoch": 3}, {}, "the file holds weights"),
-        (lambda: {"cfg": {"lr": 1}, "epoch": 3}, {}, "expected a state dict, names with tensors, got dict of cfg, epoch"),
-        (lambda: [], {}, "expected a state dict, names with tensors, got list"),
+        (
+            lambda: {"cfg": {"lr": 1}, "epoch": 3},
+            {},
+            "expected a state dict, names with tensors, got dict of cfg, epoch",
+        ),
+        (list, {}, "expected a state dict, names with tensors, got list"),
     ],
-)  # fmt: skip
+)
 def test_what_is_not_there_is_said(content, choices, message, tmp_path):
     with pytest.raises(InvalidValue, match=message):
         given(tmp_path, content(), **choices)
@@ -337,7 +366,7 @@ BEFORE = {
 @pytest.mark.parametrize("prefix", ["model.", ""])
 def test_what_changes_the_input_is_used_or_the_option_is_named(case, prefix, tmp_path):
     content = {**under(prefix, Net()), **BEFORE[case]}
-    with pytest.raises(InvalidValue, match="--encoder-normalization|unknown"):
+    with pytest.raises(InvalidValue, match=r"--encoder-normalization|unknown"):
         given(tmp_path, content)
     if "[0, 255]" in case:
         assert given(tmp_path, content, normalization=((0.5,) * 3, (0.2,) * 3))
@@ -345,7 +374,9 @@ def test_what_changes_the_input_is_used_or_the_option_is_named(case, prefix, tmp
 
 def test_a_contradicting_normalization_is_an_error_that_says_both(tmp_path):
     content = _wrapped(Net())
-    message = r"0\.4914,0\.4822,0\.4465/0\.247,0\.2435,0\.2616 \(normalizer\.mean and normalizer\.std\), got 0,0,0/1,1,1"
+    message = (
+        r"0\.4914,0\.4822,0\.4465/0\.247,0\.2435,0\.2616 \(normalizer\.mean and normalizer\.std\), got 0,0,0/1,1,1"
+    )
     with pytest.raises(InvalidValue, match=message):
         given(tmp_path, content, normalization=((0, 0, 0), (1, 1, 1)))
     agreed = given(tmp_path, content, normalization=CIFAR10)
@@ -364,7 +395,9 @@ def test_the_stem_is_part_of_the_encoder(tmp_path):
     net = Net(padding=2)
     content = _lightning(under("backbone.", net) | {"classifier.weight": torch.ones(2)}, hyper_parameters=SOLO)
     assert same(given(tmp_path, content, f"{NAME}-pad2"), net)
-    with pytest.raises(InvalidValue, match=f"expected --encoder {NAME}-pad2, solo-learn's stem of padding 2, got {NAME};"):
+    with pytest.raises(
+        InvalidValue, match=f"expected --encoder {NAME}-pad2, solo-learn's stem of padding 2, got {NAME};"
+    ):
         given(tmp_path, content)
     with pytest.raises(InvalidValue, match=f"that is the CIFAR stem, --encoder {NAME}-pad2$"):
         given(tmp_path, content, NAME.removesuffix(":cifar"))

@@ -6,6 +6,7 @@ import argparse
 import datetime
 import decimal
 import json
+import logging
 import pathlib
 import pickle
 import re
@@ -63,6 +64,7 @@ def read(
 def _from_timm(source: str, size: int) -> PretrainedEncoder:
     """Built and loaded by timm with its classifier, which makes timm check every name, and then without it."""
     base = source.rstrip("/").rpartition("/")[2] if "/" in source else source
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it tells every try
     try:
         config = timm.create_model(source, pretrained=False).pretrained_cfg
         resized = {"img_size": size} if config.get("fixed_input_size") else {}
@@ -191,7 +193,8 @@ def _kind(path: Path, head: bytes) -> str:
         return "a model of TensorFlow Lite"
     if head[:1] == b"\x08" and head[2:3] in (b"\x12", b"\x1a", b":"):
         return "an ONNX model"
-    if (0x81 <= head[0] <= 0x8F or head[0] in (0xDE, 0xDF)) and (0xA1 <= head[1] <= 0xBF or 0xD9 in head[1:4]):
+    place = {0xDE: 3, 0xDF: 5}.get(head[0], int(0x81 <= head[0] <= 0x8F))  # of the first name in a map
+    if place and re.match(rb"[\xa1-\xbf\xd9]", head[place:]):
         return "msgpack, as Flax (JAX) writes it"
     return _text(path, head)
 
