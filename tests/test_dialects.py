@@ -271,6 +271,14 @@ def test_of_two_encoders_the_dialects_own_is_taken_whatever_the_order_and_both_a
     assert same(given(tmp_path, content, prefix=taken), ours)
 
 
+def test_a_container_that_holds_itself_is_read_once(tmp_path):
+    net, content = Net(), {}
+    content |= {"state_dict": net.state_dict(), "self": content}
+    found = given(tmp_path, content)
+    assert same(found, net)
+    assert found.account["prefix"] == "state_dict."
+
+
 def test_containers_are_encoders_as_prefixes_are(tmp_path):
     student, teacher = Net(), Net()
     content = {"student": under("module.backbone.", student), "teacher": under("backbone.", teacher), "epoch": 3}

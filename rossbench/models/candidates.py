@@ -15,7 +15,7 @@ from .pretrained import UNUSED
 
 HEAD = re.compile(
     r"fc(?!_norm)\w*|heads?|head_\w+|\w+_head|linear\w*|last_linear|mlp|classif\w*|proj\w*|pred\w*|prototypes|queue\w*"
-    r"|decoder\w*|mask(ed)?_(token|embed)\w*|logit_scale|temperature|n_averaged"
+    r"|decoder\w*|mask(ed)?_(token|embed)\w*|logit_scale|temperature|n_averaged|opt|optim\w*"
 )
 """What may stand beside the encoder's own tensors and is dropped."""
 BRANCHES = {"clean": 0, "adversarial": 1}
@@ -23,8 +23,8 @@ BRANCHES = {"clean": 0, "adversarial": 1}
 _ADVERSARIAL, _CLEAN = re.compile(r"adv\w*|pgd|aux\w*|attack\w*"), re.compile(r"clean|nat\w*|normal|std|main|benign")
 
 
-def tensors(content: object, prefix: str = "", depth: int = 0) -> Iterator[tuple[str, Tensor]]:
-    """Every tensor of nested containers under its path; a file may hold itself, so the depth is limited."""
+def tensors(content: object, prefix: str = "", around: tuple[int, ...] = ()) -> Iterator[tuple[str, Tensor]]:
+    """Every tensor of nested containers under its path; ``around``: the containers around this one."""
     pairs: Iterable[tuple[object, object]] = ()
     if isinstance(content, Mapping):
         pairs = content.items()
@@ -35,8 +35,8 @@ def tensors(content: object, prefix: str = "", depth: int = 0) -> Iterator[tuple
             value = torch.from_numpy(value.astype(value.dtype.newbyteorder("=")))
         if isinstance(value, Tensor):
             yield f"{prefix}{key}", value.detach()
-        elif depth < 8:
-            yield from tensors(value, f"{prefix}{key}.", depth + 1)
+        elif id(value) not in (*around, id(content)) and len(around) < 20:
+            yield from tensors(value, f"{prefix}{key}.", (*around, id(content)))
 
 
 # --- names -------------------------------------------------------------------------------------------------

@@ -183,8 +183,9 @@ def _said_of_branches(source: str, chosen: Candidate, bn: str | None) -> list[st
             raise InvalidValue(f"{source}: expected several BatchNorms in a layer for --encoder-bn {bn}, got one")
         return []
     other = "adversarial" if bn == "clean" else "clean"
-    names = _listed(sorted(chosen.branches), "and")
-    return [f"BatchNorm: {bn or 'adversarial'}, {chosen.branch} of {names} (--encoder-bn {other} takes another)"]
+    taken, *names = (name or "the plain one" for name in (chosen.branch, *sorted(chosen.branches)))
+    said = f"{bn or 'adversarial'}, {taken} of {_listed(names, 'and')}"
+    return [f"BatchNorm: {said} (--encoder-bn {other} takes another)"]
 
 
 # --- what is taken and what is not --------------------------------------------------------------------------
