@@ -39,7 +39,8 @@ def test_every_command_is_understood(page, line, own_registry, tmp_path, monkeyp
     for name in ("my.py", "suite.py"):
         script = next(b for b in blocks(ROOT / "docs" / "scenarios.md", "python") if f"# {name}" in b)
         (tmp_path / name).write_text(script)
-    for name in ("resnet18.pt", "simclr.ckpt", "moco.pth", "byol.safetensors", "my-model/config.json"):
+    files = re.findall(r"--encoder-weights (?!hf-hub|local-dir)(\S+)", line)
+    for name in (*files, "my-model/config.json"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     _, name, *arguments = shlex.split(line)

@@ -141,7 +141,7 @@ def _check_weights_exist(ctx: click.Context, param: click.Parameter, value: str 
     if kind in known and not known[kind]:
         raise click.BadParameter(f"expected a model that timm can load, got {value!r:.200}", ctx, param)
     source = f"{kind}:{name}" if kind in known else os.path.expanduser(value)
-    if kind not in known and not os.path.isfile(source):
+    if kind not in known and not os.path.isfile(source) and not os.path.isdir(source):  # which reading says more of
         expected = "expected a file, hf-hub:NAME or local-dir:PATH"
         raise click.BadParameter(f"{expected}, got {value!r:.200}, and there is no such file", ctx, param)
     return source
@@ -242,7 +242,7 @@ overrides = together(
     option("--size", type=_COUNT, help="Height and width in pixels to which images are resized."),
     option("--seed", type=click.IntRange(0, 2**62), help="Random seed."),
     option("--seeds", callback=_seeds, help="Random seeds, such as 0,1,2; everything runs once per seed."),
-    option("--encoder", help="Architecture: conv3, a timm model, or a timm ResNet with :cifar appended."),
+    option("--encoder", help="Architecture: conv3, a timm model, or a timm ResNet with :cifar or :cifar-pad2."),
     option(
         "--encoder-weights",
         metavar="SOURCE",
@@ -253,8 +253,14 @@ overrides = together(
         "--encoder-normalization",
         callback=_normalization,
         metavar="NORM",
-        help="Its input normalization: none, imagenet, cifar10 or mean/std as R,G,B/R,G,B.  [default: none]",
+        help="Its input normalization: none, imagenet, cifar10 or mean/std as R,G,B/R,G,B.  [default: the file's]",
     ),
+    option(
+        "--encoder-bn",
+        type=click.Choice(["clean", "adversarial"]),
+        help="Which of its BatchNorms, where it has several.  [default: adversarial]",
+    ),
+    option("--encoder-prefix", metavar="NAME", help="Which encoder of the file, such as teacher or encoder_q."),
     option("--precision", type=click.Choice(["float32", "bfloat16"]), help="Pretraining precision."),
     option("--attacked", type=click.Choice(["all", "correct"]), help="Attack all or only correctly classified images."),
     option("--attack", help="Evaluation attack: name, settings or both, such as pgd,steps=100,restarts=5."),

@@ -131,11 +131,11 @@ def _given(scenarios: list[Scenario], changed: dict[str, Any]) -> tuple[list[Sce
     source: str | None = changed["encoder_weights"]
     if source is None:
         return scenarios, []
-    from ..models import checkpoints, pretrained
+    from ..models import checkpoints
 
-    normalization = changed["encoder_normalization"] or pretrained.NONE
+    choices = {name: changed[f"encoder_{name}"] for name in ("normalization", "bn", "prefix")}
     keys = [(scenario.encoder, scenario.pixels) for scenario in scenarios]
-    found = {key: checkpoints.read(source, *key, normalization) for key in dict.fromkeys(keys)}
+    found = {key: checkpoints.read(source, *key, **choices) for key in dict.fromkeys(keys)}
     made = [
         replace(scenario, encoder=found[key].name, weights=found[key].weights)
         for scenario, key in zip(scenarios, keys, strict=True)
