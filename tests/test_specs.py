@@ -45,6 +45,7 @@ def _changed(spec: object, path: str) -> EvaluateSpec:
     """The spec with one field, somewhere in it, set to another valid value."""
     known = {
         "norm": "Linf",
+        "epsilon_warmup": 1.0,
         "limit": 500,
         "encoder": "resnet34",
         "attack_mode": "train",
@@ -86,13 +87,16 @@ def test_every_field_of_an_evaluation_is_in_its_key(field):
 ADDED = [
     Recipe(pretraining=Pretraining(precision="bfloat16")),
     Recipe(pretraining=Pretraining(channels_last=True)),
+    Recipe(pretraining=Pretraining(epsilon_warmup=2)),
     Recipe(evaluation=Evaluation(attacked="correct")),
     Recipe(finetuning=Finetuning(trained="full")),
     Recipe(evaluation=Evaluation(attack=Attack(restarts=2))),
 ]
 
 
-@pytest.mark.parametrize("recipe", ADDED, ids=["precision", "channels_last", "attacked", "trained", "restarts"])
+@pytest.mark.parametrize(
+    "recipe", ADDED, ids=["precision", "channels_last", "warm-up", "attacked", "trained", "restarts"]
+)
 def test_a_field_that_was_added_changes_the_protocol_where_it_is_used(recipe):
     """At their defaults keys and protocols are those that are pinned, here and in test_published.py."""
     assert scenario(recipe=recipe).protocol != scenario().protocol

@@ -155,7 +155,8 @@ def labels(models: Sequence[Model]) -> list[str]:
     short = []
     for model in models:
         first, second = map(format_epsilon, model.row)
-        short.append(f"{EPS} = {first}" if first == second else f"{EPS} = {first}, finetuned {second}")
+        label = f"{EPS} = {first}" if first == second else f"{EPS} = {first}, finetuned {second}"
+        short.append(label + ", collapsed" * model.first.collapsed)
     tasks = [model.matrix.task.removeprefix("RoSS ") for model in models]
     names = [model.matrix.name for model in models]
     protocols = [f"{model.matrix.name} {model.matrix.protocol}" for model in models]
