@@ -58,8 +58,8 @@ def _is_collapsed(tick: Tick) -> bool:
 def _warning(spec: PretrainSpec, tick: Tick) -> str:
     entry, seed = tick.history[-1], f" seed {spec.seed}" if spec.seed else ""
     return (
-        f"{spec}{seed}: the loss of epoch {entry['epoch']}, {entry['loss']:.3f}, is that of constant features, so nothing "
-        f"is learned yet; if it stays there, try {spec.collapse_remedies}"
+        f"{spec}{seed}: the loss of epoch {entry['epoch']}, {entry['loss']:.3f}, is that of constant features, so "
+        f"nothing is learned yet; if it stays there, try {spec.collapse_remedies}"
     )
 
 

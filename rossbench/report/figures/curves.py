@@ -82,7 +82,7 @@ def plot_training(curves: Mapping[str, Sequence[Mapping[str, float]]], constant_
     marked = [entry for history in curves.values() for entry in history if entry.get("collapsed")]
     for constant in constant_losses:
         loss.axhline(constant, color=INK, linestyle="--", linewidth=0.6)
-        where = {"xy": (1, constant), "xycoords": loss.get_yaxis_transform(), "xytext": (0, 2), "ha": "right"}
+        where = {"xy": (1, constant), "xycoords": loss.get_yaxis_transform(), "xytext": (0, 4), "ha": "right"}
         loss.annotate("constant features", **where, textcoords="offset points", fontsize=SMALL)
     for axes, ylabel in ((loss, "Training loss"), (accuracy, "Training accuracy (%)")):
         axes.set(xlabel="Epoch", ylabel=ylabel)
