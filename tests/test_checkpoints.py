@@ -18,7 +18,7 @@ from torch import nn
 import rossbench as package
 from rossbench import registry
 from rossbench.config.specs import PretrainSpec
-from rossbench.models import checkpoints, encoders
+from rossbench.models import checkpoints, encoders, pretrained
 from rossbench.report import figures, page
 from rossbench.report.figure_data import FigureData, choose
 from rossbench.report.page_figures import page_figures
@@ -438,7 +438,7 @@ def test_a_module_that_is_no_encoder_is_refused_in_one_line(case, tmp_path):
 @pytest.mark.parametrize("std", [(1, 0, 1), (1, 1)])
 def test_a_std_that_divides_by_nothing_is_refused(std):
     with pytest.raises(InvalidValue, match=r"std"):
-        checkpoints.of_module(nn.Flatten(), 16, ((0, 0, 0), std))
+        pretrained.of_module(nn.Flatten(), 16, ((0, 0, 0), std))
 
 
 def test_pretraining_settings_change_nothing_of_a_given_encoder():

@@ -30,7 +30,7 @@ from . import costs, options
 from .overrides import changed_scenarios
 
 if TYPE_CHECKING:
-    from ..models.checkpoints import PretrainedEncoder
+    from ..models.pretrained import PretrainedEncoder
 
 
 @click.command("list")
@@ -119,9 +119,9 @@ def _given(scenarios: list[Scenario], changed: dict[str, Any]) -> tuple[list[Sce
     source: str | None = changed["encoder_weights"]
     if source is None:
         return scenarios, []
-    from ..models import checkpoints
+    from ..models import checkpoints, pretrained
 
-    normalization = changed["encoder_normalization"] or checkpoints.NONE
+    normalization = changed["encoder_normalization"] or pretrained.NONE
     keys = [(scenario.encoder, facts(scenario.source).size) for scenario in scenarios]
     found = {key: checkpoints.read(source, *key, normalization) for key in dict.fromkeys(keys)}
     made = [

@@ -1,14 +1,11 @@
-"""Encoders that were trained elsewhere: state dicts of timm, torchvision and lightly, and any module of one's own."""
+"""State dicts of timm, torchvision and lightly, and timm's own sources: checkpoints of encoders trained elsewhere."""
 
 from __future__ import annotations
 
-import copy
-import hashlib
 import re
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,39 +15,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ..config.recipes import MODULE
 from ..util.errors import InvalidValue
 from . import encoders
-from .encoders import CIFAR_STEM, Encoder
+from .encoders import CIFAR_STEM
+from .pretrained import NONE, UNUSED, Normalization, PretrainedEncoder, given
 
 SOURCES = ("hf-hub:", "local-dir:")
 """What timm calls models that bring their architecture, mean and std with them."""
-RGB = tuple[float, float, float]
-Normalization = tuple[RGB, RGB]
-"""Means and deviations of the channels, of images in [0, 1]."""
-NONE: Normalization = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 _CONTAINERS = ("state_dict", "model_state_dict", "teacher", "model", "encoder", "backbone", "net")
 _HEAD = re.compile(r"(fc|heads?|linear|last_linear|mlp|classif\w*|proj\w*|pred\w*|prototypes|queue\w*|\w+_head)")
-_UNUSED = "num_batches_tracked"  # BatchNorm counts in it while it trains, and reads it never
-
-
-@dataclass(frozen=True)
-class PretrainedEncoder:
-    """An encoder that was trained elsewhere: on the CPU, in eval mode, frozen."""
-
-    name: str
-    """Of the architecture, as ``Scenario.encoder``; ``module:ClassName`` for a module of the caller's own."""
-    encoder: Encoder
-    account: dict[str, Any]
-    """Where it is from, what of it was used and what not, mean and std: for the provenance."""
-    weights: str
-    """16 hex digits of a SHA-256 of all that makes it what it is, as ``Scenario.weights``."""
-
-    def __str__(self) -> str:
-        dropped = ", ".join(self.account["dropped"]) or "nothing"
-        prefix = f" under {self.account['prefix']!r}" if self.account["prefix"] else ""
-        matched = f"all {self.account['matched']} tensors of the encoder matched{prefix}"
-        return f"encoder {self.name} from {self.account['from']}: {matched}; dropped: {dropped}"
 
 
 def read(source: str, name: str, size: int, normalization: Normalization = NONE) -> PretrainedEncoder:
@@ -64,28 +37,8 @@ def read(source: str, name: str, size: int, normalization: Normalization = NONE)
     path = Path(source)
     encoder = encoders.build(name, size, seed=0)
     matched, prefix, dropped = _fitted(path.name, name, encoder.backbone, _state(path))
-    encoder.backbone.load_state_dict(matched, strict=False)  # all but _UNUSED, as _fitted has seen to
-    return _given(name, encoder, normalization, {"from": path.name, "prefix": prefix, "dropped": dropped})
-
-
-def of_module(module: nn.Module, size: int, normalization: Normalization = NONE) -> PretrainedEncoder:
-    """The encoder that a module is, copied: float [n, 3, size, size] -> features [n, d]. Raises InvalidValue."""
-    if not isinstance(module, nn.Module):
-        raise InvalidValue(f"encoder: expected a torch.nn.Module, got {module!r:.200}")
-    kind = type(module).__name__
-    try:
-        encoder = encoders.wrap(copy.deepcopy(module).cpu().float(), size)
-    except InvalidValue:
-        raise
-    except Exception as error:  # a module of the user's own may raise anything
-        shape = f"[1, 3, {size}, {size}]"
-        raise InvalidValue(f"encoder {kind}: expected a module that maps float {shape}, got {error!r:.200}") from error
-    others = [name for name, value in encoder.state_dict().items() if not isinstance(value, Tensor)]
-    if others:
-        raise InvalidValue(f"encoder {kind}: expected a state dict of tensors, got others, such as {others[0]}")
-    account = {"from": f"Python module {kind}", "prefix": "", "dropped": []}
-    said = re.sub(r" at 0x[0-9a-f]+", "", repr(module))  # where functions lie differs from run to run
-    return _given(MODULE + kind, encoder, normalization, account, said)
+    encoder.backbone.load_state_dict(matched, strict=False)  # all but UNUSED, as _fitted has seen to
+    return given(name, encoder, normalization, {"from": path.name, "prefix": prefix, "dropped": dropped})
 
 
 def _from_timm(source: str, size: int) -> PretrainedEncoder:
@@ -110,32 +63,7 @@ def _from_timm(source: str, size: int) -> PretrainedEncoder:
     if not same:  # arguments in its configuration that change no shape, such as another activation
         raise InvalidValue(f"{base}: expected timm's {name} as it is, got one that its configuration changes")
     normalization = tuple(map(float, config["mean"])), tuple(map(float, config["std"]))
-    return _given(name, encoder, normalization, {"from": base, "prefix": prefix, "dropped": dropped})  # type: ignore[arg-type]
-
-
-def _given(
-    name: str, encoder: Encoder, normalization: Normalization, account: dict[str, Any], said: str = ""
-) -> PretrainedEncoder:
-    for buffer, values in zip((encoder.mean, encoder.std), normalization, strict=True):
-        if len(values) != 3:
-            raise InvalidValue(f"encoder {name}: expected a mean and a std of three channels, got {normalization}")
-        buffer.copy_(torch.tensor(values)[:, None, None])
-    state = {key: tensor for key, tensor in encoder.state_dict().items() if not key.endswith(_UNUSED)}
-    broken = [key for key, tensor in state.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
-    if broken or not (encoder.std > 0).all():
-        where = f"NaN or infinity in {broken[0]} ({len(broken)} in all)" if broken else f"a std of {normalization[1]}"
-        raise InvalidValue(f"{account['from']}: expected finite weights and a std above 0, got {where}")
-    mean, std = map(list, normalization)
-    account = {**account, "matched": len(state) - 2, "mean": mean, "std": std}
-    return PretrainedEncoder(name, encoder.eval().requires_grad_(False), account, _digest(state, said))
-
-
-def _digest(state: Mapping[str, Tensor], said: str) -> str:
-    digest = hashlib.sha256(said.encode())
-    for name, tensor in sorted(state.items()):
-        digest.update(f"{name} {list(tensor.shape)} {tensor.dtype}\n".encode())
-        digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]
+    return given(name, encoder, normalization, {"from": base, "prefix": prefix, "dropped": dropped})  # type: ignore[arg-type]
 
 
 # --- files -------------------------------------------------------------------------------------------------
@@ -182,8 +110,8 @@ def _fitted(
     The prefix is the one under which most of the encoder is; of several, such as MoCo's encoder_q and its moving
     average encoder_k, the first in the file.
     """
-    expected = {key: tensor for key, tensor in backbone.state_dict().items() if not key.endswith(_UNUSED)}
-    keys = [key for key in found if not key.endswith(_UNUSED)]
+    expected = {key: tensor for key, tensor in backbone.state_dict().items() if not key.endswith(UNUSED)}
+    keys = [key for key in found if not key.endswith(UNUSED)]
     under = _by_prefix(keys, [child for child, _ in backbone.named_children()])
     prefix = max(under, key=lambda one: len(under[one].keys() & expected.keys()))
     inside = {inner: found[key] for inner, key in under[prefix].items()}

@@ -12,8 +12,8 @@ from torch import nn
 from .. import registry
 from ..config.scenarios import Place, Row, Scenario, Suite
 from ..data import datasets
-from ..models import checkpoints
-from ..models.checkpoints import RGB, PretrainedEncoder
+from ..models import pretrained
+from ..models.pretrained import RGB, PretrainedEncoder
 from ..stages.context import Context
 from ..store import records, results
 from ..store.records import Audit, Record
@@ -112,8 +112,8 @@ def audit(
 def evaluate_encoder(
     module: nn.Module,
     *,
-    mean: RGB = checkpoints.NONE[0],
-    std: RGB = checkpoints.NONE[1],
+    mean: RGB = pretrained.NONE[0],
+    std: RGB = pretrained.NONE[1],
     scenario: Scenario | str = "cifar10-to-cifar100",
     store: Store | Path | str = "rossbench-store",
     data_dir: Path | str | None = None,
@@ -128,7 +128,7 @@ def evaluate_encoder(
     audited too: ``rossbench report`` and ``audit`` show it. Raises RossbenchError.
     """
     one = registry.get(scenario) if isinstance(scenario, str) else scenario
-    given = checkpoints.of_module(module, datasets.facts(one.source).size, (mean, std))
+    given = pretrained.of_module(module, datasets.facts(one.source).size, (mean, std))
     one = dataclasses.replace(one, encoder=given.name, weights=given.weights, train_epsilons=(0.0,))
     where: dict[str, Any] = {"store": store, "data_dir": data_dir, "device": device, "observe": observe}
     found = run_suite([one], encoders=[given], **where)[one.name]

@@ -14,9 +14,9 @@ import torch
 from ..config.specs import AnySpec, AuditSpec, EvaluateSpec, FinetuneSpec, PretrainSpec
 from ..data import datasets
 from ..data.datasets import Data
-from ..models.checkpoints import PretrainedEncoder
 from ..models.classifier import Classifier
 from ..models.encoders import Encoder
+from ..models.pretrained import PretrainedEncoder
 from ..store import artifacts, records
 from ..store.store import Store
 from ..util.errors import InvalidValue
