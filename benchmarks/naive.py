@@ -75,10 +75,10 @@ def resnet18(device: torch.device, temperature: float = 0.07) -> SimCLR:
 class Pretraining:
     """Call it with a batch of the loader: one step, which returns the loss."""
 
-    def __init__(self, model: SimCLR, epsilon: float, learning_rate: float = 2e-4) -> None:
+    def __init__(self, model: SimCLR, epsilon: float, learning_rate: float = 2e-4, **settings: Any) -> None:
         self.model = model.train()
         self.device = next(model.parameters()).device
-        self.attack = torchattacks.PGDL2(model, eps=epsilon, alpha=1.0, steps=3) if epsilon else None
+        self.attack = torchattacks.PGDL2(model, eps=epsilon, alpha=1.0, steps=3, **settings) if epsilon else None
         self.loss = NTXentLoss(model.temperature)
         self.optimizer = torch.optim.Adam(model.parameters(), learning_rate, weight_decay=1e-4)
 

@@ -264,7 +264,8 @@ def same_losses(device: torch.device, epsilon: float, seeds: int = 4) -> str:
         losses["rossbench"].append(pretrain(spec, data.images.to(device), Hooks())[1][-1]["loss"])
         torch.manual_seed(seed)
         backbone = encoders.build("conv3", 16, seed=seed).backbone
-        train = naive.Pretraining(naive.SimCLR(backbone, 512, 0.5).to(device), epsilon, recipe.learning_rate)
+        model, floor = naive.SimCLR(backbone, 512, 0.5).to(device), pgd.EPS_FOR_DIVISION
+        train = naive.Pretraining(model, epsilon, recipe.learning_rate, eps_for_division=floor)
         epochs = [[train(batch) for batch in batches] for _ in range(recipe.epochs)]
         losses["naive"].append(statistics.mean(epochs[-1]))
     means = {name: statistics.mean(values) for name, values in losses.items()}

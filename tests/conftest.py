@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from rossbench import cli, registry
 from rossbench.attacks.table import ATTACKS, Attack
-from rossbench.config.recipes import Augmentation
+from rossbench.config.recipes import Augmentation, Pretraining
 from rossbench.config.scenarios import Place, Scenario
 from rossbench.config.specs import AuditSpec, EvaluateSpec, FinetuneSpec, PretrainSpec
 from rossbench.data import datasets
@@ -245,6 +245,7 @@ _OWN[Attack] = values(
     Attack, name=st.sampled_from(sorted({*ATTACKS, "own"} - {"autoattack-standard"})) | TEXTS
 ) | values(Attack, name=st.just("autoattack-standard"), steps=st.just(100))
 _OWN[Augmentation] = values(Augmentation, jitter=st.tuples(*[st.floats(0, 1)] * 3, st.floats(0, 0.5)))
+_OWN[Pretraining] = values(Pretraining, epsilon_warmup=st.floats(0, 0.9))
 _SETS = st.sampled_from(["cifar10", "cifar100", "digits"])
 _LIMITS = st.none() | st.integers(100, 596)
 """Right for the training and the test split of each."""

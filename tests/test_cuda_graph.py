@@ -28,9 +28,12 @@ def test_off_cuda_every_call_is_the_step():
     assert step.graph is None
 
 
-@pytest.mark.parametrize("stage", ["pretrain", "finetune", "field-aff"])
-@pytest.mark.parametrize("epsilon", [0.0, 1.0])
-def test_a_stages_step_waits_for_nothing(monkeypatch, no_waiting, stage, epsilon):
+STAGES = [(stage, epsilon, 0) for stage in ("pretrain", "finetune", "field-aff") for epsilon in (0.0, 1.0)]
+STAGES.append(("pretrain", 1.0, 2))
+
+
+@pytest.mark.parametrize(("stage", "epsilon", "warmup"), STAGES)
+def test_a_stages_step_waits_for_nothing(monkeypatch, no_waiting, stage, epsilon, warmup):
     """What is recorded on CUDA, optimizer and counts included, seen on the CPU."""
     steps = []
 
@@ -43,7 +46,7 @@ def test_a_stages_step_waits_for_nothing(monkeypatch, no_waiting, stage, epsilon
         return call
 
     monkeypatch.setattr(train_loop, "Replayed", watched)
-    histories(stage, epsilon, torch.device("cpu"))
+    histories(stage, epsilon, warmup, torch.device("cpu"))
     assert len(steps) > WARM_UP
 
 
@@ -88,12 +91,12 @@ def test_a_step_is_recorded_once_and_then_only_replayed():
     assert len(calls) == WARM_UP + 1
 
 
-def histories(stage, epsilon, device):
+def histories(stage, epsilon, warmup, device):
     cell = tiny(train_epsilons=(epsilon,)).cells[epsilon, epsilon, 0]
     data = datasets.load("digits", "train", 60).to(device)
     if stage == "pretrain":
         spec = cell.finetune.pretrain
-        spec = dataclasses.replace(spec, recipe=dataclasses.replace(spec.recipe, epochs=4))
+        spec = dataclasses.replace(spec, recipe=dataclasses.replace(spec.recipe, epochs=4, epsilon_warmup=warmup))
         return pretrain(spec, data.images, Hooks())[1]
     field_aff = dataclasses.replace(FIELD_FULL, learning_rate=1e-3)  # at the field's rate epsilon 1 diverges
     recipe = field_aff if stage == "field-aff" else cell.finetune.recipe
@@ -115,13 +118,12 @@ def deterministic(monkeypatch):
 
 
 @needs_cuda
-@pytest.mark.parametrize("epsilon", [0.0, 1.0])
-@pytest.mark.parametrize("stage", ["pretrain", "finetune", "field-aff"])
-def test_a_stage_is_the_same_replayed(monkeypatch, deterministic, stage, epsilon):
+@pytest.mark.parametrize(("stage", "epsilon", "warmup"), STAGES)
+def test_a_stage_is_the_same_replayed(monkeypatch, deterministic, stage, epsilon, warmup):
     device = torch.device("cuda")
-    replayed = histories(stage, epsilon, device)
+    replayed = histories(stage, epsilon, warmup, device)
     monkeypatch.setattr(train_loop, "Replayed", lambda step: step)
-    same(replayed, histories(stage, epsilon, device))
+    same(replayed, histories(stage, epsilon, warmup, device))
 
 
 @needs_cuda

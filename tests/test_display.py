@@ -55,6 +55,24 @@ def test_what_is_built_together_is_counted(monkeypatch):
     assert text.startswith("[ 3/21] pretrain digits ε=1 and 4 more  epoch 4/10")
 
 
+def ended(epoch, collapsed, spec=SPEC):
+    entry = {"epoch": epoch, "loss": 4.844, "collapsed": collapsed}
+    return progress(Tick(0.1, "", 0, history=({"epoch": 1, "loss": 5.0, "collapsed": True}, entry)), spec=spec)
+
+
+@pytest.mark.parametrize("console", [{}, {"force_terminal": True, "color_system": None}], ids=["plain", "terminal"])
+def test_a_collapsed_state_is_said_once_for_each_encoder_with_what_to_do(monkeypatch, console):
+    """Not when it is left already, as of an earlier run that is resumed."""
+    plain = dataclasses.replace(SPEC, epsilon=0.0, seed=3)
+    steps = [ended(2, False), ended(3, True), ended(4, True), ended(2, True, plain)]
+    told = [line for line in shown(monkeypatch, steps, **console).splitlines() if "constant features" in line]
+    assert len(told) == 2
+    assert "pretrain digits ε=1: the loss of epoch 3, 4.844, is that of constant features" in told[0]
+    assert "try pretraining.epsilon_warmup, milder augmentation, more epochs or a smaller batch" in told[0]
+    assert "pretrain digits ε=0 seed 3: the loss of epoch 2" in told[1]
+    assert "try milder augmentation" in told[1]
+
+
 TERMINAL = {"force_terminal": True, "color_system": None}
 
 

@@ -150,6 +150,14 @@ def test_several_ranks_are_one_process(tmp_path, ranks, epsilon, epochs, attack,
             close(part["state"], whole["state"])
 
 
+def test_several_ranks_warm_up_as_one_process(tmp_path):
+    one = spec(1.0, epochs=4, batch_size=60, attack=L2, epsilon_warmup=2)
+    (whole,), parts = (on_ranks(count, tmp_path, train, one) for count in (1, 2))
+    for part in parts:
+        close(part["losses"], whole["losses"])
+        close(part["state"], whole["state"])
+
+
 def test_synchronised_batchnorm_shares_the_model_and_needs_a_gpu():
     model = encoders.build("resnet18", 16, seed=0)
     assert "expected pretraining.batch_norm=per-rank on several CPU ranks" in refusal(encoders.synchronised, model)

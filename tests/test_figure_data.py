@@ -146,11 +146,12 @@ def test_models_of_several_targets_have_no_common_confusion(shown, models):
 
 def test_training_shows_the_stored_history(shown, models, drawn, finished):
     figures.training(shown, models)
-    (curves,) = drawn["training"]
+    curves, _ = drawn["training"]
     assert list(curves) == ["digits model ε = 0", "digits model ε = 1"]
     assert curves["digits model ε = 1"] == artifacts.load_history(Store(finished), models[1].spec.pretrain)
     figures.training(shown, models, "finetune")
-    (curves,) = drawn["training"]
+    curves, constant_losses = drawn["training"]
+    assert constant_losses == []
     assert list(curves) == ["digits → digits model ε = 0", "digits → digits model ε = 1"]
     assert [entry["epoch"] for entry in curves["digits → digits model ε = 0"]] == [1, 2]
 

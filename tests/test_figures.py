@@ -112,6 +112,9 @@ CASES = {
     "examples": lambda: plot_examples([example()] * 8, 0.5),
     "examples, long": lambda: plot_examples([example(*["fruit_and_vegetables"] * 2, "invertebrates")] * 8, 0.5),
     "training": lambda: plot_training({label: history(60) for label in models(6)}),
+    "training, collapsed": lambda: plot_training(
+        {"ε = 0": [{**one, "collapsed": True} for one in history(9)]}, [4.844]
+    ),
     "training, 1 epoch": lambda: plot_training({"ε = 0": history(1)}),
 }
 
@@ -415,6 +418,16 @@ def test_training_shows_loss_and_percent():
     assert [axes.get_ylabel() for axes in figure.axes] == ["Training loss", "Training accuracy (%)"]
     assert {axes.get_xlabel() for axes in figure.axes} == {"Epoch"}
     assert legend(figure) == ["ε = 0", "ε = 1", "top-1", "top-5"]
+
+
+def test_collapsed_epochs_are_marked_beside_the_loss_of_constant_features():
+    stuck = [{**entry, "loss": 4.84, "collapsed": entry["epoch"] > 1} for entry in history(3)]
+    figure = plot_training({"ε = 0": history(3), "ε = 1": stuck}, [4.844])
+    line, marks = figure.axes[0].lines[2:]
+    assert (list(line.get_ydata()), line.get_linestyle()) == ([4.844] * 2, "--")
+    assert (list(marks.get_xdata()), list(marks.get_ydata())) == ([2, 3], [4.84] * 2)
+    assert [text.get_text() for text in figure.axes[0].texts] == ["constant features"]
+    assert legend(figure) == ["ε = 0", "ε = 1", "top-1", "top-5", "collapsed"]
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 7, 60])

@@ -1,17 +1,25 @@
 import dataclasses
+import math
 
 import pytest
 import torch
 from conftest import tiny
 from lightly.loss import NTXentLoss
 
+import rossbench
 from rossbench.config.recipes import Pretraining
 from rossbench.data import datasets
 from rossbench.models import simclr
 from rossbench.models.simclr import build
+from rossbench.report import page
+from rossbench.report.figure_data import FigureData, choose, labels
+from rossbench.report.figures import training
 from rossbench.stages.augment import two_views
-from rossbench.stages.pretrain import learning_rate, pretrain
+from rossbench.stages.pretrain import learning_rate, pretrain, warm_epsilon
 from rossbench.stages.train_loop import Hooks
+from rossbench.store import artifacts
+from rossbench.store.store import Store, read_json
+from rossbench.util.signals import Interrupted
 
 
 @pytest.fixture(scope="module")
@@ -109,3 +117,106 @@ def test_the_rate_is_full_then_a_cosine():
     assert learning_rate(recipe, 60) == pytest.approx(0.5)
     assert 0 < learning_rate(recipe, 109) < 0.001
     assert learning_rate(Pretraining(epochs=5, learning_rate=1.0), 4) == 1
+
+
+# --- warm-up of epsilon --------------------------------------------------------------------------------------
+
+
+def test_epsilon_rises_batch_by_batch_and_leaves_the_first_views_alone(images, monkeypatch):
+    """Three batches an epoch; over 1.5 epochs to 0.9."""
+    seen, real = [], simclr.adversarial_views
+
+    def recorded(model, views, epsilon):
+        found = real(model, views, epsilon)
+        seen.append((float(epsilon), torch.equal(found[0], views)))
+        return found
+
+    monkeypatch.setattr("rossbench.stages.pretrain.adversarial_views", recorded)
+    history = pretrain(spec(0.9, epochs=3, epsilon_warmup=1.5), images, Hooks())[1]
+    assert [epsilon for epsilon, _ in seen] == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, *[0.9] * 4])
+    assert [alone for _, alone in seen] == [True] + [False] * 8
+    assert all(math.isfinite(entry["loss"]) for entry in history)
+
+
+def test_epsilon_after_any_number_of_epochs():
+    warm, cold = (spec(1.0, epochs=9, epsilon_warmup=warmup) for warmup in (2, 0))
+    assert [warm_epsilon(warm, epochs) for epochs in (0, 0.5, 1, 2, 8.9)] == [0, 0.25, 0.5, 1, 1]
+    assert [warm_epsilon(cold, epochs) for epochs in (0, 5)] == [1, 1]
+
+
+@pytest.mark.parametrize("last", [1, 5], ids=["at radius 0", "in the second epoch"])
+def test_resumed_within_the_warm_up_it_is_the_uninterrupted_one(images, tmp_path, last):
+    warm, steps = spec(1.0, epochs=4, epsilon_warmup=3), []
+
+    def interrupt(tick):
+        steps.extend([1] * bool(tick.images))
+        if len(steps) == last:
+            raise Interrupted(15)
+
+    whole, history = pretrain(warm, images, Hooks())
+    with pytest.raises(Interrupted):
+        pretrain(warm, images, Hooks(interrupt, tmp_path / "resume.pt"))
+    resumed, again = pretrain(warm, images, Hooks(resume=tmp_path / "resume.pt"))
+    assert [entry | {"seconds": 0} for entry in again] == [entry | {"seconds": 0} for entry in history]
+    assert all(torch.equal(tensor, whole.state_dict()[name]) for name, tensor in resumed.state_dict().items())
+
+
+# --- the collapsed state -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def collapsed(tmp_path_factory):
+    """A store in which the encoder at epsilon 1 projects every view to the same point, and cannot leave it."""
+
+    def constant(spec):
+        model = build(spec)
+        if spec.epsilon:
+            for part in model.head.layers[-1].parameters():
+                torch.nn.init.zeros_(part)
+        return model
+
+    root = tmp_path_factory.mktemp("collapsed")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("rossbench.stages.pretrain.build_simclr", constant)
+        rossbench.run(tiny(), store=root, device="cpu")
+    return root
+
+
+def test_a_collapsed_encoder_is_marked_in_history_and_records_and_others_are_not(collapsed, finished):
+    """A finished one of seconds ends 0.1 below the loss of constant features, ten times the tolerance."""
+    for store, expected in ((collapsed, {0: False, 1: True}), (finished, {0: False, 1: False})):
+        frame = rossbench.results(store)
+        assert dict(zip(frame.pretrain_epsilon, frame.collapsed, strict=True)) == expected
+        for epsilon, told in expected.items():
+            made = tiny().cells[epsilon, epsilon, 0].finetune.pretrain
+            assert artifacts.load_history(Store(store), made)[-1]["collapsed"] is told
+            provenance = read_json(Store(store).path(made) / "stage.json")["provenance"]
+            assert provenance.get("collapsed", False) is told
+    assert made.constant_loss == pytest.approx(math.log(39))
+
+
+SHOWN = (
+    "report",
+    *(f"report --format {form}" for form in ("markdown", "latex", "csv", "json")),
+    "compare digits@0 digits@1",
+)
+
+
+@pytest.mark.parametrize("line", SHOWN)
+def test_a_collapsed_encoder_is_never_shown_without_a_mark(rossbench, collapsed, finished, line):
+    for store, marked in ((collapsed, True), (finished, False)):
+        code, out, _ = rossbench(*line.split(), "--out", store)
+        assert code == 0
+        assert ("COLLAPSED: its loss is that of constant features" in " ".join(out.split())) is marked
+
+
+def test_a_collapsed_encoder_is_marked_on_the_page_and_in_figures(collapsed):
+    data = FigureData(collapsed)
+    matrices = data.matrices(["digits"])
+    html = page.render(["digits"], matrices, [], "now")
+    assert html.count("ε=1 of seed 0 COLLAPSED: its loss is that of constant features") == 1
+    models = choose(matrices)
+    assert labels(models) == ["model ε = 0", "model ε = 1, collapsed"]
+    loss = training(data, models).axes[0]
+    assert loss.lines[-2].get_ydata()[0] == pytest.approx(math.log(39))
+    assert list(loss.lines[-1].get_xdata()) == [1, 2]

@@ -68,6 +68,11 @@ def test_the_defaults_are_the_protocol_of_the_study():
         (lambda: Pretraining(learning_rate=0), "Pretraining.learning_rate: expected a number above 0, got 0"),
         (lambda: Pretraining(learning_rate=math.nan), "got nan"),
         (lambda: Pretraining(temperature="hot"), "got 'hot'"),
+        (
+            lambda: Pretraining(epochs=3, epsilon_warmup=3),
+            "expected fewer than the 3 epochs, or it never reaches the full",
+        ),
+        (lambda: Pretraining(epsilon_warmup=-1), "Pretraining.epsilon_warmup: expected a number of at least 0, got -1"),
         (lambda: Pretraining(normalize=1), "Pretraining.normalize: expected true or false, got 1"),
         (lambda: Pretraining(attack_mode="evil"), "unknown Pretraining.attack_mode 'evil'; did you mean eval"),
         (lambda: Pretraining(precision="float16"), "unknown Pretraining.precision 'float16'; did you mean"),

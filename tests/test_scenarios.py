@@ -203,7 +203,7 @@ GRIDS = st.lists(st.floats(0, 1) | st.integers(0, 1), min_size=1, max_size=4, un
 PGD = values(Attack, name=st.just("pgd"), restarts=st.just(1))
 RECIPES = values(
     Recipe,
-    pretraining=values(Pretraining, attack=PGD),
+    pretraining=values(Pretraining, attack=PGD, epsilon_warmup=st.just(0.0) | st.floats(0, 0.9)),
     finetuning=values(Finetuning, attack=PGD),
     evaluation=values(Evaluation, attack=PGD | st.sampled_from([row.defaults for row in ATTACKS.values()])),
 )

@@ -88,6 +88,42 @@ def test_adversarial_views_are_torchattacks_on_the_similarities(model, views):
     assert torch.equal(ours, theirs(views, torch.arange(24).roll(12)))
 
 
+ATTACKS = [
+    Attack(norm=norm, steps=3, step_size=size, step_unit=unit, random_start=start)
+    for norm in ("L2", "Linf")
+    for size, unit in ((0.3, "pixel"), (0.7, "epsilon"))
+    for start in (True, False)
+]
+
+
+@pytest.mark.parametrize("attack", ATTACKS, ids=str)
+@pytest.mark.parametrize("dead", [False, True], ids=["", "zero gradients"])
+def test_an_epsilon_on_the_device_attacks_as_the_number_does(recipe, views, attack, dead):
+    """As in a warm-up; a random start in L-infinity may round otherwise. Radius 0 leaves the views as they are."""
+    model = build(PretrainSpec("digits", None, "conv3", recipe=dataclasses.replace(recipe, attack=attack)))
+    if dead:
+        torch.nn.init.zeros_(model.head.layers[-1].weight)
+    for epsilon in (0.0, 1e-4, 0.3):
+        made = []
+        for given in (epsilon, torch.tensor(epsilon, dtype=torch.float64)):
+            torch.manual_seed(3)
+            made.append(simclr.adversarial_views(model, views, given))
+            assert made[-1][0].dtype == torch.float32
+            pgd.check(made[-1][1].tolist(), attack.norm)
+        if attack.norm == "L2" or not attack.random_start or not epsilon:
+            assert torch.equal(made[0][0], made[1][0])
+
+
+def test_a_tiny_ball_is_not_left_by_rounding(generator):
+    """Of bright, large images each pixel's rounding adds up to more than a radius early in a warm-up."""
+    images = 0.5 + 0.5 * torch.rand(4, 3, 224, 224, generator=generator)
+    for epsilon in (1e-6, 1e-5, 1.2e-5, 1e-4):
+        direction = torch.randn(images.shape, generator=generator)
+        for moved in (direction, direction.sign()):
+            near = (images + epsilon * moved / pgd.lengths(moved)).clamp(0, 1)
+            pgd.check(pgd.extremes(near, images, "L2", epsilon).tolist(), "L2")
+
+
 @pytest.mark.parametrize(("mode", "moved"), [("eval", False), ("train", True)])
 def test_views_are_attacked_in_the_recipes_mode(recipe, views, mode, moved):
     """Seen from BatchNorm's statistics, which move in train mode only; afterwards the model trains on."""
@@ -132,3 +168,11 @@ def test_channels_last_can_be_attacked_and_changes_rounding_alone(model, recipe,
     adversarial, extremes = simclr.adversarial_views(other, views, 0.5)
     pgd.check(extremes.tolist(), "L2")
     assert nt_xent(model.project(adversarial), 0.2) > nt_xent(model.project(views), 0.2)
+
+
+def test_a_step_waits_for_nothing(model, views, no_waiting):
+    radius = torch.tensor(0.5)
+    with no_waiting:
+        simclr.adversarial_views(model, views, radius)
+        adversarial, _ = simclr.adversarial_views(model, views, 0.5)
+        torch.nn.functional.cross_entropy(model(adversarial), simclr.partners(24, views.device)).backward()

@@ -1,4 +1,5 @@
 import dataclasses
+import math
 
 import pytest
 from conftest import SPECS, reread, values
@@ -53,6 +54,7 @@ def _changed(spec: object, path: str) -> EvaluateSpec:
     """The spec with one field, somewhere in it, set to another valid value."""
     known = {
         "norm": "Linf",
+        "epsilon_warmup": 1.0,
         "limit": 500,
         "encoder": "resnet34",
         "attack_mode": "train",
@@ -100,16 +102,46 @@ def test_every_field_of_an_evaluation_is_in_its_key(field):
 ADDED = [
     Recipe(pretraining=Pretraining(precision="bfloat16")),
     Recipe(pretraining=Pretraining(channels_last=True)),
+    Recipe(pretraining=Pretraining(epsilon_warmup=2)),
     Recipe(evaluation=Evaluation(attacked="correct")),
     Recipe(finetuning=Finetuning(trained="full")),
     Recipe(evaluation=Evaluation(attack=Attack(restarts=2))),
 ]
 
 
-@pytest.mark.parametrize("recipe", ADDED, ids=["precision", "channels_last", "attacked", "trained", "restarts"])
+@pytest.mark.parametrize(
+    "recipe", ADDED, ids=["precision", "channels_last", "warm-up", "attacked", "trained", "restarts"]
+)
 def test_a_field_that_was_added_changes_the_protocol_where_it_is_used(recipe):
     """At their defaults keys and protocols are those that are pinned, here and in test_published.py."""
     assert scenario(recipe=recipe).protocol != scenario().protocol
+
+
+def test_a_warm_up_of_epsilon_is_in_no_key_where_epsilon_is_0():
+    plain, warm = scenario(), scenario(recipe=ADDED[2])
+    assert [warm.cells[e, e, 0].key == plain.cells[e, e, 0].key for e in (0, 0.2)] == [True, False]
+    assert passes(specs_of([warm])) == passes(specs_of([plain]))
+
+
+@pytest.mark.parametrize(
+    ("images", "temperature", "loss", "collapsed"),
+    [
+        (64, 0.07, math.log(127), True),
+        (64, 0.07, 4.825, True),  # conv3 on CIFAR-10 as it begins to leave that state
+        (64, 0.07, 4.789, False),  # 600 steps later
+        (256, 0.5, 6.236, True),  # where ResNet-18 was
+        (256, 0.5, 6.22, False),  # at that temperature most that can be gained is 2
+        (64, 0.5, 4.45, False),  # digits at epsilon 1, first epoch
+        (64, 0.07, 5.2, False),  # worse than constant features
+        (64, 50.0, math.log(127), True),
+        (64, 50.0, math.log(127) - 0.01, False),  # half of all that can be gained at so high a temperature
+        (2, 0.07, math.log(3), True),
+        (100_000, 0.07, math.log(2 * 50_000 - 1), True),  # all images are one batch
+    ],
+)
+def test_the_loss_of_constant_features_is_known(images, temperature, loss, collapsed):
+    spec = scenario(recipe=Recipe(pretraining=Pretraining(batch_size=images, temperature=temperature)))
+    assert spec.cells[0.2, 0.2, 0].finetune.pretrain.is_collapsed(loss) is collapsed
 
 
 def test_which_images_are_attacked_is_in_no_key_where_none_is():

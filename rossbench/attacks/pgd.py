@@ -27,11 +27,13 @@ def pgd(
     """Images within ``radii`` that raise the cross-entropy (Madry et al., 2018; study, algorithm 3).
 
     images: float [n, channels, height, width] in [0, 1]; labels: int64 [n], or probabilities [n, classes]; radii: in
-    the attack's norm and pixel space, above 0, [n] or one for all; start: like images, what the first step starts from
-    less the image. Bit for bit it is torchattacks' PGD and PGDL2 where the radius is one number and the reduction is
-    "mean"; "sum" lets no image matter to another one's step, however small its gradient. Nothing waits for the device.
+    the attack's norm and pixel space, [n] or one for all, a number or a tensor of no dimension; start: like images,
+    what the first step starts from less the image. Bit for bit it is torchattacks' PGD and PGDL2 where there is one
+    radius and the reduction is "mean"; "sum" lets no image matter to another one's step, however small its gradient.
+    Nothing waits for the device.
     """
-    bound = radii.view(-1, 1, 1, 1) if isinstance(radii, Tensor) else radii
+    several = isinstance(radii, Tensor) and radii.ndim > 0
+    bound = radii.view(-1, 1, 1, 1) if several else radii  # type: ignore[union-attr]
     adversarial = (images + start).clamp(0, 1)
     for _ in range(attack.steps):
         adversarial.requires_grad_()
@@ -39,12 +41,19 @@ def pgd(
         (gradient,) = torch.autograd.grad(loss, adversarial)
         direction = gradient / (lengths(gradient) + EPS_FOR_DIVISION) if attack.norm == "L2" else gradient.sign()
         moved = adversarial.detach() + attack.length(bound) * direction - images
-        moved = moved * (bound / lengths(moved)).clamp(max=1) if attack.norm == "L2" else moved.clamp(-bound, bound)
+        if attack.norm == "L2":
+            far = lengths(moved).clamp(min=EPS_FOR_DIVISION)  # 0 / 0 where nothing moved in a ball of radius 0
+            # As torch divides a number by a tensor, which rounds otherwise than tensor by tensor.
+            moved = moved * (bound / far if several else far.reciprocal() * bound).clamp(max=1)
+        else:
+            moved = moved.clamp(-bound, bound)
         adversarial = (images + moved).clamp(0, 1)
     return adversarial
 
 
-def random_start(attack: Attack, like: Tensor, radius: float, generator: torch.Generator | None = None) -> Tensor:
+def random_start(
+    attack: Attack, like: Tensor, radius: float | Tensor, generator: torch.Generator | None = None
+) -> Tensor:
     """For each image a random point of the ball around 0, as torchattacks draws it; 0 if the attack has no such start.
 
     ``like`` gives shape [n, channels, height, width] and device; ``generator``: torch's global one of the device if
@@ -53,7 +62,9 @@ def random_start(attack: Attack, like: Tensor, radius: float, generator: torch.G
     if not attack.random_start:
         return torch.zeros_like(like)
     if attack.norm == "Linf":
-        return torch.empty_like(like).uniform_(-radius, radius, generator=generator)
+        if not isinstance(radius, Tensor):
+            return torch.empty_like(like).uniform_(-radius, radius, generator=generator)
+        return torch.empty_like(like).uniform_(generator=generator) * (2 * radius) - radius
     noise = torch.empty_like(like).normal_(generator=generator)
     share = like.new_empty(len(like), 1, 1, 1).uniform_(generator=generator)
     return noise * (share / lengths(noise) * radius)
@@ -64,21 +75,22 @@ def perturb(
     images: Tensor,
     labels: Tensor,
     attack: Attack,
-    epsilon: float,
+    epsilon: float | Tensor,
     *,
     mode: str = "eval",
     start: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """A training batch under ``pgd`` with one radius, and its extremes.
 
-    epsilon: the radius, where 0 means no attack; mode: "eval" or "train", the model's while it is attacked; afterwards
-    every module's is as before. The random start is drawn from torch's global generator of the device, unless a
-    ``start`` is given: a rank's rows of ``random_start`` for a batch which is split.
+    epsilon: the radius, where the number 0 means no attack, and a tensor of no dimension always one; mode: "eval" or
+    "train", the model's while it is attacked; afterwards every module's is as before. The random start is drawn from
+    torch's global generator of the device, unless a ``start`` is given: a rank's rows of ``random_start`` for a batch
+    which is split.
 
     Nothing waits for the device, so the result is still to be checked: give the extremes, or the largest of several, to
     ``check``.
     """
-    if epsilon == 0:
+    if not isinstance(epsilon, Tensor) and epsilon == 0:
         return images, images.new_zeros(3)
     images = images.contiguous()
     if start is None:
@@ -109,13 +121,14 @@ def lengths(images: Tensor, norm: str = "L2") -> Tensor:
 def extremes(adversarial: Tensor, images: Tensor, norm: str, radii: Tensor | float) -> Tensor:
     """Float [3], on the device: how far the worst is beyond its radius, minus the lowest pixel, the highest. See check.
 
-    The projection rounds, so a relative 1e-4 is not beyond.
+    The projection rounds, so a relative 1e-4 is not beyond, nor is what rounding each pixel adds in a tiny ball.
     """
     if adversarial.shape != images.shape:
         raise AttackError(f"attack: expected shape {tuple(images.shape)}, got {tuple(adversarial.shape)}")
     low, high = adversarial.aminmax()
     distances = lengths(adversarial - images, norm).flatten()
-    return torch.stack([(distances - radii * (1 + 1e-4)).max(), -low, high])
+    rounding = 2**-25 * (math.sqrt(images[0].numel()) if norm == "L2" else 1)  # half the resolution of pixels near 1
+    return torch.stack([(distances - radii * (1 + 1e-4)).max() - rounding, -low, high])
 
 
 def check(found: Sequence[float], norm: str) -> None:

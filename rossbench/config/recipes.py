@@ -64,6 +64,8 @@ class Pretraining:
     """Whether the encoder first subtracts the source's channel means and divides by its deviations."""
     augmentation: Augmentation = Augmentation()
     attack: Attack = Attack(steps=3, step_size=1.0)
+    epsilon_warmup: NotNegative = 0.0
+    """Epochs, fewer than all, over which the attack's epsilon rises from 0, batch by batch; 0: it is full at once."""
     attack_mode: Literal["eval", "train"] = "eval"
     """Mode of the model, so of its BatchNorm, while its views are attacked."""
     precision: Literal["float32", "bfloat16"] = "float32"
@@ -73,6 +75,13 @@ class Pretraining:
     each process's own. One process gives the same either way. "synchronised" needs GPUs."""
     channels_last: bool = False
     """Layout of the convolutions; it changes speed, and numbers by rounding only."""
+
+    def __post_init__(self) -> None:
+        if self.epsilon_warmup >= self.epochs:
+            raise InvalidValue(
+                f"Pretraining.epsilon_warmup: expected fewer than the {self.epochs} epochs, or it never "
+                f"reaches the full epsilon, got {self.epsilon_warmup:g}"
+            )
 
 
 @value

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterable
 from dataclasses import fields
 from functools import cached_property
@@ -14,6 +15,9 @@ from ..util.epsilons import EPS, format_epsilon, format_model
 from ..util.errors import one_line
 from ..util.values import Epsilons, NotNegative, Pixels, Seed, distinct, value
 from .recipes import Evaluation, Finetuning, Pretraining
+
+COLLAPSED = 0.005
+"""See PretrainSpec.is_collapsed: at ln 127 = 4.844, temperature 0.07, a loss of 4.820 to 4.868."""
 
 
 class Spec:
@@ -31,7 +35,7 @@ class Spec:
         specs = {name: part.identity for name, part in parts.items() if isinstance(part, Spec)}
         found = {**distinct(self), **specs}
         if "recipe" in found and not parts.get("epsilon", True):
-            attacked = ("attack", "loss", "trades")
+            attacked = ("attack", "loss", "trades", "epsilon_warmup")
             found["recipe"] = {k: item for k, item in found["recipe"].items() if not k.startswith(attacked)}
         return {name: item for name, item in found.items() if item != {}}
 
@@ -77,9 +81,32 @@ class PretrainSpec(Spec):
     @property
     def images(self) -> int:
         """Images an epoch, without those of a dropped last batch."""
-        total = datasets.count(self.source, "train", self.limit)
-        size = min(self.recipe.batch_size, total)
-        return total // size * size
+        return datasets.count(self.source, "train", self.limit) // self._batch * self._batch
+
+    @property
+    def constant_loss(self) -> float:
+        """NT-Xent of features that are the same for every image: ln(2n - 1), n images a batch."""
+        return math.log(2 * self._batch - 1)
+
+    def is_collapsed(self, loss: float) -> bool:
+        """Whether an epoch's mean loss is that of constant features, from which nothing was learned.
+
+        So it is within COLLAPSED of the way from there to the loss of cosine 1 between partners and 0 between others,
+        which the temperature decides. In nats, that is all of the views' mutual information that the loss vouches for
+        (InfoNCE's bound: van den Oord et al., 2018, section 2.3).
+        """
+        others = 2 * self._batch - 2
+        way = self.constant_loss - math.log1p(others * math.exp(-1 / self.recipe.temperature))
+        return abs(loss - self.constant_loss) < COLLAPSED * way
+
+    @property
+    def collapse_remedies(self) -> str:
+        warmup = "pretraining.epsilon_warmup, " if self.epsilon else ""
+        return f"{warmup}milder augmentation, more epochs or a smaller batch"
+
+    @property
+    def _batch(self) -> int:
+        return min(self.recipe.batch_size, datasets.count(self.source, "train", self.limit))
 
     @property
     def passes(self) -> int:

@@ -95,14 +95,14 @@ def _of_all_ranks(own: Tensor) -> Tensor:
     return every
 
 
-def adversarial_views(model: SimCLR, views: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
+def adversarial_views(model: SimCLR, views: Tensor, epsilon: float | Tensor) -> tuple[Tensor, Tensor]:
     """The study's hook (section 5.2): all views of a batch moved together by PGD so that NT-Xent rises.
 
     views: float [2n, channels, size, size] in [0, 1]; returns the same shape, each view within epsilon, and the
-    extremes; see attacks.pgd. Of several ranks each moves its own views.
+    extremes; epsilon: see attacks.pgd.perturb. Of several ranks each moves its own views.
     """
     labels, recipe, start = partners(len(views), views.device), model.recipe, None
-    if distributed.world_size() > 1 and epsilon:
+    if distributed.world_size() > 1 and (isinstance(epsilon, Tensor) or epsilon):
         whole = views.new_empty(len(views) * distributed.world_size(), *views.shape[1:])
         start = random_start(recipe.attack, whole, epsilon)[_rows(len(views), views.device)]
     return perturb(model, views, labels, recipe.attack, epsilon, mode=recipe.attack_mode, start=start)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import pandas
 
 _EPSILONS = ("pretrain_epsilon", "finetune_epsilon", "eval_epsilon")
-_LAST = ("top1_low", "top1_high", "audit", "key", "deviations")
+_LAST = ("top1_low", "top1_high", "audit", "collapsed", "key", "deviations")
 COLUMNS = ("scenario", "protocol", "seed", "source", "target", "encoder", *_EPSILONS, "attack", "n", *METRICS, *_LAST)
 
 
@@ -71,5 +71,5 @@ def _row(
         *(pretrain.epsilon, finetune.epsilon, spec.epsilon),
         *(str(spec.recipe.attack) if spec.epsilon else "none", record.n),
         *(math.nan if number is None else number for number in numbers),
-        *(verdict, record.key, differences(deviations)),
+        *(verdict, record.collapsed, record.key, differences(deviations)),
     ]

@@ -53,6 +53,11 @@ class Model:
         return next(iter(self.records.values()))
 
     @property
+    def collapsed(self) -> bool:
+        """Whether its encoder must not be taken for a robust one; see PretrainSpec.is_collapsed."""
+        return any(record.collapsed for place, record in self.matrix.cells.items() if record and place[:2] == self.row)
+
+    @property
     def spec(self) -> FinetuneSpec:
         return self.first.spec.finetune
 
@@ -156,7 +161,8 @@ def labels(models: Sequence[Model]) -> list[str]:
     short = []
     for model in models:
         first, second = map(format_epsilon, model.row)
-        short.append(f"model {EPS} = {first}" if first == second else f"model {EPS} = {first}, finetuned {second}")
+        label = f"model {EPS} = {first}" if first == second else f"model {EPS} = {first}, finetuned {second}"
+        short.append(label + ", collapsed" * model.collapsed)
     tasks = [model.matrix.task.removeprefix("RoSS ") for model in models]
     names = [model.matrix.name for model in models]
     protocols = [f"{model.matrix.name} {model.matrix.protocol}" for model in models]

@@ -39,6 +39,11 @@ def compare_models(store: Store, first: Model, second: Model) -> Table:
         labels=[""],
         columns=list(map(format_epsilon, columns)),
         lines=[([name], [one[name] for one in told]) for name in told[0]],
+        notes=[
+            f"encoder of {name} COLLAPSED: its loss is that of constant features"
+            for name, model in zip(names, (first, second), strict=True)
+            if model.collapsed
+        ],
         caption=f"{count} test images; p: McNemar's exact test, two-sided, of the images that one alone gets right; "
         f"noise: p is at least {LEVEL:g}; each epsilon by itself, not corrected for their number",
     )

@@ -146,7 +146,9 @@ def _missing(names: Sequence[str], matrices: Sequence[ResultMatrix]) -> list[str
     asked = {one.name: None for name in names if name not in there for one in registry.members(name)}
     missing = [f"{name}: not run" for name in asked if name not in there]
     for matrix in matrices:
-        notes = [note for note in matrix.notes() if not note.startswith("REDUCED")]
+        notes = [
+            note for note in matrix.notes() if not note.startswith("REDUCED") and note not in matrix.collapse_notes()
+        ]
         missing += [f"{matrix.name}: {note}" for note in notes]
     return missing
 
@@ -158,7 +160,7 @@ def _environments(matrices: Sequence[ResultMatrix]) -> dict[str, Any]:
     for record in (record for matrix in matrices for record in matrix.records):
         numbers = []
         for stage in record.provenance.values():
-            here = {name: value for name, value in stage.items() if name not in ("data", "weights")}
+            here = {name: value for name, value in stage.items() if name not in ("data", "weights", "collapsed")}
             if here not in known:
                 known.append(here)
             numbers.append(known.index(here) + 1)

@@ -181,6 +181,7 @@ def comparison_table(comparison: Comparison, tolerance: float) -> Table:
     near, of = comparison.within(tolerance)
     notes = [f"NOT COMPARABLE: {comparison.refusal}"] if comparison.refusal else []
     notes += [f"{absent} of {len(table.rows)} published rows were not run"] if absent else []
+    notes += [f"{one.name}: {note}" for one in comparison.matrices.values() for note in one.collapse_notes()]
     seed = next(iter(comparison.matrices.values())).seed
     gain = "; gain: adversarial over standard finetuning" if any(line.minus for line in table.rows) else ""
     return Table(

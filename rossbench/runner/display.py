@@ -13,6 +13,8 @@ from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bar
 from rich.text import Text
 
+from ..config.specs import PretrainSpec
+from ..stages.train_loop import Tick
 from ..util.encoding import spelled
 from .progress import Observer, Progress
 
@@ -30,9 +32,14 @@ def showing(console: Console) -> Iterator[Observer]:
     """
     bar = _LiveBar(console) if console.is_terminal and not console.is_dumb_terminal else None
     every, last = LIVE_EVERY if bar else PLAIN_EVERY, time.monotonic()
+    warned = set[PretrainSpec]()
 
     def observe(progress: Progress) -> None:
         nonlocal last
+        spec, tick = progress.spec, progress.tick
+        if tick and isinstance(spec, PretrainSpec) and spec not in warned and _is_collapsed(tick):
+            warned.add(spec)
+            console.print(Text(_warning(spec, tick), "yellow"), soft_wrap=True)
         if progress.tick is None or time.monotonic() - last >= every:
             last = time.monotonic()
             if bar and progress.tick:
@@ -44,6 +51,18 @@ def showing(console: Console) -> Iterator[Observer]:
 
     with bar or contextlib.nullcontext():
         yield observe
+
+
+def _is_collapsed(tick: Tick) -> bool:
+    return bool(tick.history and tick.history[-1].get("collapsed"))
+
+
+def _warning(spec: PretrainSpec, tick: Tick) -> str:
+    entry, seed = tick.history[-1], f" seed {spec.seed}" if spec.seed else ""
+    return (
+        f"{spec}{seed}: the loss of epoch {entry['epoch']}, {entry['loss']:.3f}, is that of constant features, so "
+        f"nothing is learned yet; if it stays there, try {spec.collapse_remedies}"
+    )
 
 
 class _LiveBar(Bar):

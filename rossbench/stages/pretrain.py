@@ -40,6 +40,8 @@ def build(specs: Sequence[PretrainSpec], context: Context, hooks: Hooks) -> None
     with distributed.on_all_ranks(spec):
         model, history = pretrain(spec, data.images, hooks, context.device)
     provenance = context.provenance(dtype=spec.recipe.precision, data=data.fingerprint)
+    if history[-1].get("collapsed"):  # resumed states of earlier versions do not say
+        provenance["collapsed"] = True
     if any(number > 1 for number in hooks.ranks):
         provenance["ranks"] = list(hooks.ranks)
     artifacts.save_trained(context.store, spec, model, history, time.perf_counter() - began, provenance)
@@ -52,7 +54,7 @@ def pretrain(
 
     images: uint8 [n, 3, size, size]; device: to train on, the images' own unless it is given. Returns the model in eval
     mode and its history, an entry an epoch; there "top1" and "top5" are of the contrastive task: how often a view's
-    partner is the most similar, or among the five most similar, of all others.
+    partner is the most similar, or among the five most similar, of all others; "collapsed": see PretrainSpec.
 
     On several ranks (distributed.on_all_ranks) each does its share of every batch, and all have the same result.
     """
@@ -64,11 +66,12 @@ def pretrain(
         _normalize_by(model, images)
     optimizer, several = adam(model, recipe), distributed.world_size() > 1
     trained, attacked = _on_all_ranks(model.train()) if several else (model.train(), model)
+    radius = _Radius(spec, next(model.parameters()).device)
 
     def step(natural: Tensor) -> Step:
         mine = (None, distributed.own_part(len(natural))) if several else ()
         views = two_views(natural, recipe.augmentation, *mine)
-        views, extremes = adversarial_views(attacked, views, spec.epsilon)
+        views, extremes = adversarial_views(attacked, views, radius.now)
         logits, labels = trained(views), partners(len(views), views.device)  # both views in one pass: one BatchNorm
         loss = nn.functional.cross_entropy(logits, labels)
         optimizer.zero_grad()
@@ -87,9 +90,25 @@ def pretrain(
         optimizer=optimizer,
         parts={"model": model},
         step=step,
+        before=radius.set_after,
     )
     history = loop.run(hooks)
     return model.eval(), history
+
+
+class _Radius:
+    """The attack's epsilon, which rises in the warm-up."""
+
+    def __init__(self, spec: PretrainSpec, device: torch.device) -> None:
+        self.spec = spec
+        self.now: float | Tensor = spec.epsilon
+        if spec.epsilon and spec.recipe.epsilon_warmup:  # a CUDA graph reads it where it is; in double, as numbers are
+            kind = torch.float32 if device.type == "mps" else torch.float64
+            self.now = torch.zeros((), dtype=kind, device=device)
+
+    def set_after(self, epochs: float) -> None:
+        if isinstance(self.now, Tensor):
+            self.now.fill_(warm_epsilon(self.spec, epochs))
 
 
 def _on_all_ranks(model: SimCLR) -> tuple[nn.Module, SimCLR]:
@@ -111,6 +130,12 @@ def serve(device: torch.device, data_dir: Path) -> None:
         # What rank 0 meets too, and says, is no matter here.
         with contextlib.suppress(AttackError, Diverged, InvalidValue, Interrupted), distributed.on_all_ranks():
             pretrain(spec, data.images, Hooks(), device)
+
+
+def warm_epsilon(spec: PretrainSpec, epochs: float) -> float:
+    """The attack's epsilon after so many epochs, in fractions: it rises from 0, and is the spec's after the warm-up."""
+    warmup = spec.recipe.epsilon_warmup
+    return spec.epsilon * min(1.0, epochs / warmup) if warmup else spec.epsilon
 
 
 def learning_rate(recipe: Pretraining, epoch: int) -> float:

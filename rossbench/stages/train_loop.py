@@ -115,9 +115,12 @@ class Loop:
     parts: dict[str, Stateful]
     """All that changes while training, apart from the optimizer: what the resume state is made of."""
     step: Callable[..., Step]
+    before: Callable[[float], None] = lambda done: None
+    """Called before every step with the epochs that are done, in fractions; for what changes in a step."""
 
     def run(self, hooks: Hooks) -> list[dict[str, float]]:
-        """Train; returns one dictionary an epoch: epoch, loss, top1, top5 (both rates), learning_rate, seconds.
+        """Train; returns one dictionary an epoch: epoch, loss, top1, top5 (both rates), learning_rate, seconds; of a
+        pretraining also whether it is collapsed, see PretrainSpec.
 
         With a resume state it goes on from there: every batch has a random stream of its own, so the result is that of
         an uninterrupted run (up to rounding, if it goes on on another number of ranks). The state is saved after every
@@ -157,6 +160,7 @@ class Loop:
         starts = range(0, count - count % batch if self.drop_last else count, batch)
         for k in range(done.batches, len(starts)):
             began, size = time.perf_counter(), min(batch, count - starts[k])
+            self.before(epoch + k / len(starts))
             with defer_signals():  # else the weights could have moved, and the account not
                 with seeded(derive(spec.seed, spec.stage, epoch, k), device):
                     found = _of_all_ranks(self._fitting(partial(self._on, orders, starts[k], step), size))
@@ -188,6 +192,7 @@ class Loop:
             "top5": top5,
             "learning_rate": self.rate(epoch),
             "seconds": round(done.seconds + time.perf_counter() - began, 3),
+            **({"collapsed": self.spec.is_collapsed(loss)} if isinstance(self.spec, PretrainSpec) else {}),
         }
 
     def _fitting(self, step: Callable[[int], Step], size: int) -> Step:

@@ -65,6 +65,11 @@ class Record:
     """Of each stage: versions, git commit, device, data."""
     schema: Literal[5] = 5
 
+    @property
+    def collapsed(self) -> bool:
+        """Whether the pretraining ended at the loss of constant features; see PretrainSpec.is_collapsed."""
+        return bool(self.provenance.get("pretrain", {}).get("collapsed"))
+
     def interval(self, name: str) -> tuple[float, float] | None:
         """The 95 % Wilson interval of ``top1``, ``top5`` or ``robust``, in [0, 1]; None where the rate is not known."""
         return self.wilson95.get(name)

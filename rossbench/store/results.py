@@ -13,7 +13,7 @@ from .. import registry
 from ..config.recipes import Evaluation
 from ..config.scenarios import Place, Row
 from ..config.specs import AuditSpec
-from ..util.epsilons import format_epsilon, format_model
+from ..util.epsilons import EPS, format_epsilon, format_model
 from ..util.errors import InvalidValue, StoreError, UnknownName, one_line, unknown
 from .records import Audit, Record, RunNote, read_audit, read_notes, read_record
 from .store import Store
@@ -144,10 +144,19 @@ class ResultMatrix:
         if self.columns != columns:
             shown, expected = (", ".join(map(format_epsilon, some)) for some in (self.columns, columns))
             notes.append(f"columns {shown} (registered: {expected})")
+        notes += self.collapse_notes()
         missing = len(self.cells) - len(self.records)
         if missing:
             notes.append(f"{missing} of {len(self.cells)} cells are missing, shown as {MISSING}")
         return notes
+
+    def collapse_notes(self) -> list[str]:
+        """Which encoders must not be taken for robust ones."""
+        collapsed = sorted({record.spec.finetune.pretrain.epsilon for record in self.records if record.collapsed})
+        return [
+            f"encoder {EPS}={format_epsilon(one)} of seed {self.seed} COLLAPSED: its loss is that of constant features"
+            for one in collapsed
+        ]
 
     def caption(self) -> str:
         """How the numbers were made, from the records themselves."""

@@ -9,13 +9,13 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from ...config.specs import FinetuneSpec
+from ...config.specs import FinetuneSpec, PretrainSpec
 from ...store import artifacts
 from ...store.results import METRICS
 from ...util.epsilons import EPS
 from ...util.errors import InvalidValue
 from ..figure_data import FigureData, Model, labels
-from ..plot_style import COLUMN, INK, LINES, SHADE, WIDE, curve_looks, laid_out, styled
+from ..plot_style import COLUMN, INK, LINES, SHADE, SMALL, WIDE, curve_looks, laid_out, styled
 from .heatmaps import metric_values
 
 
@@ -75,12 +75,20 @@ def training(data: FigureData, models: Sequence[Model], stage: str = "pretrain")
     if len(set(titles)) < len(titles):  # of several seeds or protocols
         titles = [f"{title} ({key})" for title, key in zip(titles, specs, strict=True)]
     histories = [artifacts.load_history(data.store, spec) for spec in specs.values()]
-    return plot_training(dict(zip(titles, histories, strict=True)))
+    collapsed = {
+        spec.constant_loss
+        for spec, history in zip(specs.values(), histories, strict=True)
+        if isinstance(spec, PretrainSpec) and any(entry.get("collapsed") for entry in history)
+    }
+    return plot_training(dict(zip(titles, histories, strict=True)), sorted(collapsed))
 
 
 @styled
-def plot_training(curves: Mapping[str, Sequence[Mapping[str, float]]]) -> Figure:
-    """Loss and accuracy of training batches: label -> an entry an epoch, with epoch, loss, top1 and top5 (rates)."""
+def plot_training(curves: Mapping[str, Sequence[Mapping[str, float]]], constant_losses: Sequence[float] = ()) -> Figure:
+    """Loss and accuracy of training batches: label -> an entry an epoch, with epoch, loss, top1 and top5 (rates).
+
+    Epochs that are ``collapsed`` are marked; ``constant_losses``: of constant features, each a dashed line.
+    """
     figure = Figure((WIDE, 2.2))
     loss, accuracy = figure.subplots(1, 2)
     shown: dict[str, Artist] = {}
@@ -92,6 +100,11 @@ def plot_training(curves: Mapping[str, Sequence[Mapping[str, float]]]) -> Figure
         accuracy.plot(epochs, [100 * entry["top1"] for entry in history], **look)
         accuracy.plot(epochs, [100 * entry["top5"] for entry in history], linestyle="--", **look)
         shown[label] = loss.lines[-1]
+    marked = [entry for history in curves.values() for entry in history if entry.get("collapsed")]
+    for constant in constant_losses:
+        loss.axhline(constant, color=INK, linestyle="--", linewidth=0.6)
+        where = {"xy": (1, constant), "xycoords": loss.get_yaxis_transform(), "xytext": (0, 4), "ha": "right"}
+        loss.annotate("constant features", **where, textcoords="offset points", fontsize=SMALL)
     for axes, ylabel in ((loss, "Training loss"), (accuracy, "Training accuracy (%)")):
         axes.set(xlabel="Epoch", ylabel=ylabel)
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
@@ -99,4 +112,7 @@ def plot_training(curves: Mapping[str, Sequence[Mapping[str, float]]]) -> Figure
         axes.spines[["top", "right"]].set_visible(False)
     shown["top-1"] = Line2D([], [], color=INK)
     shown["top-5"] = Line2D([], [], color=INK, linestyle="--")
+    if marked:
+        places = [entry["epoch"] for entry in marked], [entry["loss"] for entry in marked]
+        (shown["collapsed"],) = loss.plot(*places, linestyle="none", marker="x", color=INK)
     return laid_out(figure, shown)
