@@ -10,6 +10,7 @@ from conftest import tiny
 from torch import nn
 
 from rossbench import registry
+from rossbench.attacks.pgd import pgd
 from rossbench.config.recipes import ATTACKS, Attack
 from rossbench.data import datasets
 from rossbench.data.datasets import facts
@@ -18,7 +19,9 @@ from rossbench.stages import audit, audit_bench, audit_checks, audit_classifier
 from rossbench.stages.evaluate import evaluate
 from rossbench.stages.finetune import finetune
 from rossbench.stages.train_loop import Hooks
+from rossbench.store import results
 from rossbench.store.records import Verdict
+from rossbench.store.store import Store
 
 MEAN, STD = 0.3, 0.37  # about those of the digits
 DIGITS = registry.get("digits")
@@ -288,7 +291,7 @@ FAULTS = {
     "10 % winners take all": (lambda model: Features(model, winners), SLOPES),
     "gradient reversed": (backward(torch.neg), SLOPES),
     "gradient halved": (backward(lambda gradient: gradient / 2), SLOPES),
-    "gradient of one pixel": (backward(lambda gradient: gradient * (torch.arange(16) == 8)), SLOPES),
+    "gradient of one column": (backward(lambda gradient: gradient * (torch.arange(gradient.shape[-1]) == 8)), SLOPES),
     "gradient buried": (backward(pattern), SLOPES),
     "gradient of noise": (backward(torch.randn_like), SLOPES),
     "gradient of ones": (backward(torch.ones_like), SLOPES),
@@ -320,3 +323,297 @@ def test_a_planted_fault_is_flagged(pair, few, name, row):
         clean = model.eval()(few.images.float() / 255).argmax(1)
     found = judged(model, few, [check], predictions={0.0: clean})
     assert check in flagged(found), found
+
+
+# --- evaluations that say too much or too little -------------------------------------------------------------
+
+
+def test_a_model_without_a_gradient_ends_in_a_verdict(pair, few):
+    """After black-box attacks alone, whatever its gradient does."""
+    for name in ("no_grad", "root and square", "gradient that raises", "quantised"):
+        model = FAULTS[name][0](pair["plain"])
+        found = judged(model, few, attack=Attack("gaussian-noise"), epsilons=(0, 1))
+        assert REACH in flagged(found), name
+        assert {"a black-box attack does not beat it", "noise hurts less than the attack"} <= set(found)
+        assert FINER not in found
+        assert name == "quantised" or "no gradient reaches the input" in found[REACH].figure
+
+
+def test_an_attack_that_hardly_attacks_is_noticed(pair, few):
+    """At epsilon 1 the plain digits keep 97 % of 100 under noise, and less than 10 % under PGD."""
+    clean = pair["plain"](few.images.float() / 255).argmax(1)
+    found = judged(pair["plain"], few, [FINER], predictions={0.0: clean, 0.5: clean, 1.0: clean})
+    assert found[FINER].verdict == "fail"
+    assert "autoattack-standard measures it" in found[FINER].figure
+    found = judged(pair["plain"], few, [FINER], attack=ATTACKS["gaussian-noise"].defaults)
+    assert found[FINER].verdict == "fail"
+    assert "under Gaussian noise-L2, " in found[FINER].figure
+
+
+def test_a_number_that_no_search_reaches_is_noticed(pair, few):
+    """As of an attack that changed the model: at epsilon 0.25 the robust digits keep more than 85 %."""
+    clean = pair["robust"](few.images.float() / 255).argmax(1)
+    found = judged(pair["robust"], few, [LOWER], predictions={0.0: clean, 0.25: (clean + 1) % 10})
+    assert found[LOWER].verdict == "fail"
+    stored = torch.where(torch.arange(100) < 2, (clean + 1) % 10, clean)
+    assert judged(pair["robust"], few, [LOWER], predictions={0.0: clean, 0.25: stored})[LOWER].verdict == "pass"
+
+
+class Hidden(Faulty):
+    """The gradient of another model, at logits of this one: only images from outside tell."""
+
+    def __init__(self, classifier, other):
+        super().__init__(classifier)
+        self.other = other
+
+    def forward(self, images):
+        shown = self.other(images)
+        return shown + (self.classifier(images) - shown).detach()
+
+
+def test_images_of_another_model_show_what_a_gradient_hides(pair, few):
+    name = "images of another model do not beat it"
+    hidden = Hidden(pair["plain"], trained(0, encoders.build("conv3", 16, 1), epochs=1))
+    assert judged(hidden, few, [name], other=pair["plain"])[name].verdict == "fail"
+    assert judged(pair["plain"], few, [name], other=pair["robust"])[name].verdict != "fail"
+    blind = FAULTS["no_grad"][0](pair["robust"])
+    assert judged(pair["plain"], few, [name], other=blind)[name].verdict == "pass"
+
+
+def test_each_model_is_audited_beside_another(finished):
+    (matrix,) = results.load(Store(finished))
+    first, last = matrix.audit_specs().values()
+    assert (first.other, last.other) == (last.finetune, first.finetune)
+    assert last.finetune in first.parents
+    alone = dataclasses.replace(first, other=None)
+    assert alone.key != first.key
+    assert "other" not in alone.identity
+
+
+def noticed(images, name="images show something"):
+    labels = torch.arange(len(images)) % 10
+    bench = audit_bench.Bench(nn.Identity(), images, labels, {}, tiny().recipe.evaluation, 0)
+    return {check.name: check for check in audit.CHECKS}[name].look(bench)[0]
+
+
+IMAGES = {
+    "as they are": (lambda images: images, "pass"),
+    "all black": (lambda images: images * 0, "fail"),
+    "all white": (lambda images: images * 0 + 255, "fail"),
+    "each of one value": (lambda images: images[:, :1, :1, :1] * 0 + torch.arange(100)[:, None, None, None], "fail"),
+    "divided by 255": (lambda images: images // 255, "fail"),
+    "all the same": (lambda images: images[:1].expand_as(images), "fail"),
+    "half of one value": (lambda images: images * (torch.arange(100) % 2)[:, None, None, None], "fail"),
+    "a few copies": (lambda images: torch.cat([images[:92], images[:8]]), "warn"),
+}
+
+
+@pytest.mark.parametrize("name", IMAGES)
+def test_images_that_show_nothing_are_noticed(few, name):
+    change, verdict = IMAGES[name]
+    assert noticed(change(few.images).to(torch.uint8)) == verdict
+
+
+def test_the_margin_does_not_hang_on_the_scale_of_logits(pair, few):
+    images, labels, attack = few.images[:9].float() / 255, few.labels[:9], Attack(steps=3, loss="margin")
+    made = [
+        pgd(lambda images, scale=scale: scale * pair["robust"](images), images, labels, attack, 0.5, 0 * images)
+        for scale in (2.0**-20, 1.0, 2.0**20)
+    ]
+    assert str(attack).endswith(", on the margin")
+    assert (made[1] - images).abs().max() > 0.01
+    for other in (made[0], made[2]):
+        torch.testing.assert_close(other, made[1], atol=1e-3, rtol=0)
+
+
+class ByPixel(nn.Module):
+    """Ten classes by the largest of ten pixels: how far an image is from another class is known exactly."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(50.0))
+
+    def forward(self, images):
+        return self.scale * images.flatten(1)[:, :10]
+
+
+EPSILONS = (0.1, 0.2, 0.3, 0.4)
+LEVELS = torch.arange(200) * 170 // 200  # by which the label's pixel is above the next: 0.003 to 0.47 away in L2
+
+
+def by_pixel():
+    """200 images that ByPixel gets right, and their labels. None lies within 0.001 of an epsilon from another class."""
+    labels = torch.arange(200) * 7 % 10
+    images = torch.full((200, 75), 20, dtype=torch.uint8)
+    images[torch.arange(200), (labels + 1) % 10] = 80
+    images[torch.arange(200), labels] = (81 + LEVELS).to(torch.uint8)
+    return images.view(200, 3, 5, 5), labels
+
+
+def distances():
+    return (1 + LEVELS) / 255 / math.sqrt(2)
+
+
+def stored_as(labels, rights):
+    """Stored predictions that are right where ``rights`` say so, by epsilon."""
+    return {
+        epsilon: torch.where(right, labels, (labels + 1) % 10)
+        for epsilon, right in zip((0.0, *EPSILONS), [torch.ones(200, dtype=torch.bool), *rights], strict=True)
+    }
+
+
+def one_image_more_or_less(right, change):
+    """One more image, or one less, that an attack left right."""
+    right = right.clone()
+    if change:
+        places = (right if change < 0 else ~right).nonzero()[:, 0]
+        if len(places):
+            right[places[0]] = change > 0
+    return right
+
+
+ATTACKED = {
+    # Accuracy of the stored attack by epsilon, how much too high it is, and what the audit must say.
+    "honest": (lambda d: [d > e for e in EPSILONS], {"pass"}),
+    "blind": (lambda d: [d > 0 for _ in EPSILONS], {"fail"}),
+    "blind but for one image": (lambda d: [d > 0.01 for _ in EPSILONS], {"fail"}),
+    "blind at the largest epsilon": (lambda d: [d > e for e in EPSILONS[:3]] + [d > 0.3], {"warn", "fail"}),
+    "half as far as stated": (lambda d: [d > e / 2 for e in EPSILONS], {"fail"}),
+    "99, 70, 50 %": (lambda d: [d > 0.01, d > 0.05, d > 0.15, d > 0.24], {"fail"}),
+    "nothing right": (lambda d: [d > 1 for _ in EPSILONS], {"pass"}),
+}
+
+
+@pytest.mark.parametrize("name", ATTACKED)
+def test_the_verdict_hangs_on_no_single_image(name, monkeypatch):
+    """Whichever column gains or loses an image, a search tells the same; no trained model is asked.
+
+    Shortfalls are at least 3 images from where a verdict changes, but for the image itself.
+    """
+    monkeypatch.setattr(audit, "CHECKS", tuple(check for check in audit.CHECKS if check.name == FINER))
+    monkeypatch.setattr(audit_bench, "GRADIENT", (dataclasses.replace(audit_bench.FINE, steps=10),))
+    images, labels = by_pixel()
+    recipe = tiny().recipe.evaluation
+    rights, expected = ATTACKED[name]
+    found = set()
+    for changes in ((0, 0, 0, 0), (1, 0, 0, 0), (0, -1, 0, 0), (0, 0, 1, 0), (0, 0, 0, -1), (1, 1, 1, 1)):
+        changed = [
+            one_image_more_or_less(right, change) for right, change in zip(rights(distances()), changes, strict=True)
+        ]
+        made = audit.judge(ByPixel(), images, labels, stored_as(labels, changed), recipe, 0, Hooks())
+        found.add(made[0].verdict)
+    assert len(found) == 1
+    assert found <= expected
+
+
+def test_a_blind_attack_fails_at_the_epsilon_where_it_shows():
+    images, labels = by_pixel()
+    stored = stored_as(labels, [distances() > 0] * 4)
+    made = audit.judge(ByPixel(), images, labels, stored, tiny().recipe.evaluation, 0, Hooks())
+    found = {one.check: one for one in made}[FINER]
+    assert found.verdict == "fail"
+    assert found.figure.startswith("100.00 % under PGD-L2")
+    assert "ε = 0.4;" in found.figure
+
+
+def test_what_a_search_finds_is_within_the_stated_distance():
+    """Each image is found where its distance says so, and nowhere else: to a tenth of a gray level."""
+    images, labels = by_pixel()
+    stored = stored_as(labels, [distances() > 0] * 4)
+    bench = audit_bench.Bench(ByPixel(), images, labels, stored, tiny().recipe.evaluation, 0)
+    for epsilon, left in zip(EPSILONS, bench.reached, strict=True):
+        assert left[distances() > epsilon].all()
+        assert left[distances() < 0.95 * epsilon].sum() == 0
+    assert bench.furthest <= 1.0001
+
+
+@pytest.mark.parametrize(("others", "verdict"), [(0, "pass"), (1, "warn"), (4, "fail")])
+def test_predictions_that_are_not_this_classifiers_are_noticed(pair, others, verdict):
+    test, name = datasets.load("digits", "test"), "epsilon 0 is clean accuracy"
+    stored = pair["plain"](test.images.float() / 255).argmax(1)
+    some = audit_bench.audited(test.labels)[:others]
+    right = stored[some] == test.labels[some]
+    stored[some] = torch.where(right, (test.labels[some] + 1) % 10, test.labels[some])
+    assert judged(pair["plain"], test, [name], predictions={0.0: stored})[name].verdict == verdict
+
+
+@pytest.mark.parametrize(
+    ("rates", "verdict", "figure"),
+    [
+        ((0.9, 0.5, 0.2), "pass", "0.00 points at most"),
+        ((0.9, 0.5, 0.51), "warn", "1.00 points at most, at ε = 1"),
+        ((0.9, 0.5, 0.6), "fail", "10.00 points at most, at ε = 1"),
+        ((0.5, 0.6, 0.1), "fail", "10.00 points at most, at ε = 0.5"),
+    ],
+)
+def test_accuracy_that_rises_with_epsilon(rates, verdict, figure):
+    labels = torch.arange(200) % 10
+    predictions = {
+        epsilon: torch.where(torch.arange(200) < rate * 200, labels, (labels + 1) % 10)
+        for epsilon, rate in zip((0.0, 0.5, 1.0), rates, strict=True)
+    }
+    bench = audit_bench.Bench(
+        nn.Identity(), torch.zeros(200, 3, 2, 2), labels, predictions, tiny().recipe.evaluation, 0
+    )
+    assert audit_checks._rising(bench) == (verdict, figure)
+
+
+def test_of_a_negative_image_and_without_an_attack_only_the_classifier_is_judged(pair, few):
+    recipe = dataclasses.replace(DIGITS.recipe.evaluation, attack=ATTACKS["negative"].defaults)
+    of_classifier = [check.name for check in audit.CHECKS if not {"a", "o"} & set(check.needs)]
+    for predictions in ({0.0: few.labels}, {0.0: few.labels, 0.5: few.labels}):
+        made = audit.judge(pair["plain"], few.images, few.labels, predictions, recipe, 0, Hooks())
+        assert [one.check for one in made] == of_classifier
+
+
+def test_the_audited_part_is_balanced_and_always_the_same():
+    labels = torch.arange(1000) % 7
+    part = audit_bench.audited(labels)
+    assert torch.equal(part, audit_bench.audited(labels))
+    assert len(part) == 200
+    assert labels[part].bincount().max() - labels[part].bincount().min() <= 1
+    assert len(audit_bench.audited(torch.arange(300) % 300)) == 300  # one of each class
+    assert torch.equal(audit_bench.audited(torch.arange(40) % 10), torch.arange(40))
+
+
+def test_nothing_of_the_classifier_is_changed(pair, few):
+    classifier = pair["robust"]
+    before = {name: tensor.clone() for name, tensor in classifier.state_dict().items()}
+    judged(classifier, few)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in classifier.state_dict().items())
+    assert sum(len(module._forward_pre_hooks) for module in classifier.modules()) == 0
+
+
+@pytest.mark.parametrize("batches", [1, 5, 200])
+@pytest.mark.parametrize("count", ["known", "lost", "of a finetuning"])
+def test_a_batch_norm_that_has_seen_little_is_known_all_the_same(batches, count):
+    """What is left of its first statistics is taken out, so a short training is no fault, whatever its count says."""
+    torch.manual_seed(0)
+    norm = nn.BatchNorm2d(4)
+    values = 3 + torch.tensor([0.1, 0.3, 1.0, 2.0])[:, None, None] * torch.randn(256, 4, 8, 8)
+    for _ in range(batches):
+        norm(values)
+    if count != "known":
+        norm.num_batches_tracked.fill_(0 if count == "lost" else 3)
+    shift, scale = audit_classifier.moved(norm, values)
+    assert shift == pytest.approx(0, abs=0.1)
+    assert scale == pytest.approx(1, abs=0.1)
+    shift, scale = audit_classifier.moved(norm, 3 * values)
+    assert shift > 1 or scale > 2.5
+
+
+@pytest.mark.slow
+def test_faults_on_cifar10(cifar):
+    """conv3 on 2,000 images, finetuned whole: no honest form is flagged, and every fault of a gradient is."""
+    train, test = (datasets.load("cifar10", part, count, cifar) for part, count in (("train", 2000), ("test", 100)))
+    models = {"plain": trained(0, train=train, target="cifar10", epochs=12)}
+    models["robust"] = trained(0.5, train=train, target="cifar10", epochs=12)
+    for row, model in models.items():
+        for change in (lambda model: model, LogSoftmax, Bfloat16):
+            assert flagged(judged(change(model), test, epsilons=(0, 0.25, 0.5))) == {}, row
+        for name, (plant, check) in FAULTS.items():
+            if check in (OUTPUTS, REACH, SLOPES):
+                assert check in flagged(judged(plant(model), test, [check], predictions={0.0: test.labels})), (
+                    name,
+                    row,
+                )

@@ -57,7 +57,7 @@ def _rising(bench: Bench) -> Judgement:
     where = max(rises, key=lambda epsilon: rises[epsilon], default=0.0)
     most = max(rises.get(where, 0.0), 0.0)
     place = f", at {EPS} = {format_epsilon(where)}" if most else ""
-    return grade(most, SLACK, MARGIN), f"{most:.2f} points at most{place}"
+    return grade(most, SLACK / 2, MARGIN), f"{most:.2f} points at most{place}"
 
 
 def _stronger(bench: Bench) -> Judgement:
@@ -168,7 +168,7 @@ CHECKS = (
         classifier.slopes,
         "g",
         "Along the gradient the logits change as it says.",
-        "Attacks are led astray, and the number is theirs, not the model's; look for detached, replaced or noisy parts.",
+        "Attacks are led astray, so the number is theirs and not the model's; look for detached or replaced parts.",
     ),
     Check(
         "epsilon 0 is clean accuracy",

@@ -15,6 +15,8 @@ Judgement = tuple[Verdicts, str]
 ORDER: tuple[Verdicts, ...] = ("pass", "warn", "fail")
 SLOPED = 50
 """Images whose slopes are measured."""
+SHARE = 0.025
+"""By which a step should change the slope's quantity; see measured_slopes."""
 FLAT = 0.3
 """A spread of an image's logits below which its cross-entropy is all but that of no knowledge, whatever the class."""
 
@@ -100,36 +102,58 @@ def gradients(bench: Bench) -> Judgement:
 
 
 def slopes(bench: Bench) -> Judgement:
-    found = measured_slopes(bench)
-    middle, far = float(found.median()), percent((found - 1).abs() > 0.5)
-    verdict = max(grade(max(middle, 1 / max(middle, 1e-9)), 1.15, 1.4), grade(far, 10, 30), key=ORDER.index)
-    return verdict, f"{middle:.2f} of what the gradient says (median), for {far:.3g} % of images more than half off"
+    """The limits lie midway between honest models, in bfloat16 too, and what each kind of wrong gradient shows."""
+    along, others = measured_slopes(bench)
+    middle, far = float(along.median()), percent((along - 1).abs() > 0.5)
+    said, found = others[0], others[1:].mean(0)
+    # Rounding, as in bfloat16, is what two measurements differ by, which lowers the correlation of their mean too.
+    same = float(torch.nan_to_num(torch.corrcoef(others[1:])[0, 1]).clamp(min=0))
+    agreement = float(torch.nan_to_num(torch.corrcoef(torch.stack([said, found]))[0, 1]))
+    agreement = min(1.0, agreement / math.sqrt(max(2 * same / (1 + same), 0.7)))
+    between = float((said * found).sum() / said.square().sum().clamp(min=1e-30))
+    off = max(max(ratio, 1 / max(ratio, 1e-9)) for ratio in (middle, between))
+    verdict = max(grade(off, 1.15, 1.25), grade(far, 10, 30), grade(-agreement, -0.985, -0.95), key=ORDER.index)
+    figure = f"{middle:.2f} of what the gradient says (median), for {far:.3g} % of images more than half off"
+    return verdict, f"{figure}; towards other images {between:.2f} of it, correlation {agreement:.3f}"
 
 
-def measured_slopes(bench: Bench, share: float = 0.025) -> Tensor:
-    """The slope along the gradient, by differences, over the gradient's length, of some images: [n]; 0 if it has none.
+def measured_slopes(bench: Bench) -> tuple[Tensor, Tensor]:
+    """Slopes by differences on both sides of some images, beside those that the gradient says.
 
-    It is that of the two largest logits' difference, which no softmax flattens. The step is as long as should change it
-    by a ``share`` of the logits' spread, on both sides: far above rounding, in bfloat16 too, and small beside epsilon.
-    Contrast is lowered to nine tenths, and no pixel moves by more than half of what that leaves, so that a limit on
-    pixels, which an honest model may have, plays no part.
+    The first is along the gradient, over the gradient's length: [n], 0 if there is none. The second is towards other
+    images, for what a gradient leaves out: what it says, and what is found in steps of two lengths, [3, directions], as
+    shares of the logits' spread.
+
+    The slope is that of the two largest logits' difference, which no softmax flattens. Steps are as long as should
+    change it by a ``SHARE`` of the spread, or that share of the way: far above rounding, in bfloat16 too, and small
+    beside epsilon. Contrast is lowered to nine tenths, and no pixel moves by more than half of what that leaves, so
+    that a limit on pixels, which an honest model may have, plays no part.
     """
-    every = torch.linspace(0, len(bench.images) - 1, min(SLOPED, len(bench.images))).long().to(bench.images.device)
+    count = min(SLOPED, len(bench.images))
+    points = 0.05 + 0.9 * bench.images[torch.linspace(0, len(bench.images) - 1, count).long().to(bench.images.device)]
 
-    def look(some: Tensor) -> Tensor:
-        points = (0.05 + 0.9 * bench.images[some]).requires_grad_()
-        logits = bench.model(points)
-        two = logits.topk(2, dim=1).indices
+    def look(some: Tensor) -> tuple[Tensor, Tensor]:
+        images = points[some].requires_grad_()
+        logits = bench.model(images)
+        two, spread = logits.topk(2, dim=1).indices, (logits.amax(1) - logits.amin(1)).detach()
 
         def lead(logits: Tensor) -> Tensor:
             first, second = logits.gather(1, two).unbind(1)
             return first - second
 
-        (gradient,) = torch.autograd.grad(lead(logits).sum(), points)
-        length = gradient.flatten(1).norm(dim=1).clamp(min=1e-30).view(-1, 1, 1, 1)
-        way, spread = gradient / length, (logits.amax(1) - logits.amin(1)).detach().view(-1, 1, 1, 1)
-        step = torch.minimum(share * spread / length, 0.025 / way.abs().amax((1, 2, 3), keepdim=True).clamp(min=1e-30))
-        ahead, behind = (lead(bench.logits(points.detach() + sign * step * way)) for sign in (1, -1))
-        return torch.nan_to_num((ahead - behind) / (2 * step * length).flatten(), 0, 0, 0)
+        (gradient,) = torch.autograd.grad(lead(logits).sum(), images)
 
-    return torch.cat([found for _, found in bench.pieces().of(look, every)]).float()
+        def change(step: Tensor) -> tuple[Tensor, Tensor]:
+            ahead, behind = (lead(bench.logits(images.detach() + way)) for way in (step, -step))
+            return (gradient * step).flatten(1).sum(1) / spread, (ahead - behind) / 2 / spread
+
+        size = gradient.flatten(1).square().sum(1).clamp(min=1e-30)
+        most = gradient.flatten(1).abs().amax(1).clamp(min=1e-30)
+        said, found = change((torch.minimum(SHARE * spread / size, 0.025 / most)).view(-1, 1, 1, 1) * gradient)
+        ways = [SHARE * (points[(some + 7 * k) % count] - images.detach()) for k in range(1, 5)]
+        others = [(*change(way), change(1.2 * way)[1] / 1.2) for way in ways]
+        return found / said, torch.stack([torch.cat(part) for part in zip(*others, strict=True)])
+
+    every = torch.arange(count, device=bench.images.device)
+    along, others = zip(*(made for _, made in bench.pieces().of(look, every)), strict=True)
+    return torch.nan_to_num(torch.cat(along), 0, 0, 0).float(), torch.nan_to_num(torch.cat(others, 1), 0, 0, 0).float()
