@@ -400,7 +400,10 @@ IMAGES = {
     "as they are": (lambda images: images, "pass"),
     "all black": (lambda images: images * 0, "fail"),
     "all white": (lambda images: images * 0 + 255, "fail"),
-    "each of one value": (lambda images: images[:, :1, :1, :1] * 0 + torch.arange(100)[:, None, None, None], "fail"),
+    "each of one value": (
+        lambda images: images * 0 + torch.arange(100, dtype=torch.uint8)[:, None, None, None],
+        "fail",
+    ),
     "divided by 255": (lambda images: images // 255, "fail"),
     "all the same": (lambda images: images[:1].expand_as(images), "fail"),
     "half of one value": (lambda images: images * (torch.arange(100) % 2)[:, None, None, None], "fail"),

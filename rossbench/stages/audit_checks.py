@@ -64,15 +64,14 @@ def _stronger(bench: Bench) -> Judgement:
     """By its own search, since a model whose gradient is right may have been attacked too little."""
     missed, figure = bench.gap(bench.standing, bench.resisting)
     figure = figure.format(f"under {bench.attack}", "under that and finer, scale-free steps")
-    if missed > MARGIN:
+    if missed > MARGIN and bench.attack.name != "autoattack-standard":
         best = "--attack autoattack-standard" if bench.clean.shape[1] >= 4 else FINER + ",restarts=5"
         figure += f"; {missed:.1f} points less, by {FINER},loss=margin; {best} measures it"
     return grade(missed, MARGIN, WRONG), figure
 
 
 def _lower(bench: Bench) -> Judgement:
-    right = bench.clean.argmax(1) == bench.labels
-    beyond, figure = bench.gap(bench.reached, bench.reached & (bench.standing | ~right))
+    beyond, figure = bench.gap(bench.reached, bench.reached & bench.standing)
     return grade(beyond, 5, WRONG), figure.format("resist the audit's search", "resist that and the stored attack")
 
 

@@ -111,6 +111,8 @@ def slopes(bench: Bench) -> Judgement:
     agreement = float(torch.nan_to_num(torch.corrcoef(torch.stack([said, found]))[0, 1]))
     agreement = min(1.0, agreement / math.sqrt(max(2 * same / (1 + same), 0.7)))
     between = float((said * found).sum() / said.square().sum().clamp(min=1e-30))
+    if not others.any():  # there is one image, or all are the same
+        agreement = between = 1.0
     off = max(max(ratio, 1 / max(ratio, 1e-9)) for ratio in (middle, between))
     verdict = max(grade(off, 1.15, 1.25), grade(far, 10, 30), grade(-agreement, -0.985, -0.95), key=ORDER.index)
     figure = f"{middle:.2f} of what the gradient says (median), for {far:.3g} % of images more than half off"
@@ -150,7 +152,7 @@ def measured_slopes(bench: Bench) -> tuple[Tensor, Tensor]:
         size = gradient.flatten(1).square().sum(1).clamp(min=1e-30)
         most = gradient.flatten(1).abs().amax(1).clamp(min=1e-30)
         said, found = change((torch.minimum(SHARE * spread / size, 0.025 / most)).view(-1, 1, 1, 1) * gradient)
-        ways = [SHARE * (points[(some + 7 * k) % count] - images.detach()) for k in range(1, 5)]
+        ways = [SHARE * (points[(some + 1 + k * count // 6) % count] - images.detach()) for k in range(1, 5)]
         others = [(*change(way), change(1.2 * way)[1] / 1.2) for way in ways]
         return found / said, torch.stack([torch.cat(part) for part in zip(*others, strict=True)])
 
