@@ -247,10 +247,6 @@ def thermometer(images):
     return (images[..., None] > torch.arange(10) / 10 + 0.05).float().mean(-1)
 
 
-def soft_thermometer(images, gain=200):
-    return torch.sigmoid(gain * (images[..., None] - torch.arange(10) / 10 - 0.05)).mean(-1)
-
-
 class Statistics(Faulty):
     """BatchNorm in train mode, whatever is asked for."""
 
@@ -301,7 +297,6 @@ FAULTS = {
     "root and square": (on_images(lambda images: images.sqrt().square()), REACH),
     "no_grad": (on_images(no_grad), REACH),
     "thermometer": (on_images(thermometer), REACH),
-    "soft thermometer": (on_images(soft_thermometer), SLOPES),
     "quantised": (on_images(levels), REACH),
     "quantised, straight through": (on_images(straight_through), SLOPES),
     "noise": (on_images(lambda images: images + 0.05 * torch.randn_like(images)), AGAIN),
