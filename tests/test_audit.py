@@ -225,7 +225,7 @@ def pattern(gradient, size=1.0):
 
 
 def hashed_noise(images, size=0.05):
-    seeds = (images.detach().flatten(1) * 1e4).sum(1).frac().mul(2**20).long()
+    seeds = (images.detach().double().flatten(1) * 1e4).sum(1).frac().mul(2**20).long()
     noise = torch.stack([torch.randn(images.shape[1:], generator=torch.Generator().manual_seed(int(s))) for s in seeds])
     return images + size * noise
 
