@@ -224,7 +224,7 @@ def pattern(gradient, size=1.0):
     return gradient + size * 30 * gradient.flatten(1).norm(dim=1).view(-1, 1, 1, 1) * fixed / fixed.norm()
 
 
-def hashed_noise(images, size=0.05):
+def hashed_noise(images, size=0.1):
     seeds = (images.detach().double().flatten(1) * 1e4).sum(1).frac().mul(2**20).long()
     noise = torch.stack([torch.randn(images.shape[1:], generator=torch.Generator().manual_seed(int(s))) for s in seeds])
     return images + size * noise

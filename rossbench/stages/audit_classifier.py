@@ -114,7 +114,7 @@ def slopes(bench: Bench) -> Judgement:
     if not others.any():  # there is one image, or all are the same
         agreement = between = 1.0
     off = max(max(ratio, 1 / max(ratio, 1e-9)) for ratio in (middle, between))
-    verdict = max(grade(off, 1.15, 1.25), grade(far, 10, 30), grade(-agreement, -0.985, -0.95), key=ORDER.index)
+    verdict = max(grade(off, 1.15, 1.25), grade(far, 5, 15), grade(-agreement, -0.985, -0.95), key=ORDER.index)
     figure = f"{middle:.2f} of what the gradient says (median), for {far:.3g} % of images more than half off"
     return verdict, f"{figure}; towards other images {between:.2f} of it, correlation {agreement:.3f}"
 
