@@ -171,7 +171,8 @@ def contrast(one, other):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_no_text_is_cut_off_or_overlaps_another_or_is_small(case, written):
+def test_a_figure_fits_a_paper_and_its_texts_are_whole_apart_and_of_the_colour_that_a_page_replaces(case, written):
+    """Colours but for text on coloured cells; in an SVG there is no black, no ground and no font."""
     figure = built(case)
     found = written(figure)
     assert len(found) >= 5
@@ -185,21 +186,15 @@ def test_no_text_is_cut_off_or_overlaps_another_or_is_small(case, written):
         across = min(a.x1, b.x1) - max(a.x0, b.x0)
         down = min(a.y1, b.y1) - max(a.y0, b.y0)
         assert min(across, down) < 1, f"{text!r} overlaps {other!r} by {across:.1f}x{down:.1f} of 300 pixels an inch"
-
-
-@pytest.mark.parametrize("case", CASES)
-def test_a_figure_fits_a_paper_and_its_text_has_the_colour_that_a_page_replaces(case, written):
-    """But for text on coloured cells; in an SVG there is no black, no ground and no font."""
-    figure = built(case)
     assert plot_style.COLUMN <= figure.get_figwidth() <= plot_style.WIDE
     assert figure.get_figheight() < 9
+    cells = {text for axes in figure.axes for text in texts(axes)}
+    assert {colour for text, *_, colour in found if text not in cells} == {INK}
     svg = plot_style.to_bytes(figure, "svg").decode()
     assert INK in svg
     assert "#000000" not in svg
     assert "<text" not in svg
     assert "fill: none" in re.search(r'<g id="patch_1">.*?</g>', svg, re.S).group()
-    cells = {text for axes in figure.axes for text in texts(axes)}
-    assert {colour for text, *_, colour in written(figure) if text not in cells} == {INK}
 
 
 @pytest.mark.parametrize("form", ["png", "svg", "pdf"])

@@ -45,10 +45,6 @@ def test_audits_have_users_while_their_cells_do(store):
     assert Holdings(store).garbage() == {}
 
 
-def test_a_store_in_use_has_no_garbage(store):
-    assert Holdings(store).garbage() == {}
-
-
 def test_garbage_is_what_nobody_needs(store):
     cell, root = tiny().cells[1, 1, 0.5], store.root
     old, new = root / "evaluate" / ".writing-old", root / "evaluate" / ".writing-new"

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..attacks.pgd import LOSSES
 from ..attacks.task import Draws, run_attack
 from ..config.recipes import Attack, Evaluation
-from ..data.datasets import balanced
+from ..data.image_folder import balanced
 from ..util.epsilons import EPS, format_epsilon
 from ..util.errors import OutOfMemory, one_line
 from ..util.memory import AutoBatch
