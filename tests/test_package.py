@@ -135,6 +135,7 @@ def test_the_public_names_are_these():
         "audit",
         "evaluate_encoder",
         "get",
+        "load_classifier",
         "members",
         "names",
         "register",

@@ -12,10 +12,10 @@ from typing import Any
 import click
 
 from .. import registry
+from ..runner.overrides import FINETUNINGS, SAME, parse_setting
 from ..store.results import METRICS
 from ..util.epsilons import parse_epsilons, parse_models
 from ..util.errors import InvalidValue
-from .overrides import FINETUNINGS, SAME, parse_setting
 
 STORE = "rossbench-store"
 FILE = "rossbench scenario file"
