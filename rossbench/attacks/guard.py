@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -46,7 +46,13 @@ class _Snapshot:
     """All that a model is: the attributes of its modules, and the values of its tensors."""
 
     def __init__(self, model: nn.Module) -> None:
-        self.attributes = {module: _copied(vars(module)) for module in model.modules()}
+        self.attributes = {
+            module: {
+                key: _Was(value, dict(value) if isinstance(value, dict) else None)
+                for key, value in vars(module).items()
+            }
+            for module in model.modules()
+        }
         self.names = {module: name for name, module in model.named_modules()}
         found = (
             (f"{name}.{key}".strip("."), value)
@@ -65,12 +71,10 @@ class _Snapshot:
         moved = []
         for module, before in self.attributes.items():
             now = vars(module)
-            changed = [key for key in {**before, **now} if not _same(before, now, key)]
-            moved += [f"{self.names[module]}.{key.removeprefix('_')}".strip(".") for key in changed]
-            for key in changed:
-                now.pop(key, None)
-                if key in before:
-                    now[key] = before[key]
+            for key in {**before, **now}:
+                if not _same(before, now, key):
+                    moved.append(f"{self.names[module]}.{key.removeprefix('_')}".strip("."))
+                    _restore(before, now, key)
         with torch.no_grad():
             for name, (tensor, values, requires_grad, gradient) in self.tensors.items():
                 if not torch.equal(_bits(tensor), _bits(values)):
@@ -84,18 +88,32 @@ class _Snapshot:
         return moved
 
 
-def _copied(attributes: dict[str, Any]) -> dict[str, Any]:
-    """With copies of the dictionaries, which hold parameters, buffers, modules and hooks."""
-    return {key: value.copy() if isinstance(value, dict) else value for key, value in attributes.items()}
+class _Was(NamedTuple):
+    """An attribute."""
+
+    value: Any
+    content: dict[Any, Any] | None
+    """Of a dictionary, which holds parameters, buffers, modules or hooks."""
 
 
-def _same(before: dict[str, Any], now: dict[str, Any], key: str) -> bool:
+def _same(before: dict[str, _Was], now: dict[str, Any], key: str) -> bool:
     if key not in before or key not in now:
         return False
-    one, other = before[key], now[key]
-    if isinstance(one, dict) and isinstance(other, dict):
-        return one.keys() == other.keys() and all(one[name] is other[name] for name in one)
-    return one is other or (type(one) is type(other) and isinstance(one, (int, float, str)) and one == other)
+    (value, content), found = before[key], now[key]
+    if content is not None:
+        return found is value and [*content] == [*value] and all(content[name] is value[name] for name in content)
+    return found is value or (type(found) is type(value) and isinstance(value, (int, float, str)) and found == value)
+
+
+def _restore(before: dict[str, _Was], now: dict[str, Any], key: str) -> None:
+    if key not in before:
+        del now[key]
+        return
+    value, content = before[key]
+    now[key] = value
+    if content is not None:  # the same dictionary, which the handles of hooks know
+        value.clear()
+        value.update(content)
 
 
 def _bits(tensor: Tensor) -> Tensor:
