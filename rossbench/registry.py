@@ -115,7 +115,7 @@ def attack(name: str) -> AttackKind:
 def get(name: str) -> Scenario:
     """The scenario of that name; UnknownName with the nearest names if there is none."""
     if name not in names():
-        if name in _suites:
+        if name in [*_suites]:
             raise UnknownName(f"{name!r} is a suite, not a scenario; run_suite runs it, members gives its scenarios")
         raise unknown("scenario", name, names())
     return _scenarios[name]

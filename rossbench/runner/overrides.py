@@ -113,7 +113,7 @@ def with_options(scenario: Scenario, options: Mapping[str, Any]) -> Scenario:
 def _changed(
     scenario: Scenario, finetuning: str | None, attack: str | Attack | None, changes: Mapping[str, Any]
 ) -> Scenario:
-    if finetuning is not None and finetuning not in FINETUNINGS:
+    if finetuning is not None and finetuning not in [*FINETUNINGS]:
         raise unknown("finetuning", finetuning, FINETUNINGS)
     return with_fields(scenario, {**FINETUNINGS.get(finetuning or "", {}), **_attack(scenario, attack), **changes})
 
