@@ -26,10 +26,10 @@ def pgd(
 ) -> Tensor:
     """Images within ``radii`` that raise the cross-entropy (Madry et al., 2018; study, algorithm 3).
 
-    images: float [n, channels, height, width] in [0, 1]; labels: int64 [n]; radii: in the attack's norm and pixel
-    space, above 0, [n] or one for all; start: like images, what the first step starts from less the image. Bit for bit
-    it is torchattacks' PGD and PGDL2 where the radius is one number and the reduction is "mean"; "sum" lets no image
-    matter to another one's step, however small its gradient. Nothing waits for the device.
+    images: float [n, channels, height, width] in [0, 1]; labels: int64 [n], or probabilities [n, classes]; radii: in
+    the attack's norm and pixel space, above 0, [n] or one for all; start: like images, what the first step starts from
+    less the image. Bit for bit it is torchattacks' PGD and PGDL2 where the radius is one number and the reduction is
+    "mean"; "sum" lets no image matter to another one's step, however small its gradient. Nothing waits for the device.
     """
     bound = radii.view(-1, 1, 1, 1) if isinstance(radii, Tensor) else radii
     adversarial = (images + start).clamp(0, 1)

@@ -10,21 +10,15 @@ from typing import Any
 
 from .. import registry
 from ..attacks.table import Attack, attack_of
-from ..config.recipes import Recipe
+from ..config.recipes import FINETUNINGS, Recipe
 from ..config.scenarios import Scenario
 from ..util.errors import InvalidValue, unknown
 from ..util.values import flatten, parse, with_fields
 
 SAME = "same"
-FINETUNINGS: dict[str, dict[str, Any]] = {
-    "SLF": {"recipe.finetuning.trained": "linear", "finetune_epsilons": (0,)},
-    "ALF": {"recipe.finetuning.trained": "linear", "finetune_epsilons": None},
-    "AFF": {"recipe.finetuning.trained": "full", "finetune_epsilons": None},
-}
-"""The field's names for finetunings: standard linear, adversarial linear, adversarial full."""
 _OF_SCENARIO = (
     *("encoder", "train_epsilons", "finetune_epsilons", "eval_epsilons"),
-    *("train_limit", "test_limit", "seed"),
+    *("train_limit", "test_limit", "seed", "size"),
 )
 _SHORTHANDS = {
     **{field: field for field in _OF_SCENARIO},
@@ -115,7 +109,8 @@ def _changed(
 ) -> Scenario:
     if finetuning is not None and finetuning not in [*FINETUNINGS]:
         raise unknown("finetuning", finetuning, FINETUNINGS)
-    return with_fields(scenario, {**FINETUNINGS.get(finetuning or "", {}), **_attack(scenario, attack), **changes})
+    scenario = with_fields(scenario, FINETUNINGS.get(finetuning or "", {}))
+    return with_fields(scenario, {**_attack(scenario, attack), **changes})
 
 
 def _attack(scenario: Scenario, given: str | Attack | None) -> dict[str, Any]:

@@ -143,7 +143,7 @@ def evaluate_encoder(
     lists. Raises RossbenchError.
     """
     one = overrides.with_options(_scenario(scenario), options)
-    given = pretrained.of_module(module, datasets.facts(one.source).size, (mean, std))
+    given = pretrained.of_module(module, one.pixels, (mean, std))
     one = dataclasses.replace(one, encoder=given.name, weights=given.weights, train_epsilons=(0.0,))
     where: dict[str, Any] = {"store": store, "data_dir": data_dir, "device": device, "observe": observe}
     found = run_suite([one], encoders=[given], **where)[one.name]
@@ -171,7 +171,7 @@ def load_classifier(
     name = scenario.name if isinstance(scenario, Scenario) else scenario
     protocol = scenario.protocol if isinstance(scenario, Scenario) else protocol
     if module is not None:
-        given = pretrained.of_module(module, datasets.facts(_scenario(scenario).source).size, (mean, std))
+        given = pretrained.of_module(module, _scenario(scenario).pixels, (mean, std))
         found = [one for one in results.load(store, [name], protocol) if one.weights == given.weights]
         if not found:
             raise InvalidValue(f"load_classifier: expected a module that {name} was run with, got another one")
