@@ -37,7 +37,7 @@ def attacked(stage: str, name: str = "pgd", restarts: int = 1, **changes: object
             lambda: scenario(
                 recipe=Recipe(evaluation=Evaluation(attack=Attack(norm="Linf", step_size=0.1))), eval_epsilons=(0, 8)
             ),
-            r"Scenario.eval_epsilons: expected at most 1, the largest Linf distance of two images in \[0, 1\], got 8",
+            "Scenario.eval_epsilons: expected at most 1, the largest Linf distance of two images in [0, 1], got 8",
         ),
         (lambda: scenario(train_epsilons=(0, 60)), "Scenario.train_epsilons: expected at most 55.43"),
         (lambda: scenario(finetune_epsilons=(0, 60)), "Scenario.finetune_epsilons: expected at most 55.43"),
