@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -68,7 +69,7 @@ class FigureData:
 
     def __init__(self, store: Store | Path | str, data_dir: Path | str | None = None, device: str = "auto") -> None:
         self.store = store if isinstance(store, Store) else Store(store)
-        self.data_dir = Path(data_dir) if data_dir is not None else datasets.default_data_dir()
+        self.data_dir = datasets.default_data_dir() if data_dir is None else Path(os.path.expanduser(data_dir))
         self.device = resolve_device(device)
         self._loaded: dict[tuple[str, int | None, int], datasets.Data] = {}
 
@@ -155,7 +156,7 @@ def labels(models: Sequence[Model]) -> list[str]:
     short = []
     for model in models:
         first, second = map(format_epsilon, model.row)
-        short.append(f"{EPS} = {first}" if first == second else f"{EPS} = {first}, finetuned {second}")
+        short.append(f"model {EPS} = {first}" if first == second else f"model {EPS} = {first}, finetuned {second}")
     tasks = [model.matrix.task.removeprefix("RoSS ") for model in models]
     names = [model.matrix.name for model in models]
     protocols = [f"{model.matrix.name} {model.matrix.protocol}" for model in models]

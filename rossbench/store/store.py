@@ -49,7 +49,7 @@ class Store:
         """Raises StoreError for a store that another version of rossbench has written in another format."""
         if not isinstance(root, (str, Path)):
             raise InvalidValue(f"store: expected the path of a folder, got {root!r:.200}")
-        self.root = Path(root)
+        self.root = Path(os.path.expanduser(root))
         self.locks = Locks(self.root / "locks")
         with _one_line_errors(self.root):
             if self._format.exists():
