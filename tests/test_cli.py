@@ -13,10 +13,10 @@ import torch
 from conftest import tamper, tiny
 
 from rossbench import registry
-from rossbench.cli.overrides import changed_scenarios
 from rossbench.cli.run import run
 from rossbench.config.scenarios import Suite
 from rossbench.runner import run as runner
+from rossbench.runner.overrides import changed_scenarios
 from rossbench.stages import audit
 from rossbench.store import results
 from rossbench.store.records import read_record

@@ -32,6 +32,15 @@ def attacked(stage: str, name: str = "pgd", restarts: int = 1, **changes: object
         (lambda: attacked("finetuning", restarts=2), "finetuning attack: expected pgd without restarts, got PGD-L2"),
         (lambda: attacked("evaluation", "negative", eval_epsilons=(0, 2)), "negative: expected shares of at most 1"),
         (lambda: scenario(name=""), "Scenario.name"),
+        (lambda: attacked("evaluation", "pgd", eval_epsilons=(0, 56)), "at most 55.43, the largest L2 distance of two"),
+        (
+            lambda: scenario(
+                recipe=Recipe(evaluation=Evaluation(attack=Attack(norm="Linf", step_size=0.1))), eval_epsilons=(0, 8)
+            ),
+            "Scenario.eval_epsilons: expected at most 1, the largest Linf distance of two images in [0, 1], got 8",
+        ),
+        (lambda: scenario(train_epsilons=(0, 60)), "Scenario.train_epsilons: expected at most 55.43"),
+        (lambda: scenario(finetune_epsilons=(0, 60)), "Scenario.finetune_epsilons: expected at most 55.43"),
         (lambda: scenario(train_epsilons=()), "Scenario.train_epsilons: expected ascending epsilons"),
         (lambda: scenario(eval_epsilons=(0.2, 0)), "Scenario.eval_epsilons: expected ascending epsilons"),
         (lambda: scenario(eval_epsilons=(0, 0)), "Scenario.eval_epsilons: expected ascending epsilons"),

@@ -20,13 +20,13 @@ from ..config.scenarios import Scenario, specs_of
 from ..config.specs import passes
 from ..data.datasets import DATASETS, DatasetInfo, default_data_dir
 from ..report import formats, tables
+from ..runner.overrides import changed_scenarios
 from ..store import results
 from ..store.store import Store
 from ..util import torchrun
 from ..util.epsilons import EPS, format_epsilon, format_model
 from ..util.values import encode, flatten
 from . import costs, options
-from .overrides import changed_scenarios
 from .terminal import Console
 
 if TYPE_CHECKING:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -98,6 +99,19 @@ class Scenario:
         for stage, attack in (("pretraining", recipe.pretraining.attack), ("finetuning", recipe.finetuning.attack)):
             if (attack.name, attack.restarts) != ("pgd", 1):
                 raise InvalidValue(f"{stage} attack: expected pgd without restarts, got {attack}")
+        grids = (
+            ("train", recipe.pretraining.attack, self.train_epsilons),
+            ("finetune", recipe.finetuning.attack, self.finetune_epsilons or ()),
+            ("eval", recipe.evaluation.attack, self.eval_epsilons),
+        )
+        values = 3 * self.pixels**2
+        for grid, attack, epsilons in grids:
+            most = {"L2": math.sqrt(values), "Linf": 1.0}[attack.norm]
+            if max(epsilons, default=0) > most and attack.kind.is_distance:
+                raise InvalidValue(
+                    f"Scenario.{grid}_epsilons: expected at most {most:.4g}, the largest {attack.norm} distance of two "
+                    f"images in [0, 1], got {max(epsilons):g}"
+                )
         name = recipe.evaluation.attack.name
         row = kind(name)
         if classes < row.min_classes:

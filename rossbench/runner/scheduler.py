@@ -91,6 +91,8 @@ class Scheduler:
             if isinstance(spec, PretrainSpec) and spec.weights:
                 self.context.given(spec)
                 continue
+            if isinstance(spec, FinetuneSpec) and spec.pretrain.weights in self.context.encoders:
+                finetune.check(spec, self.context.encoders[spec.pretrain.weights].encoder)
             data = self.context.data(spec)
             if isinstance(spec, PretrainSpec):
                 distributed.check_batch(spec, min(spec.recipe.batch_size, len(data.images)))

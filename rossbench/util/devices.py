@@ -10,6 +10,8 @@ from .errors import InvalidValue
 
 def resolve_device(name: str) -> torch.device:
     """The device of that name, made current; auto takes CUDA, then MPS, then the CPU. InvalidValue if not there."""
+    if not isinstance(name, str):
+        raise InvalidValue(f"device: expected auto, cpu, cuda, cuda:N or mps, got {name!r:.200}")
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     kind, _, index = name.partition(":")
