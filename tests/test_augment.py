@@ -271,3 +271,49 @@ def test_no_shape_hangs_on_a_number():
     """On a device without numbers: to select by a mask, or to read a number back, fails there."""
     batch = torch.empty(8, 3, 32, 32, dtype=torch.uint8, device="meta")
     assert augment.two_views(batch, Augmentation()).shape == (16, 3, 32, 32)
+
+
+# --- crop and flip of finetuning -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("padding", "flip"), [(4, 0.5), (4, 0), (0, 0.5), (1, 1), (20, 0.5)])
+def test_crop_and_flip_is_torchvisions_one_image_after_another(generator, padding, flip):
+    """Exactly, given the same draws: padded, cropped where it says, and flipped."""
+    batch = torch.randint(0, 256, (30, 3, 16, 16), generator=generator, dtype=torch.uint8)
+    made = augment.crop_and_flip(batch, padding, flip, torch.Generator().manual_seed(3))
+    draw = augment._Draw(30, torch.Generator().manual_seed(3), batch.device)
+    corners, flipped = [draw.below(2 * padding + 1) for _ in range(2)], draw.happens(flip)
+    for k, image in enumerate(batch):
+        top, left = (int(corner[k]) for corner in corners)
+        expected = F.crop(F.pad(image, [padding] * 4), top, left, 16, 16)
+        assert torch.equal(made[k], F.horizontal_flip(expected) if flipped[k] else expected)
+
+
+def test_crop_and_flip_is_distributed_as_torchvisions():
+    """Where one pixel goes: each place as often as torchvision's own transforms send it there."""
+    padding, size, count = 2, 7, 10_000
+    image = torch.zeros(1, 3, size, size, dtype=torch.uint8)
+    image[:, :, 3, 4] = 255
+    made = augment.crop_and_flip(image.repeat(count, 1, 1, 1), padding, 0.5, torch.Generator().manual_seed(0))
+    torch.manual_seed(0)
+    theirs = v2.Compose([v2.RandomCrop(size, padding), v2.RandomHorizontalFlip()])
+    other = torch.stack([theirs(image[0]) for _ in range(count)])
+    counts = [one[:, 0].flatten(1).bool().float().sum(0) for one in (made, other)]
+    assert torch.equal(*[one > 0 for one in counts])
+    used = counts[1] > 0
+    chi_square = ((counts[0] - counts[1]).square() / (counts[0] + counts[1]))[used].sum()
+    assert used.sum() == 35  # five rows; columns 2 to 6 and, flipped, 0 to 4
+    assert chi_square < 65.2  # of 34 degrees of freedom, once in a thousand
+
+
+def test_without_crop_and_flip_nothing_is_drawn(generator):
+    batch = torch.randint(0, 256, (4, 3, 8, 8), generator=generator, dtype=torch.uint8)
+    before = generator.get_state()
+    assert augment.crop_and_flip(batch, 0, 0.0, generator) is batch
+    assert torch.equal(generator.get_state(), before)
+
+
+def test_crop_and_flip_waits_for_nothing(no_waiting):
+    with no_waiting:
+        augment.crop_and_flip(torch.randint(0, 256, (8, 3, 32, 32), dtype=torch.uint8), 4, 0.5)
+    assert augment.crop_and_flip(torch.empty(8, 3, 32, 32, dtype=torch.uint8, device="meta"), 4, 0.5).shape[2] == 32

@@ -45,7 +45,7 @@ def test_list_names_every_scenario_and_suite_within_80_columns(rossbench, pair):
     assert {line[0] for line in lines} >= {*registry.names(), *(suite.name for suite in registry.suites()), "suite"}
     assert ["pair", "inside, ant, zebra"] in lines
     assert ["inside", "One of the two."] in lines
-    assert ["zebra", "conv3", "digits", "1 x 1"] in lines
+    assert ["zebra", "conv3", "16", "digits", "1 x 1"] in lines
     assert max(map(len, out.splitlines())) <= 80
     listed = json.loads(rossbench("list", "--json")[1])
     assert [one["name"] for one in listed["scenarios"]] == registry.names()
@@ -276,6 +276,9 @@ def test_a_suite_is_its_scenarios_and_options_change_every_one():
         ("digits --finetuning SLF", "0, 0.5:0, 1:0"),
         ("digits --finetuning ALF", "0, 0.5, 1"),
         ("digits --finetuning AFF", "0, 0.5, 1"),
+        ("digits --finetuning field-slf", "0, 0.5:0, 1:0"),
+        ("digits --finetuning field-alf", "0:8/255, 0.5:8/255, 1:8/255"),
+        ("digits --finetuning field-aff --finetune-eps same", "0, 0.5, 1"),
     ],
 )
 def test_finetuning_epsilons_make_rows(rossbench, line, rows):
@@ -283,7 +286,32 @@ def test_finetuning_epsilons_make_rows(rossbench, line, rows):
     assert (code, err) == (0, "")
     (found,) = [one for one in out.splitlines() if one.startswith("rows ")]
     assert re.fullmatch(rf"rows +model ε +{re.escape(rows)} *", found)
-    assert re.search(rf"finetuning.trained +│ {'full' if 'AFF' in line else 'linear'}", out)
+    assert re.search(rf"finetuning.trained +│ {'full' if 'aff' in line.lower() else 'linear'}", out)
+
+
+def test_a_preset_of_the_field_brings_its_test_and_what_is_given_goes_before_it():
+    (plain,) = scenarios_of("digits", "--finetuning", "field-aff")
+    given = ["--set", "finetuning.momentum=0.5", "--finetune-epochs", 3, "--eval-eps", 0.1, "--finetune-eps", 0.2]
+    (made,) = scenarios_of("digits", "--finetuning", "field-aff", *given, "--attack", "autoattack-standard")
+    tuning = dataclasses.replace(plain.recipe.finetuning, momentum=0.5, epochs=3)
+    assert made.recipe.finetuning == tuning
+    assert (made.finetune_epsilons, made.eval_epsilons) == ((0.2,), (0.1,))
+    attack = made.recipe.evaluation.attack
+    assert (attack.name, attack.norm, attack.steps) == ("autoattack-standard", "Linf", 100)
+    (longer,) = scenarios_of("digits", "--finetuning", "field-aff", "--attack", "steps=50")
+    assert longer.recipe.evaluation.attack == dataclasses.replace(plain.recipe.evaluation.attack, steps=50)
+
+
+def test_the_fields_finetunings_run_to_a_table(rossbench):
+    tiny_ = [*TINY, "--train-eps", "0", "--eval-eps", "0,8/255"]
+    for name, row in (("slf", ["0"]), ("alf", ["0", "8/255"]), ("aff", ["0", "8/255"])):
+        code, out, err = rossbench("run", "digits", *tiny_, "--finetuning", f"field-{name}")
+        assert (code, err) == (0, "")
+        rows = [[part.strip() for part in line.split("│")] for line in out.splitlines() if "│" in line]
+        (found,) = [cells for cells in rows if cells[: len(row)] == row]
+        assert all(0 <= float(cell.rstrip("!")) <= 100 for cell in found[-2:])
+        assert "PGD-Linf, 20 steps of 0.25 ε" in " ".join(out.split())
+    assert rossbench("report")[1].count("RoSS digits → digits") == 2  # SLF and ALF are of one protocol
 
 
 def widest(out):

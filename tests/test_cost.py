@@ -1,6 +1,7 @@
 """Costs before anything is built, beside what is counted, stored and timed when it is."""
 
 import contextlib
+import copy
 import dataclasses
 import json
 import re
@@ -14,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from rossbench import registry
 from rossbench.cli.costs import duration, scaled
-from rossbench.config.recipes import Attack
+from rossbench.config.recipes import FIELD_FULL, FIELD_LINEAR, Attack
 from rossbench.config.scenarios import specs_of
 from rossbench.data import datasets
 from rossbench.models import encoders
@@ -75,6 +76,14 @@ def test_flops_are_those_of_the_real_stages_within_some_percent(encoder, epsilon
         assert Counter().flops(spec) == pytest.approx(counted(spec), rel=0.06), spec
 
 
+@pytest.mark.parametrize(("recipe", "epsilon"), [(FIELD_LINEAR, 0), (FIELD_LINEAR, 0.1), (FIELD_FULL, 0.1)])
+def test_flops_of_the_fields_finetunings_are_those_of_the_real_ones(recipe, epsilon):
+    """Of an image that moves in every epoch, and of TRADES' passes."""
+    spec = next(spec for spec in specs_of([tiny()]) if spec.stage == "finetune")
+    spec = dataclasses.replace(spec, epsilon=epsilon, recipe=dataclasses.replace(recipe, epochs=2, batch_size=20))
+    assert Counter().flops(spec) == pytest.approx(counted(spec), rel=0.06)
+
+
 def test_an_evaluation_is_counted_by_its_attacks_passes():
     """Those of PGD's steps, and one of the prediction, of 40 images."""
     spec = next(spec for spec in specs_of([tiny()]) if spec.stage == "evaluate" and spec.epsilon)
@@ -94,6 +103,11 @@ def test_bytes_are_those_of_the_store(finished, tmp_path):
     spec = next(specs_of([tiny()]))
     pretrain(spec, datasets.load("digits", "train", 60).images, Hooks(resume=tmp_path / "state.pt"))
     assert counter.state_bytes(spec) == pytest.approx((tmp_path / "state.pt").stat().st_size, rel=0.05)
+    tuned = dataclasses.replace(whole, epsilon=0, recipe=dataclasses.replace(FIELD_FULL, epochs=1, batch_size=60))
+    data = datasets.load("digits", "train", 60)
+    encoder = counter.encoder(tuned.pretrain)
+    finetune(tuned, copy.deepcopy(encoder), data.images, data.labels, 10, Hooks(resume=tmp_path / "tuned.pt"))
+    assert counter.state_bytes(tuned) == pytest.approx((tmp_path / "tuned.pt").stat().st_size, rel=0.05)
 
 
 def test_what_the_store_lacks_is_what_a_run_would_make(finished, tmp_path):

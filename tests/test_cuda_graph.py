@@ -6,7 +6,7 @@ import pytest
 import torch
 from conftest import tiny
 
-from rossbench.config.recipes import Finetuning
+from rossbench.config.recipes import FIELD_FULL, Finetuning
 from rossbench.data import datasets
 from rossbench.models.simclr import build
 from rossbench.stages import train_loop
@@ -28,7 +28,8 @@ def test_off_cuda_every_call_is_the_step():
     assert step.graph is None
 
 
-STAGES = [(stage, epsilon, 0) for stage in ("pretrain", "finetune") for epsilon in (0.0, 1.0)] + [("pretrain", 1.0, 2)]
+STAGES = [(stage, epsilon, 0) for stage in ("pretrain", "finetune", "field-aff") for epsilon in (0.0, 1.0)]
+STAGES += [("pretrain", 1.0, 2)]
 
 
 @pytest.mark.parametrize(("stage", "epsilon", "warmup"), STAGES)
@@ -49,12 +50,12 @@ def test_a_stages_step_waits_for_nothing(monkeypatch, no_waiting, stage, epsilon
     assert len(steps) > WARM_UP
 
 
-def losses(wrap, sizes):
-    """Of a linear model with noise and Adam on CUDA, batch after batch; its rate changes on the way."""
+def losses(wrap, sizes, optimizer_of):
+    """Of a linear model with noise on CUDA, batch after batch; its rate changes on the way."""
     device = torch.device("cuda")
     with seeded(0, device):
         model, data = torch.nn.Linear(8, 1).to(device), torch.randn(64, 8, device=device)
-    optimizer = train_loop.adam(model, RECIPE)
+    optimizer = optimizer_of(model, RECIPE)
 
     def step(indices):
         noise = torch.randn(len(indices), 1, device=device)
@@ -74,9 +75,11 @@ def losses(wrap, sizes):
 
 @needs_cuda
 @pytest.mark.parametrize("sizes", [[16] * 9, [16, 16, 5, 16, 16, 16, 5, 16, 16]], ids=["one size", "two sizes"])
-def test_a_replayed_step_is_the_step_with_its_random_numbers_and_rate(sizes):
+@pytest.mark.parametrize("optimizer_of", [train_loop.adam, train_loop.sgd])
+def test_a_replayed_step_is_the_step_with_its_random_numbers_and_rate(sizes, optimizer_of):
     assert len(sizes) > WARM_UP + 3
-    torch.testing.assert_close(losses(Replayed, sizes), losses(lambda step: step, sizes), atol=1e-5, rtol=1e-5)
+    expected = losses(lambda step: step, sizes, optimizer_of)
+    torch.testing.assert_close(losses(Replayed, sizes, optimizer_of), expected, atol=1e-5, rtol=1e-5)
 
 
 @needs_cuda
@@ -95,7 +98,9 @@ def histories(stage, epsilon, warmup, device):
         spec = cell.finetune.pretrain
         spec = dataclasses.replace(spec, recipe=dataclasses.replace(spec.recipe, epochs=4, epsilon_warmup=warmup))
         return pretrain(spec, data.images, Hooks())[1]
-    spec = dataclasses.replace(cell.finetune, recipe=dataclasses.replace(cell.finetune.recipe, epochs=4, batch_size=16))
+    field_aff = dataclasses.replace(FIELD_FULL, learning_rate=1e-3)  # at the field's rate epsilon 1 diverges
+    recipe = field_aff if stage == "field-aff" else cell.finetune.recipe
+    spec = dataclasses.replace(cell.finetune, recipe=dataclasses.replace(recipe, epochs=4, batch_size=16))
     encoder = build(spec.pretrain).encoder.to(device)
     return finetune(spec, encoder, data.images, data.labels, 10, Hooks())[1]
 

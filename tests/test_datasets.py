@@ -4,8 +4,14 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from conftest import tiny
+from PIL import Image
+from torchvision import transforms
 
-from rossbench.data import datasets
+from rossbench import registry
+from rossbench.data import datasets, decoded
+from rossbench.report.figure_data import FigureData, choose
+from rossbench.runner import run
 from rossbench.util.errors import DataError, InvalidValue, UnknownName
 
 EMBEDDED = [name for name in datasets.DATASETS if name.startswith("digits")]
@@ -34,6 +40,21 @@ def test_low_and_high_are_the_two_halves():
         assert torch.equal(whole.images[whole.labels < 5], low.images)
         assert torch.equal(whole.images[whole.labels >= 5], high.images)
         assert torch.equal(whole.labels[whole.labels >= 5] - 5, high.labels)
+
+
+@pytest.mark.parametrize("size", [1, 8, 15, 33])
+@pytest.mark.parametrize("limit", [None, 20])
+def test_images_are_resized_as_torchvision_does(size, limit, monkeypatch):
+    """To the bit as its Resize of uint8 tensors, in parts as at once, and so within rounding of that of floats."""
+    monkeypatch.setattr(decoded, "CHUNK", 8 * 7 * 3 * 16 * 16)
+    whole, small = datasets.load("digits", "test", limit), datasets.load("digits", "test", limit, size)
+    resize = transforms.Resize((size, size), antialias=True)
+    assert small.images.dtype == torch.uint8
+    assert torch.equal(small.images, resize(whole.images))
+    assert (small.images - resize(whole.images.double())).abs().max() <= 0.5 + 1e-3
+    assert torch.equal(small.labels, whole.labels)
+    assert small.fingerprint != whole.fingerprint
+    assert datasets.load("digits", "test", limit, 16).fingerprint == whole.fingerprint
 
 
 @pytest.mark.parametrize("limit", [10, 57, 100, 1200])
@@ -77,7 +98,6 @@ def test_files_that_are_missing_are_asked_for_in_one_line(tmp_path, monkeypatch)
     [
         ("cifar10", (32, 32, 3), "targets"),
         ("cifar100", (32, 32, 3), "targets"),
-        ("stl10", (3, 96, 96), "labels"),
         ("svhn", (3, 32, 32), "labels"),
         ("mnist", (28, 28), "targets"),
         ("fashion-mnist", (28, 28), "targets"),
@@ -99,7 +119,7 @@ def test_torchvisions_sets_come_out_in_one_layout(monkeypatch, tmp_path, name, r
             self.data = np.broadcast_to(shades.reshape(-1, *[1] * len(raw)), (count, *raw))
             setattr(self, labels, (shades % known.classes).tolist())
 
-    for cls in ("CIFAR10", "CIFAR100", "STL10", "SVHN", "MNIST", "FashionMNIST"):
+    for cls in ("CIFAR10", "CIFAR100", "SVHN", "MNIST", "FashionMNIST"):
         monkeypatch.setattr(tv, cls, Fake)
     data = datasets.load(name, "train", data_dir=tmp_path)
     assert data.images.shape == (count, 3, known.size, known.size)
@@ -121,3 +141,26 @@ def test_real_cifar(cifar, name):
     meta = {"cifar10": "cifar-10-batches-py/batches.meta", "cifar100": "cifar-100-python/meta"}[name]
     words = pickle.loads((cifar / meta).read_bytes())
     assert list(datasets.facts(name).names) == words.get("label_names", words.get("fine_label_names"))
+
+
+@pytest.mark.parametrize(("ways", "size"), [(("digits", "digits-8"), 8), (("digits-8", "digits"), 16)])
+def test_digits_of_16_and_8_pixels_transfer_both_ways(own_registry, tmp_path, monkeypatch, ways, size):
+    """A folder of the digits at 8 pixels; the encoder is built for the size of both, and features have it."""
+    monkeypatch.setenv("ROSSBENCH_DATA", str(tmp_path / "data"))
+    for split in ("train", "test"):
+        data = datasets.load("digits", split, 60, 8)
+        for k, (image, label) in enumerate(zip(data.images, data.labels, strict=True)):
+            file = tmp_path / "digits-8" / split / str(int(label)) / f"{k}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image.permute(1, 2, 0).numpy()).save(file)
+    registry.register_folder("digits-8", tmp_path / "digits-8", size=8)
+    names = dict(zip(("source", "target"), ways, strict=True))
+    one = dataclasses.replace(tiny(train_epsilons=(1,), size=size, **names), name="both")
+    registry.register(one)
+    records = run.run(one, store=tmp_path / "store", device="cpu")
+    assert records[1, 1, 0.5].top1_right <= records[1, 1, 0].top1_right
+    data = FigureData(tmp_path / "store", device="cpu")
+    (model,) = choose(data.matrices(["both"]))
+    assert model.spec.pretrain.pixels == size
+    assert data.images(model).images.shape[2:] == (size, size)
+    assert data.features(model, "encoder", limit=10)[0].shape == (10, 128 * (size // 8) ** 2)

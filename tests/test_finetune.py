@@ -1,16 +1,21 @@
+import copy
 import dataclasses
+import math
+import signal
 
 import pytest
 import torch
 from conftest import tiny
 
 from rossbench.attacks import pgd
+from rossbench.config.recipes import FIELD_FULL, FIELD_LINEAR, Finetuning
 from rossbench.data import datasets
 from rossbench.models.classifier import Classifier
 from rossbench.models.simclr import build
-from rossbench.stages.finetune import encode, finetune
+from rossbench.stages.finetune import diverge, encode, finetune, learning_rate, trades
 from rossbench.stages.train_loop import Hooks
 from rossbench.util.seeds import derive, seeded
+from rossbench.util.signals import Interrupted
 
 
 @pytest.fixture(scope="module")
@@ -31,10 +36,25 @@ def encoder():
     return encoder
 
 
-@pytest.mark.parametrize("epsilon", [0.0, 1.0], ids=["standard", "adversarial"])
-def test_frozen_is_frozen_bit_for_bit(encoder, data, epsilon):
+def field(preset, epsilon, **changes):
+    """A preset of the field, in small."""
+    small = {"epochs": 3, "batch_size": 20, "attack": dataclasses.replace(preset.attack, steps=2)}
+    return dataclasses.replace(spec(epsilon), recipe=dataclasses.replace(preset, **small, **changes))
+
+
+FROZEN = {
+    "SLF": spec(0.0, epochs=3),
+    "ALF": spec(1.0, epochs=3),
+    "field-slf": field(FIELD_LINEAR, 0.0),
+    "field-alf": field(FIELD_LINEAR, 8 / 255),
+    "linear TRADES": field(FIELD_LINEAR, 8 / 255, loss="trades"),
+}
+
+
+@pytest.mark.parametrize("one", FROZEN.values(), ids=FROZEN)
+def test_frozen_is_frozen_bit_for_bit(encoder, data, one):
     before = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
-    classifier, _ = finetune(spec(epsilon, epochs=3), encoder, data.images, data.labels, 10, Hooks())
+    classifier, _ = finetune(one, encoder, data.images, data.labels, 10, Hooks())
     assert classifier.encoder is encoder
     for name, tensor in encoder.state_dict().items():
         assert torch.equal(tensor, before[name]), name
@@ -125,3 +145,148 @@ def test_a_full_finetuning_is_what_its_seed_says(data):
         made.append(finetune(spec(0.5, trained="full"), encoder, data.images, data.labels, 10, Hooks())[0])
     for one, other in zip(*(classifier.state_dict().values() for classifier in made), strict=True):
         assert torch.equal(one, other)
+
+
+# --- as the field finetunes ----------------------------------------------------------------------------------
+
+
+def reference_trades(model, images, labels, start, attack, epsilon, beta):
+    """TRADES as its authors wrote it down, for a model in train mode: attacked images and the loss."""
+    divergence = torch.nn.KLDivLoss(reduction="sum")
+    model.eval()
+    adversarial = images + start
+    for _ in range(attack.steps):
+        adversarial.requires_grad_()
+        loss = divergence(torch.log_softmax(model(adversarial), 1), torch.softmax(model(images), 1))
+        (gradient,) = torch.autograd.grad(loss, adversarial)
+        adversarial = adversarial.detach() + attack.length(epsilon) * gradient.sign()
+        adversarial = torch.min(torch.max(adversarial, images - epsilon), images + epsilon).clamp(0, 1)
+    model.train()
+    natural = model(images)
+    robust = divergence(torch.log_softmax(model(adversarial), 1), torch.softmax(natural, 1)) / len(images)
+    return adversarial, torch.nn.functional.cross_entropy(natural, labels) + beta * robust
+
+
+@pytest.mark.parametrize("epsilon", [8 / 255, 0.3])
+@pytest.mark.parametrize("steps", [1, 10])
+def test_trades_and_its_gradients_are_the_references(encoder, data, generator, epsilon, steps):
+    classifier = Classifier(encoder, 10).double().requires_grad_().train()
+    reference = copy.deepcopy(classifier)
+    images = 0.1 + 0.8 * torch.rand(12, 3, 16, 16, generator=generator, dtype=torch.float64)  # no start is clipped
+    attack = dataclasses.replace(FIELD_FULL.attack, steps=steps)
+    with seeded(5):
+        start = 0.001 * torch.randn_like(images)
+    with seeded(5):
+        adversarial, extremes = diverge(classifier, images, attack, epsilon)
+    assert all(module.training for module in classifier.modules())
+    pgd.check(extremes.tolist(), "Linf")
+    found = trades(classifier(images), classifier(adversarial), data.labels[:12], 6.0)
+    expected, loss = reference_trades(reference, images, data.labels[:12], start, attack, epsilon, 6.0)
+    torch.testing.assert_close(adversarial, expected, atol=1e-12, rtol=0)
+    torch.testing.assert_close(found, loss, atol=1e-8, rtol=0)
+    gradients = (
+        torch.autograd.grad(of, list(model.parameters())) for of, model in ((found, classifier), (loss, reference))
+    )
+    for mine, theirs in zip(*gradients, strict=True):
+        torch.testing.assert_close(mine, theirs, atol=1e-8, rtol=0)
+
+
+def test_a_step_of_aff_is_sgd_on_trades(data):
+    """In float64, on one batch, whose order and start are named by the seed."""
+    one = field(FIELD_FULL, 8 / 255, head_init="default", momentum=0.0, weight_decay=0.0, crop_padding=0)
+    one = dataclasses.replace(one, recipe=dataclasses.replace(one.recipe, epochs=1, flip_probability=0.0))
+    images, labels, device = data.images[:20], data.labels[:20], torch.device("cpu")
+    torch.set_default_dtype(torch.float64)
+    try:
+        with seeded(derive(one.seed, "linear layer")):
+            reference = Classifier(build(one.pretrain).encoder.double(), 10).requires_grad_().train()
+        tuned, _ = finetune(one, build(one.pretrain).encoder.double(), images, labels, 10, Hooks())
+    finally:
+        torch.set_default_dtype(torch.float32)
+    order = torch.randperm(20, generator=torch.Generator().manual_seed(derive(one.seed, "finetune", "order", 0)))
+    natural = images[order].float() / 255
+    with seeded(derive(one.seed, "finetune", 0, 0), device):
+        start = 0.001 * torch.randn_like(natural)
+    attack, before = one.recipe.attack, [weight.clone() for weight in reference.parameters()]
+    start = (natural + start).clamp(0, 1) - natural  # as all attacks here, it starts from an image
+    _, loss = reference_trades(reference, natural, labels[order], start, attack, one.epsilon, 6.0)
+    gradients = torch.autograd.grad(loss, list(reference.parameters()))
+    for weight, old, gradient in zip(tuned.parameters(), before, gradients, strict=True):
+        torch.testing.assert_close(weight, old - 0.1 * gradient, atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("milestones", [(), (10, 20), (15, 20), (1,), (2, 2, 3), (3, 1)])
+def test_the_rate_is_that_of_multi_step_lr(milestones):
+    recipe = Finetuning(epochs=25, learning_rate=0.1, milestones=milestones)
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
+    schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, list(milestones), gamma=0.1)
+    for epoch in range(25):
+        assert learning_rate(recipe, epoch) == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-12)
+        optimizer.step()
+        schedule.step()
+
+
+def test_the_history_has_the_rates_of_the_milestones(encoder, data):
+    _, history = finetune(field(FIELD_LINEAR, 0.0, milestones=(1, 2)), encoder, data.images, data.labels, 10, Hooks())
+    assert [entry["learning_rate"] for entry in history] == pytest.approx([0.01, 0.001, 0.0001])
+
+
+def test_a_zero_head_starts_at_zero(encoder, data):
+    """From where a rate next to nothing does not move it; a first, whole batch has the loss of ten equal logits."""
+    for start, largest in (("zero", 0), ("default", 512**-0.5)):
+        one = dataclasses.replace(spec(0.0), recipe=Finetuning(1, 60, learning_rate=1e-30, head_init=start))
+        classifier, history = finetune(one, encoder, data.images, data.labels, 10, Hooks())
+        for parameter in classifier.linear.parameters():
+            assert parameter.abs().max().item() == pytest.approx(largest, abs=1e-20, rel=0.2)
+        assert (history[0]["loss"] == pytest.approx(math.log(10), rel=1e-6)) == (start == "zero")
+
+
+def test_images_move_in_every_epoch_anew(encoder, data, monkeypatch):
+    """Which a standard finetuning on features computed once would not see."""
+    seen = []
+    hook = encoder.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
+    one = field(FIELD_LINEAR, 0.0)
+    finetune(one, encoder, data.images, data.labels, 10, Hooks())
+    hook.remove()
+    epochs = [torch.cat(seen[k : k + 3]) for k in (0, 3, 6)]
+    for epoch in range(3):
+        order = torch.Generator().manual_seed(derive(one.seed, "finetune", "order", epoch))
+        epochs[epoch] = epochs[epoch][torch.randperm(60, generator=order).argsort()]
+    assert not torch.equal(epochs[0], data.images / 255)
+    assert not torch.equal(epochs[0], epochs[1])
+
+
+def test_without_an_attack_trades_is_cross_entropy(data):
+    plain, other = (
+        finetune(
+            field(FIELD_FULL, 0.0, loss=loss), build(spec(0).pretrain).encoder, data.images, data.labels, 10, Hooks()
+        )
+        for loss in ("ce", "trades")
+    )
+    assert torch.equal(plain[0].linear.weight, other[0].linear.weight)
+
+
+@pytest.mark.parametrize(
+    "error", [Interrupted(signal.SIGTERM), KeyboardInterrupt()], ids=["signal", "as abrupt as a kill"]
+)
+@pytest.mark.parametrize("stopped_at", [2, 7])
+def test_a_resumed_aff_is_the_uninterrupted_one(tmp_path, data, error, stopped_at):
+    """With momentum, crops, flips and Gaussian starts; a signal ends it inside an epoch, of three batches."""
+    one, ticks = field(FIELD_FULL, 8 / 255, milestones=(1,)), []
+
+    def tick(now):
+        ticks.append(now)
+        if len(ticks) == stopped_at:
+            raise error
+
+    def tuned(hooks):
+        return finetune(one, build(one.pretrain).encoder, data.images, data.labels, 10, hooks)
+
+    whole, expected = tuned(Hooks())
+    with pytest.raises(type(error)):
+        tuned(Hooks(tick, tmp_path / "resume.pt"))
+    resumed, history = tuned(Hooks(resume=tmp_path / "resume.pt"))
+    for mine, theirs in zip(history, expected, strict=True):
+        assert mine | {"seconds": 0} == theirs | {"seconds": 0}
+    for mine, theirs in zip(resumed.state_dict().values(), whole.state_dict().values(), strict=True):
+        assert torch.equal(mine, theirs)

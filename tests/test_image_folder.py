@@ -1,15 +1,11 @@
 """Folders of images as data sets: what is found, what is refused, and that they are decoded once into a file."""
 
 import dataclasses
-import os
 import re
 import shutil
 import subprocess
 import sys
-import time
-import warnings
 from collections import namedtuple
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -21,15 +17,13 @@ from torchvision import transforms
 
 from rossbench import registry
 from rossbench.config.scenarios import Scenario
-from rossbench.data import datasets, image_folder
+from rossbench.data import datasets, decoded, image_folder, pixels
 from rossbench.report import figures
 from rossbench.report.figure_data import FigureData, choose
 from rossbench.runner import run as runner
 from rossbench.stages import evaluate, finetune, pretrain
 from rossbench.stages.train_loop import Hooks
 from rossbench.util.errors import DataError, InvalidValue
-from rossbench.util.locks import Locks
-from rossbench.util.signals import Interrupted
 
 pytestmark = pytest.mark.usefixtures("own_registry")
 CLASSES = ["Zaunkönig", "a & b|c", "great tit", "ξ 50% $x_$"]
@@ -81,8 +75,8 @@ def cache(tmp_path, monkeypatch):
 @pytest.fixture
 def opened(monkeypatch):
     """The files that are decoded."""
-    files, decode = [], image_folder._decoded
-    monkeypatch.setattr(image_folder, "_decoded", lambda path, size: (files.append(path), decode(path, size))[1])
+    files, decode = [], pixels.decode
+    monkeypatch.setattr(pixels, "decode", lambda path, size: (files.append(path), decode(path, size))[1])
     return files
 
 
@@ -109,23 +103,74 @@ def test_files_labels_and_pixels_are_those_of_torchvision(world, birds, split):
     assert (data.images.dtype, data.labels.dtype) == (torch.uint8, torch.int64)
 
 
-def test_gray_palette_and_transparent_images_become_rgb(tmp_path):
-    """Each of one colour, which is known; a palette with transparency warns of nothing."""
-    made = {
-        "L": ((90,), 90, 90, 90),
-        "RGB": ((1, 2, 3), 1, 2, 3),
-        "RGBA": ((9, 8, 7, 3), 9, 8, 7),
-        "1": ((1,), *[255] * 3),
-    }
-    for mode, (colour, *_) in made.items():
-        Image.new(mode, (40, 50), colour if len(colour) > 1 else colour[0]).save(tmp_path / f"{mode}.png")
-    palette = Image.new("P", (40, 50), 1)
-    palette.putpalette([0, 0, 0, 50, 60, 70])
-    palette.save(tmp_path / "P.png", transparency=bytes([0, 128]))
-    made["P"] = (None, 50, 60, 70)
-    for mode, (_, *rgb) in made.items():
-        pixels = np.frombuffer(image_folder._decoded(tmp_path / f"{mode}.png", 8), np.uint8).reshape(3, 8, 8)
-        assert (pixels == np.array(rgb).reshape(3, 1, 1)).all(), mode
+def test_what_is_hidden_is_no_class_and_no_image(own, birds):
+    """Names that tools of notebooks, macOS, Windows and archives leave."""
+    before = datasets.load("birds", "train")
+    for split in ("train", "test"):
+        for name in (".ipynb_checkpoints", "__MACOSX", ".git"):
+            picture(np.random.default_rng(1)).save(own / split / CLASSES[0] / "hidden.png")
+            (own / split / name / "more").mkdir(parents=True)
+            (own / split / CLASSES[0] / "hidden.png").rename(own / split / name / "more" / "x.png")
+            shutil.copytree(own / split / name, own / split / CLASSES[1] / name)
+        for name in ("._9 0.jpg", ".DS_Store", "Thumbs.db", ".hidden.png", "desktop.ini"):
+            (own / split / CLASSES[1] / name).write_bytes(b"\0\5\x16\7")
+            (own / split / name).write_bytes(b"x")
+    own_info = registry.register_folder("own", own, size=SIZE)
+    assert (own_info.names, own_info.train, own_info.test) == (birds.names, birds.train, birds.test)
+    assert datasets.load("own", "train").fingerprint == before.fingerprint
+
+
+def spelled(root, **names):
+    """Two more classes of a train and a test split, under these names, with an image each."""
+    for split, several in names.items():
+        for k, name in enumerate(several):
+            (root / split / name).mkdir(parents=True)
+            Image.new("RGB", (8, 8), (k, k, k)).save(root / split / name / "x.png")
+
+
+COMPOSED, APART = "\u00e9cu", "e\u0301cu"
+
+
+@pytest.mark.parametrize(("train", "test"), [(COMPOSED, APART), (APART, COMPOSED), (APART, APART)])
+def test_unicodes_two_spellings_of_a_class_are_one_in_the_order_of_train(tmp_path, train, test):
+    """Composed it is behind f, and decomposed before it."""
+    shades = {name: k for k, name in enumerate(sorted((train, "f")))}
+    spelled(tmp_path, train=sorted((train, "f")), test=[test, "f"] if shades["f"] else ["f", test])
+    assert registry.register_folder("own", tmp_path, size=8).names == tuple(sorted((train, "f")))
+    for split in ("train", "test"):
+        data = datasets.load("own", split)
+        assert data.images[:, 0, 0, 0].tolist() == data.labels.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        ({"train": (COMPOSED, APART), "test": (COMPOSED, APART)}, r"spelled 'e\u0301cu' and '\xe9cu'"),
+        ({"train": ("cat", "dog"), "test": ("Cat", "dog")}, "got 'cat' in train alone and 'Cat' in test alone"),
+        ({"train": ("cat", "dog"), "test": ("cat ", "dog")}, "got 'cat' in train alone and 'cat ' in test alone"),
+        (
+            {"train": ("cat", "dog"), "test": ("c\u0430t", "dog")},
+            r"got 'cat' in train alone and 'c\u0430t' in test alone",
+        ),
+        (
+            {"train": ("\ufb01n", "dog"), "test": ("fin", "dog")},
+            r"got '\ufb01n' in train alone and 'fin' in test alone",
+        ),
+    ],
+)
+def test_names_that_look_alike_can_be_told_apart_in_the_error(tmp_path, names, expected):
+    spelled(tmp_path, **names)
+    assert expected in refusal(lambda: registry.register_folder("own", tmp_path, size=8))
+
+
+@pytest.mark.parametrize("limit", [None, 9])
+def test_a_folder_is_resized_from_its_own_size_into_a_mapped_file(birds, cache, monkeypatch, limit):
+    monkeypatch.setattr(decoded, "CHUNK", 8 * 5 * 3 * SIZE**2)
+    whole, small = datasets.load("birds", "train", limit), datasets.load("birds", "train", limit, 20)
+    assert torch.equal(small.images, transforms.Resize(20)(whole.images))
+    assert sorted(cache.iterdir()) == sorted([whole.file, small.file])
+    assert small.fingerprint != whole.fingerprint
+    assert torch.equal(datasets.load("birds", "train", limit, SIZE).images, whole.images)
 
 
 def test_val_is_taken_for_test_unless_there_is_a_test(own, birds):
@@ -146,9 +191,12 @@ def test_val_is_taken_for_test_unless_there_is_a_test(own, birds):
         (lambda root: shutil.rmtree(root / "test"), "expected a folder .*own/test or .*own/val, got none"),
         (
             lambda root: shutil.rmtree(root / "test" / CLASSES[0]),
-            "one set of classes, got Zaunkönig in one split alone",
+            "one set of classes in both splits of .*own, got 'Zaunkönig' in train alone",
         ),
-        (lambda root: (root / "train" / CLASSES[2]).rename(root / "train" / "tit"), "got great tit, tit in one split"),
+        (
+            lambda root: (root / "train" / CLASSES[2]).rename(root / "train" / "tit"),
+            "got 'tit' in train alone and 'great tit' in",
+        ),
         (lambda root: (root / "train" / "empty").mkdir(), "images .* of every class in .*, got 0 of 'empty'"),
         (lambda root: [shutil.rmtree(root / "train" / n) for n in CLASSES[1:]], r"at least 2 classes in .*\['Zaunk"),
         (
@@ -235,18 +283,14 @@ def test_a_limit_is_that_part_of_all_and_opens_nothing_else(birds, opened, limit
 
 
 @pytest.mark.parametrize("threads", [1, 3])
-def test_images_are_decoded_once_into_a_file_that_numpy_reads(birds, opened, cache, caplog, monkeypatch, threads):
+def test_images_are_decoded_once_into_a_file_that_is_mapped(birds, opened, cache, caplog, monkeypatch, threads):
     monkeypatch.setenv("ROSSBENCH_WORKERS", str(threads))
-    monkeypatch.setattr(image_folder, "_CHUNK", 5 * 3 * SIZE**2)
+    monkeypatch.setattr(decoded, "CHUNK", 5 * 3 * SIZE**2)
     first = datasets.load("birds", "train").images
     (file,) = cache.iterdir()
     assert re.fullmatch(f"birds-train-{SIZE}px-[0-9a-f]{{16}}.npy", file.name)
     assert f"{file}: 0.000147 GB for 48 decoded images of {birds.folder}/train" in caplog.text
-    assert (np.load(file) == first.numpy()).all()
-    file.chmod(0o400)
-    with warnings.catch_warnings(action="error"):
-        again = datasets.load("birds", "train").images
-    assert torch.equal(first, again)
+    assert torch.equal(datasets.load("birds", "train").images, first)
     assert len(opened) == 48
 
 
@@ -269,94 +313,6 @@ def test_other_lists_sizes_and_contents_are_other_files(own, cache, birds):
     assert before.fingerprint != padded.fingerprint == after.fingerprint
     assert torch.equal(padded.images, before.images)
     assert (after.images != before.images).any((1, 2, 3)).sum() == 1
-
-
-@pytest.mark.parametrize(
-    "damage",
-    [
-        lambda raw: b"",
-        lambda raw: b"not an array",
-        lambda raw: raw[:-1],
-        lambda raw: raw + b"x",
-        lambda raw: raw.replace(b"(48, 3", b"(47, 3"),
-        lambda raw: raw.replace(b"|u1", b"|i1"),
-        lambda raw: raw.replace(b"'fortran_order': False", b"'fortran_order': True "),
-    ],
-)
-def test_a_file_that_is_not_whole_is_decoded_again(birds, opened, cache, damage):
-    images = datasets.load("birds", "train").images.clone()
-    (file,) = cache.iterdir()
-    file.write_bytes(damage(file.read_bytes()))
-    assert torch.equal(datasets.load("birds", "train").images, images)
-    assert len(opened) == 2 * 48
-
-
-@pytest.mark.parametrize("broken", [Interrupted(15), KeyboardInterrupt(), OSError(28, "No space left on device")])
-def test_of_a_decoding_that_breaks_off_nothing_is_left(birds, cache, monkeypatch, broken):
-    def breaks(handle):
-        raise broken
-
-    expected = DataError if isinstance(broken, OSError) else type(broken)
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", breaks)
-        with pytest.raises(expected) as raised:
-            datasets.load("birds", "train")
-    if expected is DataError:
-        assert "No space left on device; --data-dir names another folder" in str(raised.value)
-    assert list(cache.iterdir()) == []
-    assert datasets.load("birds", "train").images.shape == (48, 3, SIZE, SIZE)
-
-
-def test_what_a_killed_decoding_left_is_not_taken_for_whole_and_is_removed(world, cache):
-    """A process of its own is killed while it decodes; it held the lock."""
-    code = (
-        "import os, signal, time; from rossbench.registry import register_folder\n"
-        "from rossbench.data import datasets, image_folder\n"
-        f"register_folder('birds', {str(world)!r}, size={SIZE}); image_folder._CHUNK = 1\n"
-        "os.fsync = lambda handle: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "datasets.load('birds', 'train')"
-    )
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -9
-    assert any(".part-" in left.name for left in cache.iterdir())
-    assert not any(left.suffix == ".npy" for left in cache.iterdir())
-    registry.register_folder("birds", world, size=SIZE)
-    assert datasets.load("birds", "train").images.shape == (48, 3, SIZE, SIZE)
-    assert [left.suffix for left in cache.iterdir()] == [".npy"]
-
-
-def test_one_decodes_while_the_others_wait(birds, opened, cache, caplog):
-    datasets.load("birds", "train")
-    (file,) = cache.iterdir()
-    file.unlink()
-    opened.clear()
-    locks = Locks(cache)
-    assert locks.take(file.name)
-    with ThreadPoolExecutor(2) as pool:
-        loads = [pool.submit(datasets.load, "birds", "train") for _ in range(2)]
-        time.sleep(0.7)
-        assert not opened
-        locks.give(file.name)
-    assert torch.equal(*(load.result().images for load in loads))
-    assert len(opened) == 48
-    assert f"waiting for process {os.getpid()}" in caplog.text
-
-
-def test_a_disk_that_is_too_small_is_one_line_before_anything_is_decoded(birds, opened, cache, monkeypatch):
-    usage = namedtuple("usage", "free")(1000)
-    monkeypatch.setattr(shutil, "disk_usage", lambda place: usage)
-    expected = (
-        f"{cache}: expected 0.000147 GB for 48 decoded images of {birds.folder}/train, got 1e-06 GB free; "
-        "--data-dir names another folder"
-    )
-    assert refusal(lambda: datasets.load("birds", "train")) == expected
-    assert opened == []
-
-
-def test_a_folder_that_cannot_be_written_to_is_one_line(birds, tmp_path):
-    (tmp_path / "file").write_text("")
-    said = refusal(lambda: datasets.load("birds", "train", data_dir=tmp_path / "file"))
-    assert "expected to write decoded images there, got [Errno" in said
-    assert "--data-dir" in said
 
 
 @pytest.mark.parametrize(

@@ -2,10 +2,18 @@ import math
 
 import pytest
 
-from rossbench.config.recipes import Attack, Augmentation, Evaluation, Finetuning, Pretraining, Recipe
+from rossbench.config.recipes import (
+    FINETUNINGS,
+    Attack,
+    Augmentation,
+    Evaluation,
+    Finetuning,
+    Pretraining,
+    Recipe,
+)
 from rossbench.config.scenarios import Scenario
 from rossbench.util.errors import InvalidValue, UnknownName
-from rossbench.util.values import flatten
+from rossbench.util.values import flatten, with_fields
 
 
 def test_the_defaults_are_the_protocol_of_the_study():
@@ -86,3 +94,45 @@ def test_a_field_out_of_its_range_is_refused(make, message):
         make()
     assert message in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+COMMON = {"epochs": 25, "weight_decay": 2e-4, "optimizer": "sgd", "momentum": 0.9, "crop_padding": 4}
+COMMON |= {"flip_probability": 0.5, "head_init": "zero", "attack.norm": "Linf", "attack.steps": 10}
+LINEAR = {"trained": "linear", "batch_size": 512, "learning_rate": 0.01, "milestones": (10, 20), "loss": "ce"}
+FULL = {"trained": "full", "batch_size": 128, "learning_rate": 0.1, "milestones": (15, 20), "loss": "trades"}
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "epsilon"),
+    [("field-slf", LINEAR, 0), ("field-alf", LINEAR, 8 / 255), ("field-aff", {**FULL, "trades_beta": 6}, 8 / 255)],
+)
+def test_a_preset_is_the_protocol_of_the_field(name, settings, epsilon):
+    one = with_fields(Scenario("x", "cifar10", "cifar10"), FINETUNINGS[name])
+    flat = flatten(one.recipe.finetuning)
+    assert {field: flat[field] for field in (*COMMON, *settings)} == {**COMMON, **settings}
+    assert one.recipe.finetuning.attack.length(8 / 255) == pytest.approx(2 / 255)
+    test = one.recipe.evaluation.attack
+    assert (test.name, test.norm, test.steps, test.random_start) == ("pgd", "Linf", 20, True)
+    assert test.length(8 / 255) == pytest.approx(2 / 255)
+    assert (one.finetune_epsilons, one.eval_epsilons) == ((epsilon,), (0, 8 / 255))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"optimizer": "lars"}, "unknown Finetuning.optimizer 'lars'"),
+        ({"momentum": 1.5}, "Finetuning.momentum: expected a number of at most 1, got 1.5"),
+        ({"milestones": (0,)}, "Finetuning.milestones.0: expected a number of at least 1, got 0"),
+        ({"milestones": 10}, "Finetuning.milestones: expected a list, got 10"),
+        ({"crop_padding": -1}, "Finetuning.crop_padding: expected a number of at least 0, got -1"),
+        ({"crop_padding": 65}, "Finetuning.crop_padding: expected a number of at most 64, got 65"),
+        ({"flip_probability": 2}, "Finetuning.flip_probability: expected a number of at most 1, got 2"),
+        ({"head_init": "one"}, "unknown Finetuning.head_init 'one'"),
+        ({"loss": "mart"}, "unknown Finetuning.loss 'mart'"),
+        ({"trades_beta": -1}, "Finetuning.trades_beta: expected a number of at least 0, got -1"),
+    ],
+)
+def test_a_field_of_finetuning_out_of_its_range_is_refused(fields, message):
+    with pytest.raises((InvalidValue, UnknownName)) as raised:
+        Finetuning(**fields)
+    assert message in str(raised.value)

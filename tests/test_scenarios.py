@@ -55,7 +55,14 @@ def attacked(stage: str, name: str = "pgd", restarts: int = 1, **changes: object
         (lambda: Suite("x", "digits"), "Suite.members: expected a list, got 'digits'"),
         (lambda: Suite("x", (1,)), "Suite.members.0: expected text, got 1"),
         (lambda: scenario(source="cifar11"), "unknown data set 'cifar11'; did you mean cifar1"),
-        (lambda: scenario(target="mnist"), "expected images of cifar10's size, 32 pixels, got mnist's, 28"),
+        (
+            lambda: scenario(target="mnist"),
+            "expected images of cifar10's size, 32 pixels, got mnist's, 28; size=32 (--set size=32) resizes them",
+        ),
+        (lambda: scenario(size=0), "Scenario.size: expected a number of at least 1, got 0"),
+        (lambda: scenario(size=5000), "Scenario.size: expected a number of at most 4096, got 5000"),
+        (lambda: scenario(size=8.5), "Scenario.size: expected a whole number, got 8.5"),
+        (lambda: scenario(target="stl10-unlabeled", size=32), "at least 2 classes, got stl10-unlabeled's 0"),
         (lambda: scenario(train_limit=99), "train limit for cifar100: expected 100 (one image a class) to 50000"),
         (lambda: scenario(test_limit=10_001), "test limit for cifar100: expected 100 (one image a class) to 10000"),
     ],
@@ -82,6 +89,31 @@ def test_without_an_attack_its_settings_are_in_no_key():
 
 def test_a_limit_that_leaves_nothing_out_is_none():
     assert scenario(train_limit=50_000, test_limit=10_000) == scenario()
+
+
+def test_a_size_that_changes_nothing_is_none_and_one_that_changes_something_is_in_the_keys():
+    own, smaller = scenario(), scenario(size=16)
+    assert scenario(size=32) == own
+    assert (own.pixels, smaller.pixels) == (32, 16)
+    assert own.protocol != smaller.protocol
+    for place, cell in own.cells.items():
+        assert not {spec.key for spec in cell.chain} & {spec.key for spec in smaller.cells[place].chain}
+    assert smaller.deviations(own) == {"size": (16, None)}
+
+
+def test_a_pretraining_at_its_sources_size_is_the_one_of_every_target():
+    other = scenario(target="stl10", size=32)
+    for place, cell in scenario().cells.items():
+        ours = other.cells[place]
+        assert (ours.finetune.pretrain, ours.finetune.pretrain.size) == (cell.finetune.pretrain, None)
+        assert ours.finetune.pretrain.pixels == 32
+    given = scenario(target="stl10", size=48, weights="0" * 16, train_epsilons=(0,))
+    assert given.cells[0, 0, 0].finetune.pretrain.pixels == 48
+
+
+def test_an_unlabeled_source_is_a_source_alone():
+    one = scenario(source="stl10-unlabeled", target="stl10", train_limit=300)
+    assert (one.pixels, one.size, one.cells[0, 0, 0].finetune.pretrain.images) == (96, None, 256)
 
 
 def test_scenarios_share_what_is_the_same():
@@ -188,6 +220,7 @@ SCENARIOS = values(
     train_limit=st.none() | st.integers(100, 50_000),
     test_limit=st.none() | st.integers(100, 10_000),
     weights=st.just(""),
+    size=st.none() | st.sampled_from([16, 32, 48]),
 )
 GIVEN = st.builds(
     lambda scenario, weights: dataclasses.replace(scenario, train_epsilons=(0,), weights=f"{weights:016x}"),

@@ -6,7 +6,15 @@ from conftest import SPECS, reread, values
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from rossbench.config.recipes import Attack, Evaluation, Finetuning, Pretraining, Recipe
+from rossbench.config.recipes import (
+    FIELD_FULL,
+    FIELD_LINEAR,
+    Attack,
+    Evaluation,
+    Finetuning,
+    Pretraining,
+    Recipe,
+)
 from rossbench.config.scenarios import Scenario, specs_of
 from rossbench.config.specs import EvaluateSpec, passes
 from rossbench.util.errors import InvalidValue
@@ -33,7 +41,7 @@ def test_keys_never_change_without_notice():
     assert (cell.finetune.pretrain.key, cell.finetune.key, cell.key) == PINNED
 
 
-FIELDS = {*flatten(Pretraining()), "seed", "epsilon", "encoder", "limit"}  # there is one attack
+FIELDS = {*flatten(Pretraining()), "seed", "epsilon", "encoder", "limit", "size"}  # there is one attack
 
 
 @pytest.mark.parametrize("field", sorted(FIELDS))
@@ -60,6 +68,12 @@ def _changed(spec: object, path: str) -> EvaluateSpec:
         "name": "apgd-ce",
         "step_unit": "epsilon",
         "trained": "full",
+        "optimizer": "sgd",
+        "milestones": (10, 20),
+        "flip_probability": 0.25,
+        "head_init": "zero",
+        "loss": "trades",
+        "size": 8,
     }
     if "." in path:
         head, rest = path.split(".", 1)
@@ -134,6 +148,27 @@ def test_which_images_are_attacked_is_in_no_key_where_none_is():
     plain, partly = scenario(), scenario(recipe=ADDED[-1])
     assert partly.cells[0.2, 0.2, 0].key == plain.cells[0.2, 0.2, 0].key
     assert partly.cells[0.2, 0.2, 0.2].key != plain.cells[0.2, 0.2, 0.2].key
+
+
+def test_loss_under_attack_is_in_no_key_where_nothing_is_attacked():
+    plain, other = scenario(), scenario(recipe=Recipe(finetuning=Finetuning(loss="trades", trades_beta=1.0)))
+    assert other.cells[0, 0, 0].key == plain.cells[0, 0, 0].key
+    assert other.cells[0.2, 0.2, 0].key != plain.cells[0.2, 0.2, 0].key
+
+
+@pytest.mark.parametrize(
+    ("recipe", "epsilon", "step"),
+    [
+        (FIELD_LINEAR, 0, 1),
+        (FIELD_LINEAR, 8 / 255, 1 + 2 * 10),
+        (FIELD_FULL, 8 / 255, 2 * 10 + 1 + 3 + 3),
+        (FIELD_FULL, 0, 3),
+        (dataclasses.replace(FIELD_LINEAR, loss="trades"), 8 / 255, 2 * 10 + 1 + 1 + 1),
+    ],
+)
+def test_passes_of_the_fields_finetunings(recipe, epsilon, step):
+    one = scenario(recipe=Recipe(finetuning=recipe), finetune_epsilons=(epsilon,), train_limit=1000)
+    assert one.cells[0, epsilon, 0].finetune.passes == 25 * 1000 * step
 
 
 def test_passes_are_counted_by_hand():

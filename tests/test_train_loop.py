@@ -9,7 +9,7 @@ import torch
 
 from rossbench import registry
 from rossbench.config.recipes import Finetuning
-from rossbench.stages.train_loop import Hooks, Loop, Step, adam
+from rossbench.stages.train_loop import Hooks, Loop, Step, adam, sgd
 from rossbench.util.errors import AttackError, Diverged, OutOfMemory
 from rossbench.util.signals import Interrupted, listening
 
@@ -260,3 +260,25 @@ def test_adam_follows_the_rate_of_the_epoch():
     loop(one, [], optimizer=optimizer, step=step, samples=samples, rate=lambda epoch: 0.1 / 2**epoch).run(Hooks())
     steps = [a - b for a, b in itertools.pairwise(weights)]
     assert steps == pytest.approx([0.05, 0.025, 0.0125], rel=1e-5)  # of equal gradients Adam's step is the rate
+
+
+@pytest.mark.parametrize("settings", [{"momentum": 0.9}, {"momentum": 0.0, "weight_decay": 0.1}, {"weight_decay": 0.0}])
+def test_sgd_is_torchs_and_follows_the_rate_of_the_epoch(settings):
+    recipe = Finetuning(epochs=4, batch_size=4, learning_rate=0.5, **settings)
+    one, other = model(), model()
+    ours = sgd(one, recipe)
+    theirs = torch.optim.SGD(other.parameters(), 0.5, recipe.momentum, weight_decay=recipe.weight_decay, foreach=False)
+
+    def step(indices):
+        for layer, optimizer in ((one, ours), (other, theirs)):
+            optimizer.zero_grad()
+            (layer.weight.square() * (indices + 1).sum() / 20).sum().backward()
+            theirs.param_groups[0]["lr"] = ours.param_groups[0]["lr"]
+            optimizer.step()
+        assert one.weight.item() == pytest.approx(other.weight.item(), rel=1e-5, abs=1e-7)
+        return Step(torch.ones(3), len(indices), torch.zeros(3))
+
+    start = one.weight.item()
+    history = loop(one, [], optimizer=ours, step=step).run(Hooks())
+    assert ours.param_groups[0]["lr"] == history[-1]["learning_rate"] == 0.025
+    assert one.weight.item() != start

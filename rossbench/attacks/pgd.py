@@ -26,10 +26,11 @@ def pgd(
 ) -> Tensor:
     """Images within ``radii`` that raise the cross-entropy (Madry et al., 2018; study, algorithm 3).
 
-    images: float [n, channels, height, width] in [0, 1]; labels: int64 [n]; radii: in the attack's norm and pixel
-    space, [n] or one for all, a number or a tensor of no dimension; start: like images, what the first step starts from
-    less the image. Bit for bit it is torchattacks' PGD and PGDL2 where there is one radius and the reduction is "mean";
-    "sum" lets no image matter to another one's step, however small its gradient. Nothing waits for the device.
+    images: float [n, channels, height, width] in [0, 1]; labels: int64 [n], or probabilities [n, classes]; radii: in
+    the attack's norm and pixel space, [n] or one for all, a number or a tensor of no dimension; start: like images,
+    what the first step starts from less the image. Bit for bit it is torchattacks' PGD and PGDL2 where there is one
+    radius and the reduction is "mean"; "sum" lets no image matter to another one's step, however small its gradient.
+    Nothing waits for the device.
     """
     several = isinstance(radii, Tensor) and radii.ndim > 0
     bound = radii.view(-1, 1, 1, 1) if several else radii  # type: ignore[union-attr]

@@ -12,10 +12,11 @@ from typing import Any
 import click
 
 from .. import registry
+from ..config.recipes import FINETUNINGS
 from ..store.results import METRICS
 from ..util.epsilons import parse_epsilons, parse_models
 from ..util.errors import InvalidValue
-from .overrides import FINETUNINGS, SAME, parse_setting
+from .overrides import SAME, parse_setting
 
 STORE = "rossbench-store"
 FILE = "rossbench scenario file"
@@ -221,6 +222,7 @@ overrides = together(
     option("--finetune-epochs", type=_COUNT, help="Finetuning epochs."),
     option("--train-limit", type=_COUNT, help="Number of training images, class-balanced."),
     option("--test-limit", type=_COUNT, help="Number of test images, class-balanced."),
+    option("--size", type=_COUNT, help="Height and width in pixels to which images are resized."),
     option("--seed", type=click.IntRange(0, 2**62), help="Random seed."),
     option("--seeds", callback=_seeds, help="Random seeds, such as 0,1,2; everything runs once per seed."),
     option("--encoder", help="Architecture: conv3, a timm model, or a timm ResNet with :cifar appended."),
@@ -239,7 +241,11 @@ overrides = together(
     option("--precision", type=click.Choice(["float32", "bfloat16"]), help="Pretraining precision."),
     option("--attacked", type=click.Choice(["all", "correct"]), help="Attack all or only correctly classified images."),
     option("--attack", help="Evaluation attack: name, settings or both, such as pgd,steps=100,restarts=5."),
-    option("--finetuning", type=click.Choice(list(FINETUNINGS)), help="Standard linear, adversarial linear or full."),
+    option(
+        "--finetuning",
+        type=click.Choice(list(FINETUNINGS)),
+        help="Standard linear, adversarial linear or full; field-...: trained and tested as the field does it.",
+    ),
     option(
         "--set",
         "settings",

@@ -10,21 +10,15 @@ import click
 
 from .. import registry
 from ..attacks.table import attack_of
-from ..config.recipes import Recipe
+from ..config.recipes import FINETUNINGS, Recipe
 from ..config.scenarios import Scenario
 from ..util.errors import InvalidValue, unknown
 from ..util.values import flatten, parse, with_fields
 
 SAME = "same"
-FINETUNINGS: dict[str, dict[str, Any]] = {
-    "SLF": {"recipe.finetuning.trained": "linear", "finetune_epsilons": (0,)},
-    "ALF": {"recipe.finetuning.trained": "linear", "finetune_epsilons": None},
-    "AFF": {"recipe.finetuning.trained": "full", "finetune_epsilons": None},
-}
-"""The field's names for finetunings: standard linear, adversarial linear, adversarial full."""
 _OF_SCENARIO = (
     *("encoder", "train_epsilons", "finetune_epsilons", "eval_epsilons"),
-    *("train_limit", "test_limit", "seed"),
+    *("train_limit", "test_limit", "seed", "size"),
 )
 _SHORTHANDS = {
     **{field: field for field in _OF_SCENARIO},
@@ -69,10 +63,11 @@ def changed_scenarios(name: str, given: Mapping[str, Any]) -> list[Scenario]:
         changes["train_epsilons"] = (0.0,)
     seeds = [{"seed": seed} for seed in given["seeds"] or ()] or [{}]
     finetuning = FINETUNINGS.get(given["finetuning"], {})
+    scenarios = [with_fields(scenario, finetuning) for scenario in registry.members(name)]
     return [
-        with_fields(scenario, {**finetuning, **_attack(scenario, given["attack"]), **changes, **seed})
+        with_fields(scenario, {**_attack(scenario, given["attack"]), **changes, **seed})
         for seed in seeds
-        for scenario in registry.members(name)
+        for scenario in scenarios
     ]
 
 

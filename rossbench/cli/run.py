@@ -19,7 +19,7 @@ from rich.text import Text
 from .. import registry
 from ..config.scenarios import Scenario, specs_of
 from ..config.specs import passes
-from ..data.datasets import default_data_dir, facts
+from ..data.datasets import DATASETS, DatasetInfo, default_data_dir
 from ..report import formats, tables
 from ..store import results
 from ..store.store import Store
@@ -38,21 +38,31 @@ if TYPE_CHECKING:
 @options.scenario_file
 @options.debug_option
 def list_(as_json: bool) -> None:
-    """List registered scenarios and suites."""
+    """List registered scenarios and suites, and the data sets that they can name."""
     found = [registry.get(name) for name in registry.names()]
     if as_json:
-        _print_json({"scenarios": [asdict(one) for one in found], "suites": [asdict(one) for one in registry.suites()]})
+        known = {"scenarios": [asdict(one) for one in found], "suites": [asdict(one) for one in registry.suites()]}
+        _print_json({**known, "data_sets": {name: _facts_of_set(one) for name, one in DATASETS.items()}})
         return
-    scenarios = Table("scenario", "encoder", "recipe", "matrix", show_edge=False)
+    scenarios = Table("scenario", "encoder", "px", "recipe", "matrix", show_edge=False)
     for one in found:
-        size = f"{len(one.rows)} x {len(one.eval_epsilons)}"
-        scenarios.add_row(*map(escape, (one.name, one.encoder, one.recipe.name, size)))
+        matrix = f"{len(one.rows)} x {len(one.eval_epsilons)}"
+        scenarios.add_row(*map(escape, (one.name, one.encoder, str(one.pixels), one.recipe.name, matrix)))
+    sets = Table("data set", show_edge=False)
+    for title in ("classes", "px", "train", "test"):
+        sets.add_column(title, justify="right")
+    for name, data in DATASETS.items():
+        sets.add_row(escape(name), *(f"{number:,}" for number in _facts_of_set(data).values()))
     suites = Table("suite", "of", show_edge=False)
     for suite in registry.suites():
         suites.add_row(escape(suite.name), escape(suite.description or ", ".join(suite.members)))
-    for table in (scenarios, suites):
+    for table in (scenarios, suites, sets):
         table.columns[0].no_wrap = True
-    Console().print(scenarios, "", suites, sep="\n")
+    Console().print(scenarios, "", suites, "", sets, sep="\n")
+
+
+def _facts_of_set(data: DatasetInfo) -> dict[str, int]:
+    return {"classes": data.classes, "size": data.size, "train": data.train, "test": data.test}
 
 
 @click.command()
@@ -98,7 +108,9 @@ def show(
 
 
 def _print_matrix(console: Console, scenario: Scenario) -> None:
-    console.print(f"[bold]{escape(scenario.name)}[/]  RoSS {scenario.source} → {scenario.target}")
+    console.print(
+        f"[bold]{escape(scenario.name)}[/]  RoSS {scenario.source} → {scenario.target}, {scenario.pixels} pixels"
+    )
     if scenario.description:
         console.print(escape(scenario.description))
     console.print(f"rows     model {EPS}       ", ", ".join(format_model(*row) for row in scenario.rows))
@@ -122,7 +134,7 @@ def _given(scenarios: list[Scenario], changed: dict[str, Any]) -> tuple[list[Sce
     from ..models import checkpoints, pretrained
 
     normalization = changed["encoder_normalization"] or pretrained.NONE
-    keys = [(scenario.encoder, facts(scenario.source).size) for scenario in scenarios]
+    keys = [(scenario.encoder, scenario.pixels) for scenario in scenarios]
     found = {key: checkpoints.read(source, *key, normalization) for key in dict.fromkeys(keys)}
     made = [
         replace(scenario, encoder=found[key].name, weights=found[key].weights)
@@ -155,7 +167,7 @@ def _settings(scenario: Scenario) -> dict[str, str]:
         field.removeprefix("recipe."): escape(str(value))
         + (f"  [yellow](registered: {escape(str(changes[field][1]))})[/]" if field in changes else "")
         for field, value in flatten(scenario).items()
-        if field in ("encoder", "train_limit", "test_limit", "seed")
+        if field in ("encoder", "train_limit", "test_limit", "seed", "size")
         or (field == "weights" and scenario.weights)
         or (field.startswith("recipe.") and field != "recipe.name")
         if not (scenario.weights and field.startswith("recipe.pretraining."))

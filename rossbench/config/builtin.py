@@ -46,6 +46,22 @@ def _cifar(source: str, target: str) -> Scenario:
     return Scenario(f"{source}-to-{target}", source, target, ROSS2022, description=text)
 
 
+def _stl10(source: str) -> Scenario:
+    text = f"Pretrained on {source}, finetuned and attacked on STL-10 at 32 pixels, by the study's recipe."
+    return Scenario(f"{source}-to-stl10", source, "stl10", ROSS2022, description=text, size=32)
+
+
+def _under(base: Scenario, norm: Norm, epsilon: float, shown: str) -> Scenario:
+    return replace(
+        base,
+        name=f"{base.name}-{norm.lower()}",
+        recipe=_leaderboard(norm),
+        train_epsilons=(0, epsilon),
+        eval_epsilons=(0, epsilon),
+        description=f"{base.source} to {base.target} under the leaderboards' threat, {norm} {shown}, by AutoAttack.",
+    )
+
+
 def _digits(name: str, source: str, target: str, description: str) -> Scenario:
     return Scenario(
         name,
@@ -90,18 +106,12 @@ CIFAR = (
     _cifar("cifar100", "cifar10"),
     _cifar("cifar100", "cifar100"),
 )
-_THREATS: tuple[tuple[Norm, float, str], ...] = (("Linf", 8 / 255, "8/255"), ("L2", 0.5, "0.5"))
-LEADERBOARDS = tuple(
-    replace(
-        one,
-        name=f"{one.name}-{norm.lower()}",
-        recipe=_leaderboard(norm),
-        train_epsilons=(0, epsilon),
-        eval_epsilons=(0, epsilon),
-        description=f"{one.source} to {one.target} under the leaderboards' threat, {norm} {shown}, by AutoAttack.",
-    )
-    for one in CIFAR
-    for norm, epsilon, shown in _THREATS
+STL10 = (_stl10("cifar10"), _stl10("cifar100"))
+_LINF: tuple[Norm, float, str] = ("Linf", 8 / 255, "8/255")
+_L2: tuple[Norm, float, str] = ("L2", 0.5, "0.5")
+LEADERBOARDS = (
+    *(_under(one, *threat) for one in CIFAR for threat in (_LINF, _L2)),
+    *(_under(one, *_LINF) for one in STL10),  # of which there is no board in L2
 )
 HALVES = (
     _digits("digits-low-to-low", "digits-low", "digits-low", "The digits 0 to 4."),
@@ -111,6 +121,7 @@ HALVES = (
 )
 BUILTIN: tuple[Scenario | Suite, ...] = (
     *CIFAR,
+    *STL10,
     *LEADERBOARDS,
     _digits("digits", "digits", "digits", "Handwritten digits, embedded: needs no download."),
     *HALVES,

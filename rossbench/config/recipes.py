@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, TypeVar
+from dataclasses import replace
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field
 
@@ -88,7 +89,7 @@ class Finetuning:
     """A classifier from natural or attacked images (study, section 5.2).
 
     In the field's terms: linear at epsilon 0 is standard linear finetuning, SLF, above it adversarial, ALF; full above
-    epsilon 0 is adversarial full finetuning, AFF.
+    epsilon 0 is adversarial full finetuning, AFF. FINETUNINGS has each as the study and as the field do it.
     """
 
     epochs: Count = 100
@@ -97,7 +98,23 @@ class Finetuning:
     weight_decay: NotNegative = 8e-4
     attack: Attack = Attack(steps=3, step_size=1.0)
     trained: Literal["linear", "full"] = "linear"
-    """"linear": a linear layer on the frozen encoder; "full": the encoder too, its BatchNorm in train mode."""
+    """"linear": a linear layer on the frozen encoder, which stays in eval mode; "full": the encoder too, in train
+    mode but while it is attacked."""
+    optimizer: Literal["adam", "sgd"] = "adam"
+    momentum: Share = 0.9
+    """Of sgd."""
+    milestones: Annotated[tuple[Count, ...], Field(strict=False)] = ()
+    """Epochs after each of which the learning rate falls to a tenth; without any it is constant."""
+    crop_padding: Annotated[Whole, Field(ge=0, le=64)] = 0
+    """Pixels of zeros around an image, from which a random crop of the image's size is taken."""
+    flip_probability: Share = 0.0
+    head_init: Literal["default", "zero"] = "default"
+    """Of the linear layer: torch's, from the seed, or zeros."""
+    loss: Literal["ce", "trades"] = "ce"
+    """Cross-entropy of attacked images; or TRADES (Zhang et al., 2019): cross-entropy of natural images, and by how
+    much predictions change under an attack that aims at that. Without an attack both are cross-entropy."""
+    trades_beta: NotNegative = 6.0
+    """Weight of TRADES' second term."""
 
 
 @value
@@ -120,3 +137,39 @@ class Recipe:
     pretraining: Pretraining = Pretraining()
     finetuning: Finetuning = Finetuning()
     evaluation: Evaluation = Evaluation()
+
+
+# The common settings of RobustSSL.github.io's benchmark of robust encoders; docs/protocol.md has their sources.
+FIELD_LINEAR = Finetuning(
+    epochs=25,
+    batch_size=512,
+    learning_rate=0.01,
+    weight_decay=2e-4,
+    attack=Attack(norm="Linf", steps=10, step_size=0.25, step_unit="epsilon"),
+    optimizer="sgd",
+    milestones=(10, 20),
+    crop_padding=4,
+    flip_probability=0.5,
+    head_init="zero",
+)
+FIELD_FULL = replace(
+    FIELD_LINEAR, trained="full", batch_size=128, learning_rate=0.1, milestones=(15, 20), loss="trades"
+)
+_THREAT = 8 / 255
+_FIELD_TEST = {
+    "recipe.evaluation.attack": replace(FIELD_LINEAR.attack, steps=20),
+    "eval_epsilons": (0, _THREAT),
+}
+FINETUNINGS: dict[str, dict[str, Any]] = {
+    "SLF": {"recipe.finetuning.trained": "linear", "finetune_epsilons": (0,)},
+    "ALF": {"recipe.finetuning.trained": "linear", "finetune_epsilons": None},
+    "AFF": {"recipe.finetuning.trained": "full", "finetune_epsilons": None},
+    "field-slf": {"recipe.finetuning": FIELD_LINEAR, "finetune_epsilons": (0,), **_FIELD_TEST},
+    "field-alf": {"recipe.finetuning": FIELD_LINEAR, "finetune_epsilons": (_THREAT,), **_FIELD_TEST},
+    "field-aff": {"recipe.finetuning": FIELD_FULL, "finetune_epsilons": (_THREAT,), **_FIELD_TEST},
+}
+"""Standard linear, adversarial linear and adversarial full finetuning: fields of a scenario, by their paths from it.
+
+The first three leave a scenario its recipe and threat; the field's bring theirs, in the test too. From Python:
+``values.with_fields(scenario, FINETUNINGS["field-aff"])``.
+"""

@@ -16,7 +16,7 @@ from pydantic import Field
 from ..attacks.table import kind
 from ..data import datasets
 from ..util.errors import InvalidValue
-from ..util.values import Count, Epsilons, Seed, distinct, flatten, value
+from ..util.values import Count, Epsilons, Pixels, Seed, distinct, flatten, value
 from .recipes import Recipe
 from .specs import AnySpec, EvaluateSpec, FinetuneSpec, PretrainSpec
 
@@ -57,6 +57,8 @@ class Scenario:
     weights: str = ""
     """Of an encoder that was trained elsewhere, so that nothing is pretrained: 16 hex digits of a hash of them
     (``rossbench.weights``), whose encoder the run is given. The only training epsilon is then 0."""
+    size: Pixels | None = None
+    """To which images of source and target are resized, where they have another one; None: they have the same."""
 
     def __post_init__(self) -> None:
         _check_name("Scenario", self.name)
@@ -74,11 +76,13 @@ class Scenario:
             if grid is not None and (not grid or any(a >= b for a, b in pairwise(grid))):
                 raise InvalidValue(f"Scenario.{name}: expected ascending epsilons, at least one, got {grid}")
         source, target = datasets.facts(self.source), datasets.facts(self.target)
-        if source.size != target.size:
+        if self.size is None and source.size != target.size:
             raise InvalidValue(
-                f"Scenario.target: expected images of {self.source}'s size, {source.size} pixels, "
-                f"got {self.target}'s, {target.size}"
+                f"Scenario.target: expected images of {self.source}'s size, {source.size} pixels, got {self.target}'s, "
+                f"{target.size}; size={source.size} (--set size={source.size}) resizes them"
             )
+        if self.size == source.size == target.size:
+            object.__setattr__(self, "size", None)  # nothing is resized
         if target.classes < 2:
             raise InvalidValue(f"Scenario.target: expected at least 2 classes, got {self.target}'s {target.classes}")
         self._check_attacks()
@@ -102,6 +106,11 @@ class Scenario:
             raise InvalidValue(f"{name}: expected shares of at most 1 as epsilons, got {self.eval_epsilons[-1]:g}")
 
     @property
+    def pixels(self) -> int:
+        """Height and width of all images, and of what the encoder is built for."""
+        return self.size or datasets.facts(self.source).size
+
+    @property
     def rows(self) -> list[Row]:
         """The models."""
         return [(first, second) for first in self.train_epsilons for second in self.finetune_epsilons or (first,)]
@@ -118,10 +127,11 @@ class Scenario:
         return cells
 
     def _pretrain(self, epsilon: float) -> PretrainSpec:
+        size = None if self.size == datasets.facts(self.source).size else self.size
         if self.weights:  # what pretraining would be like changes nothing
-            return PretrainSpec(self.source, None, self.encoder, seed=self.seed, weights=self.weights)
+            return PretrainSpec(self.source, None, self.encoder, seed=self.seed, weights=self.weights, size=size)
         recipe = self.recipe.pretraining
-        return PretrainSpec(self.source, self.train_limit, self.encoder, epsilon, recipe, self.seed)
+        return PretrainSpec(self.source, self.train_limit, self.encoder, epsilon, recipe, self.seed, size=size)
 
     @cached_property
     def protocol(self) -> str:

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 from ..data import datasets
 from ..util.epsilons import EPS, format_epsilon, format_model
 from ..util.errors import one_line
-from ..util.values import Epsilons, NotNegative, Seed, distinct, value
+from ..util.values import Epsilons, NotNegative, Pixels, Seed, distinct, value
 from .recipes import Evaluation, Finetuning, Pretraining
 
 COLLAPSED = 0.005
@@ -35,7 +35,7 @@ class Spec:
         specs = {name: part.identity for name, part in parts.items() if isinstance(part, Spec)}
         found = {**distinct(self), **specs}
         if "recipe" in found and not parts.get("epsilon", True):
-            attacked = ("attack", "epsilon_warmup")
+            attacked = ("attack", "epsilon_warmup", "loss", "trades")
             found["recipe"] = {k: item for k, item in found["recipe"].items() if not k.startswith(attacked)}
         return {name: item for name, item in found.items() if item != {}}
 
@@ -65,6 +65,13 @@ class PretrainSpec(Spec):
     seed: Seed = 0
     weights: str = ""
     """Of an encoder that was trained elsewhere: a hash of them, see Scenario.weights; then nothing is pretrained."""
+    size: Pixels | None = None
+    """Of the images, which are resized to it; None: the source's own. A target's are resized to that of its encoder."""
+
+    @property
+    def pixels(self) -> int:
+        """Height and width of the encoder's images."""
+        return self.size or datasets.facts(self.source).size
 
     @property
     def parents(self) -> tuple[AnySpec, ...]:
@@ -144,12 +151,20 @@ class FinetuneSpec(Spec):
         return f"{self.pretrain.source} → {self.target}"
 
     @property
+    def encodes_once(self) -> bool:
+        """Whether an image has the same features in every epoch: from a frozen encoder, neither attacked nor moved."""
+        recipe = self.recipe
+        return recipe.trained == "linear" and not (self.epsilon or recipe.crop_padding or recipe.flip_probability)
+
+    @property
     def passes(self) -> int:
-        """See passes. Without an attack a frozen encoder sees each image once."""
+        """See passes. TRADES looks at natural images once for its attack and once for its loss."""
         images, recipe = datasets.count(self.target, "train", self.limit), self.recipe
-        if recipe.trained == "linear" and not self.epsilon:
+        if self.encodes_once:
             return images
-        step = (3 if recipe.trained == "full" else 1) + (2 * recipe.attack.steps if self.epsilon else 0)
+        step = 3 if recipe.trained == "full" else 1
+        if self.epsilon:
+            step += 2 * recipe.attack.steps + (1 + step if recipe.loss == "trades" else 0)
         return images * recipe.epochs * step
 
     def __str__(self) -> str:

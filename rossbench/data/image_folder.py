@@ -1,27 +1,19 @@
-"""Folders of images as torchvision's ImageFolder reads them: what is in them, found without torch; and their pixels.
-
-The pixels are decoded once, into a file that is then mapped into memory, so they may be more than memory holds.
-"""
+"""Folders of images as torchvision's ImageFolder reads them: what is in them, found without torch; and their pixels."""
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import logging
 import os
-import shutil
-import tempfile
-import time
-import warnings
+import unicodedata
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from ..util.errors import DataError, InvalidValue, StoreError, one_line
-from ..util.locks import Locks
+from ..util.errors import DataError, InvalidValue, one_line
+from . import decoded, pixels
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,11 +23,8 @@ ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".w
 """Of the files that are images, in either case: torchvision's."""
 SPLITS = {"train": ("train",), "test": ("test", "val")}
 """Names of each split's folder, the first that is there."""
-_CHUNK = 2**27
-"""Bytes of decoded images that may wait to be written."""
-_TELL_EVERY = 60.0
-"""Seconds between two lines that say how many images are decoded."""
-log = logging.getLogger(__name__)
+_VERSION = "2"
+"""Of how images are decoded; another one makes what was decoded before be decoded again."""
 
 
 class Found(NamedTuple):
@@ -43,32 +32,63 @@ class Found(NamedTuple):
 
     folder: Path
     names: tuple[str, ...]
-    """Of the classes: its folders, sorted."""
+    """Of the classes."""
     files: list[str]
-    """Relative to ``folder``, with slashes, in ImageFolder's order: class by class."""
+    """Relative to ``folder``, with slashes."""
     labels: list[int]
     """Of each file."""
 
+    def part(self, chosen: np.ndarray) -> Found:
+        """These files alone, by their places."""
+        files, labels = ([items[k] for k in chosen] for items in (self.files, self.labels))
+        return self._replace(files=files, labels=labels)
 
-def find(root: Path, split: str) -> Found:
-    """Lists the images of a split, "train" or "test", and opens none. InvalidValue if it is not there or not one."""
+
+def find(root: Path, split: str, like: tuple[str, ...] = ()) -> Found:
+    """Lists the images of a split, "train" or "test", and opens none. InvalidValue if it is not there or not one.
+
+    ``like``: the other split's classes, whose order and spelling is kept where the names differ as Unicode's composed
+    and decomposed forms do alone: macOS and archives change one into the other.
+    """
     places = [root / name for name in SPLITS[split]]
+    folder = next((place for place in places if place.is_dir()), None)
+    if folder is None:
+        raise InvalidValue(f"expected a folder {' or '.join(map(str, places))}, got none")
+    return listed(folder, like)
+
+
+def listed(folder: Path, like: tuple[str, ...] = ()) -> Found:
+    """The images in a folder of a folder for each class, in ImageFolder's order; without what is hidden. See find."""
     try:
-        folder = next((place for place in places if place.is_dir()), None)
-        if folder is None:
-            raise InvalidValue(f"expected a folder {' or '.join(map(str, places))}, got none")
-        names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
+        names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not _hidden(entry.name))
+        alike = sorted(map(_composed, names)) == sorted(map(_composed, like))
+        if alike:
+            places = {_composed(name): place for place, name in enumerate(like)}
+            names.sort(key=lambda name: places[_composed(name)])
         by_class = [_images(folder, name) for name in names]
     except OSError as error:
-        raise InvalidValue(f"expected a folder that can be read, got {error}") from error
+        raise InvalidValue(one_line(f"expected a folder that can be read, got {error}")) from error
     if len(names) < 2:
         raise InvalidValue(f"expected a folder for each of at least 2 classes in {folder}, got {names}")
     for name, files in zip(names, by_class, strict=True):
         if not (files and name.isprintable()):
             expected = f"a printable name and images ({', '.join(ENDINGS)}) of every class in {folder}"
             raise InvalidValue(f"expected {expected}, got {len(files)} of {name!r}")
+    twice = [name for name, count in Counter(map(_composed, names)).items() if count > 1]
+    if twice:
+        spelled = " and ".join(ascii(name) for name in names if _composed(name) == twice[0])
+        raise InvalidValue(f"expected classes that can be told apart in {folder}, got {twice[0]} spelled {spelled}")
     labels = [label for label, files in enumerate(by_class) for _ in files]
-    return Found(folder, tuple(names), [file for files in by_class for file in files], labels)
+    return Found(folder, like if alike else tuple(names), [file for files in by_class for file in files], labels)
+
+
+def _composed(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
+
+
+def _hidden(name: str) -> bool:
+    """Files and folders that tools leave beside the images."""
+    return name.startswith(".") or name in ("__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information")
 
 
 def _images(folder: Path, name: str) -> list[str]:
@@ -81,21 +101,33 @@ def _images(folder: Path, name: str) -> list[str]:
         f"{inside}/{file}"
         for place, _, files in sorted(os.walk(folder / name, onerror=refuse, followlinks=True))
         for inside in [os.path.relpath(place, folder).replace(os.sep, "/")]
+        if not any(map(_hidden, inside.split("/")))
         for file in sorted(files)
-        if file.lower().endswith(ENDINGS)
+        if file.lower().endswith(ENDINGS) and not _hidden(file)
     ]
+
+
+def balanced(labels: np.ndarray, limit: int) -> np.ndarray:
+    """Indices of ``limit`` samples, ascending, drawn one a class in turn from a seeded shuffle: int64 [limit]."""
+    import numpy as np
+
+    shuffled = np.random.default_rng(0).permutation(len(labels))
+    by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
+    sizes = np.bincount(labels)
+    turn = np.arange(len(labels)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    return np.sort(by_class[np.argsort(turn, kind="stable")[:limit]])
 
 
 def identify(found: Found, size: int) -> tuple[str, str]:
     """Two names of the images, 16 hex digits each: of the data for records, and of their decoded form.
 
-    The first is a SHA-256 of the size in pixels and of every file's relative path, bytes and label, so it holds wherever
-    the folder is. The second is also of the folder's path and the times when files were changed: an image that was
-    replaced by another of as many bytes is decoded again. No file is opened. DataError if one is not there.
+    The first is a SHA-256 of the size in pixels and of every file's relative path, bytes and label, so it holds
+    wherever the folder is. The second is also of the folder's path and the times when files were changed: an image that
+    was replaced by another of as many bytes is decoded again. No file is opened. DataError if one is not there.
     """
     data = hashlib.sha256(f"{size} pixels\n".encode())
-    decoded, folder = data.copy(), str(found.folder)
-    decoded.update(os.fsencode(folder))
+    made, folder = data.copy(), str(found.folder)
+    made.update(os.fsencode(folder) + _VERSION.encode())
     for file, label in zip(found.files, found.labels, strict=True):
         try:
             stat = os.stat(f"{folder}/{file}")
@@ -103,108 +135,22 @@ def identify(found: Found, size: int) -> tuple[str, str]:
             raise DataError(one_line(f"{folder}/{file}: expected a file that can be read, got {error}")) from error
         line = f"{file}\0{stat.st_size}\0{label}\n".encode("utf-8", "surrogateescape")
         data.update(line)
-        decoded.update(line + str(stat.st_mtime_ns).encode())
-    return data.hexdigest()[:16], decoded.hexdigest()[:16]
+        made.update(line + str(stat.st_mtime_ns).encode())
+    return data.hexdigest()[:16], made.hexdigest()[:16]
 
 
 def read(found: Found, size: int, path: Path) -> Tensor:
-    """The images, uint8 [n, 3, size, size], not to be written to: mapped from ``path``, a file in NumPy's .npy format.
-
-    Where it is not there, or not whole, they are decoded into it first, by one process at a time; it appears whole, by
-    a rename. DataError if an image cannot be decoded, or if the file does not fit the disk or cannot be written.
-    """
-    import torch
-
+    """The images, uint8 [n, 3, size, size], mapped from ``path``; see decoded.read. DataError, also for a bad image."""
     shape = (len(found.files), 3, size, size)
-    try:
-        images = _mapped(path, shape)
-        if images is None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with _locked(path):
-                images = _mapped(path, shape)
-                if images is None:
-                    images = _decode_all(found, shape, path)
-    except (OSError, StoreError) as error:
-        text = f"{path}: expected to write decoded images there, got {error}; --data-dir names another folder"
-        raise DataError(one_line(text)) from error
-    # Not copy-on-write (mode "c"), of which Linux refuses more than there is memory; so torch warns of what nobody does.
-    with warnings.catch_warnings(action="ignore"):
-        return torch.from_numpy(images)
+    return decoded.read(path, shape, f"decoded images of {found.folder}", partial(_pixels, found, size))
 
 
-def _mapped(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
-    """The images in a file; None if it is not there or holds anything else, less or more."""
-    import numpy as np
-
-    try:
-        images = np.lib.format.open_memmap(path, mode="r")
-    except (FileNotFoundError, ValueError):
-        return None
-    whole = images.dtype == np.uint8 and images.shape == shape and images.flags.c_contiguous
-    return images if whole and path.stat().st_size == images.offset + images.nbytes else None
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    locks = Locks(path.parent)
-    if not locks.take(path.name):
-        log.warning("%s: waiting for %s, which decodes these images", path, locks.holder(path.name))
-        while not locks.take(path.name):
-            time.sleep(0.5)
-    try:
-        yield
-    finally:
-        locks.give(path.name)
-
-
-def _decode_all(found: Found, shape: tuple[int, ...], path: Path) -> np.ndarray:
-    """The images, written to the file; nothing is left of it if that fails. What a killed process left is removed."""
-    import numpy as np
-
-    scratch = f"{path.stem}.part-"
-    for left in path.parent.glob(f"{scratch}*"):
-        shutil.rmtree(left, ignore_errors=True)
-    needed, free, count = prod(shape), shutil.disk_usage(path.parent).free, len(found.files)
-    what = f"{needed / 1e9:.3g} GB for {count} decoded images of {found.folder}"
-    if needed > free:
-        raise DataError(f"{path.parent}: expected {what}, got {free / 1e9:.3g} GB free; --data-dir names another folder")
-    log.warning("%s: %s; images are decoded once", path, what)
-    with (
-        tempfile.TemporaryDirectory(dir=path.parent, prefix=scratch) as folder,
-        ThreadPoolExecutor(workers(), "rossbench-decode") as pool,
-    ):
-        part, told = Path(folder) / path.name, time.monotonic()
-        with part.open("wb") as file:
-            header = {"descr": "|u1", "fortran_order": False, "shape": shape}
-            np.lib.format.write_array_header_1_0(file, header)
-            at_once = max(1, _CHUNK // prod(shape[1:]))
-            for start in range(0, count, at_once):
-                files = [found.folder / name for name in found.files[start : start + at_once]]
-                for image in pool.map(partial(_decoded, size=shape[-1]), files):
-                    file.write(image)
-                if time.monotonic() - told > _TELL_EVERY:
-                    told = time.monotonic()
-                    log.warning("%s: %d of %d images decoded", path, start + len(files), count)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    return np.lib.format.open_memmap(path, mode="r")
-
-
-def _decoded(path: Path, size: int) -> bytes:
-    """An image as bytes of uint8 [3, size, size]: in RGB, its shorter side resized to size, its centre cropped."""
-    import numpy as np
-    from PIL import Image
-    from torchvision.transforms import functional
-
-    try:
-        with Image.open(path) as image:
-            # A transparent palette goes by way of RGBA to the same colours, without a warning.
-            rgb = (image.convert("RGBA") if "transparency" in image.info else image).convert("RGB")
-        square = functional.center_crop(functional.resize(rgb, size), size)
-        return np.asarray(square).transpose(2, 0, 1).tobytes()  # numpy's copy: one of torch's would start threads here
-    except Exception as error:  # Pillow has many words for damage
-        raise DataError(one_line(f"{path}: expected an image that can be decoded, got {error!r:.200}")) from error
+def _pixels(found: Found, size: int) -> Iterator[bytes]:
+    at_once = max(1, decoded.CHUNK // (3 * size * size))
+    with ThreadPoolExecutor(workers(), "rossbench-decode") as pool:
+        for start in range(0, len(found.files), at_once):
+            files = [found.folder / name for name in found.files[start : start + at_once]]
+            yield from pool.map(partial(pixels.decode, size=size), files)
 
 
 def workers() -> int:

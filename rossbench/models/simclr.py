@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from ..attacks.pgd import perturb, random_start
 from ..config.recipes import Pretraining
 from ..config.specs import PretrainSpec
-from ..data.datasets import facts
 from ..util import distributed
 from ..util.seeds import derive, seeded
 from . import encoders
@@ -59,7 +58,7 @@ class SimCLR(nn.Module):
 
 def build(spec: PretrainSpec) -> SimCLR:
     """The spec's model before training; its weights depend on encoder and seed alone."""
-    encoder = encoders.build(spec.encoder, facts(spec.source).size, derive(spec.seed, "encoder"))
+    encoder = encoders.build(spec.encoder, spec.pixels, derive(spec.seed, "encoder"))
     with seeded(derive(spec.seed, "projection head")):
         return SimCLR(encoder, spec.recipe)
 

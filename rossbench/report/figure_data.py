@@ -75,7 +75,7 @@ class FigureData:
         self.store = store if isinstance(store, Store) else Store(store)
         self.data_dir = Path(data_dir) if data_dir is not None else datasets.default_data_dir()
         self.device = resolve_device(device)
-        self._loaded: dict[tuple[str, int | None], datasets.Data] = {}
+        self._loaded: dict[tuple[str, int | None, int], datasets.Data] = {}
 
     def matrices(self, names: Sequence[str], protocol: str | None = None) -> list[ResultMatrix]:
         """One matrix for each scenario of these names, or suites; InvalidValue if one ran under several protocols."""
@@ -95,7 +95,7 @@ class FigureData:
 
     def layers(self, model: Model) -> dict[str, tuple[int, ...]]:
         """Names of the layers and the shape that each gives for one image."""
-        return layers.layers(self.classifier(model), datasets.facts(model.spec.target).size)
+        return layers.layers(self.classifier(model), model.spec.pretrain.pixels)
 
     def features(self, model: Model, layer: str, epsilon: float = 0, limit: int | None = None) -> tuple[Tensor, Tensor]:
         """A layer's features of the test images the model was evaluated on, float [n, ...], and labels, int64 [n].
@@ -113,9 +113,9 @@ class FigureData:
         """The test images that the model was evaluated on, or a class-balanced part of so many."""
         if limit is not None and limit > model.first.n:
             raise InvalidValue(f"limit: expected at most the {model.first.n} images of the evaluation, got {limit}")
-        place = model.spec.target, model.first.spec.limit if limit is None else limit
+        place = model.spec.target, model.first.spec.limit if limit is None else limit, model.spec.pretrain.pixels
         if place not in self._loaded:
-            self._loaded[place] = datasets.load(place[0], "test", place[1], self.data_dir).to(self.device)
+            self._loaded[place] = datasets.load(place[0], "test", *place[1:], self.data_dir).to(self.device)
         return self._loaded[place]
 
 

@@ -45,12 +45,12 @@ class Counter:
     def flops(self, spec: AnySpec) -> int:
         """Of all passes of a spec, see specs.passes: a pass to input and weights counts as two forward passes.
 
-        Left out are what is no product of matrices (views, BatchNorm, Adam) and NT-Xent's similarities.
+        Left out are what is no product of matrices (views, BatchNorm, the optimizer) and NT-Xent's similarities.
         """
         if not spec.passes:
             return 0
         flops = spec.passes * self.forward(spec if isinstance(spec, (PretrainSpec, FinetuneSpec)) else spec.finetune)
-        if isinstance(spec, FinetuneSpec) and _is_encoded_once(spec):  # then the linear layer: forward, to the weights
+        if isinstance(spec, FinetuneSpec) and spec.encodes_once:  # then the linear layer: forward, to the weights
             linear = self.classifier(spec).linear
             flops += spec.recipe.epochs * _images(spec) * 4 * linear.in_features * linear.out_features
         return flops
@@ -76,11 +76,12 @@ class Counter:
         return _FILES[spec.stage] + weights + (_EPOCH * spec.recipe.epochs if spec.passes else 0)
 
     def state_bytes(self, spec: PretrainSpec | FinetuneSpec) -> int:
-        """Of a resume state: the weights, and Adam's two numbers for each parameter."""
+        """Of a resume state: the weights, and for each parameter Adam's two numbers, or SGD's one."""
         module = self._stored(spec)
         weights: int = sum(tensor.nbytes for tensor in module.state_dict().values())
-        adam: int = 2 * sum(parameter.nbytes for parameter in module.parameters())
-        return weights + adam + _EPOCH * spec.recipe.epochs
+        numbers = 1 if isinstance(spec, FinetuneSpec) and spec.recipe.optimizer == "sgd" else 2
+        optimizer: int = numbers * sum(parameter.nbytes for parameter in module.parameters())
+        return weights + optimizer + _EPOCH * spec.recipe.epochs
 
     def _stored(self, spec: PretrainSpec | FinetuneSpec) -> nn.Module:
         if isinstance(spec, FinetuneSpec):
@@ -118,7 +119,7 @@ def forward_flops(model: Callable[[Tensor], Tensor], size: int) -> int:
 
 
 def _size(spec: PretrainSpec | FinetuneSpec) -> int:
-    return facts(spec.source if isinstance(spec, PretrainSpec) else spec.target).size
+    return (spec if isinstance(spec, PretrainSpec) else spec.pretrain).pixels
 
 
 def _images(spec: AnySpec) -> int:
@@ -128,10 +129,6 @@ def _images(spec: AnySpec) -> int:
     if isinstance(spec, FinetuneSpec):
         return datasets.count(spec.target, "train", spec.limit)
     return datasets.count(spec.finetune.target, "test", spec.limit)
-
-
-def _is_encoded_once(spec: FinetuneSpec) -> bool:
-    return spec.recipe.trained == "linear" and not spec.epsilon
 
 
 class Calibration:
@@ -163,7 +160,7 @@ class Calibration:
     def _measure(self, spec: AnySpec) -> tuple[float, float]:
         """Seconds an image of a training step and of what comes once before it; or seconds a pass of an evaluation."""
         if isinstance(spec, PretrainSpec):
-            images, _ = self._random(spec.source, 2 * min(spec.recipe.batch_size, spec.images))
+            images, _ = self._random(spec, 2 * min(spec.recipe.batch_size, spec.images))
             longer = replace(spec, recipe=replace(spec.recipe, epochs=1000))
             return _epoch_seconds(lambda hooks: pretrain(longer, images, hooks)) / len(images), 0.0
         if isinstance(spec, FinetuneSpec):
@@ -173,8 +170,8 @@ class Calibration:
 
     def _finetuning(self, spec: FinetuneSpec) -> tuple[float, float]:
         encoder, classes, once = self._encoder(spec), facts(spec.target).classes, 0.0
-        images, labels = self._random(spec.target, 2 * min(spec.recipe.batch_size, _images(spec)))
-        if _is_encoded_once(spec):
+        images, labels = self._random(spec, 2 * min(spec.recipe.batch_size, _images(spec)))
+        if spec.encodes_once:
             once = _call_seconds(lambda: encode(encoder, images, spec.recipe.batch_size, Hooks()).cpu())
         longer = replace(spec, recipe=replace(spec.recipe, epochs=1000))
         step = _epoch_seconds(lambda hooks: finetune(longer, encoder, images, labels, classes, hooks))
@@ -182,7 +179,7 @@ class Calibration:
 
     def _evaluation(self, spec: EvaluateSpec) -> float:
         """With as many epsilons together as the classifier is evaluated at, by an attack of three steps."""
-        images, labels = self._random(spec.finetune.target, min(spec.recipe.batch_size, _images(spec)))
+        images, labels = self._random(spec.finetune, min(spec.recipe.batch_size, _images(spec)))
         classifier = Classifier(self._encoder(spec.finetune), facts(spec.finetune.target).classes).to(self.device)
         attack = Attack(norm=spec.recipe.attack.norm, steps=3, step_size=1.0)
         count = sum(isinstance(one, EvaluateSpec) and one.finetune == spec.finetune for one in self.specs)
@@ -195,10 +192,11 @@ class Calibration:
         """A copy, since a full finetuning trains it."""
         return copy.deepcopy(self.counter.encoder(spec.pretrain)).to(self.device).eval()
 
-    def _random(self, name: str, number: int) -> tuple[Tensor, Tensor]:
-        """Images as those of a data set, uint8 [number, 3, size, size], and labels int64 [number], on the device."""
-        images = torch.randint(256, (number, 3, facts(name).size, facts(name).size), dtype=torch.uint8)
-        return images.to(self.device), (torch.arange(number) % facts(name).classes).to(self.device)
+    def _random(self, spec: PretrainSpec | FinetuneSpec, number: int) -> tuple[Tensor, Tensor]:
+        """Images as a spec's, uint8 [number, 3, size, size], and labels int64 [number], on the device."""
+        images = torch.randint(256, (number, 3, _size(spec), _size(spec)), dtype=torch.uint8)
+        classes = facts(spec.target).classes if isinstance(spec, FinetuneSpec) else 1
+        return images.to(self.device), (torch.arange(number) % classes).to(self.device)
 
 
 class _EnoughError(Exception):

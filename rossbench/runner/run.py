@@ -128,7 +128,7 @@ def evaluate_encoder(
     audited too: ``rossbench report`` and ``audit`` show it. Raises RossbenchError.
     """
     one = registry.get(scenario) if isinstance(scenario, str) else scenario
-    given = pretrained.of_module(module, datasets.facts(one.source).size, (mean, std))
+    given = pretrained.of_module(module, one.pixels, (mean, std))
     one = dataclasses.replace(one, encoder=given.name, weights=given.weights, train_epsilons=(0.0,))
     where: dict[str, Any] = {"store": store, "data_dir": data_dir, "device": device, "observe": observe}
     found = run_suite([one], encoders=[given], **where)[one.name]

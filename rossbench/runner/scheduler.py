@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from ..config.specs import AnySpec, AuditSpec, EvaluateSpec, FinetuneSpec, PretrainSpec
-from ..data import datasets
 from ..models import encoders
 from ..stages import audit, evaluate, finetune, pretrain
 from ..stages.context import Context
@@ -86,7 +85,7 @@ class Scheduler:
         """Raise now what would else be raised after days of pretraining: no such data, no such encoder."""
         missing = self.store.missing(wanted)
         pretrainings = [spec for spec in missing if isinstance(spec, PretrainSpec)]
-        for name, size in {(one.encoder, datasets.facts(one.source).size) for one in pretrainings if not one.weights}:
+        for name, size in {(one.encoder, one.pixels) for one in pretrainings if not one.weights}:
             encoders.build(name, size, seed=0)
         for spec in missing:
             if isinstance(spec, PretrainSpec) and spec.weights:

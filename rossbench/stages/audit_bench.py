@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..attacks.task import Draws, run_attack
 from ..config.recipes import Attack, Evaluation
-from ..data.datasets import balanced
+from ..data.image_folder import balanced
 from ..util.epsilons import EPS, format_epsilon
 from ..util.memory import AutoBatch
 from ..util.seeds import derive

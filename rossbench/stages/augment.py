@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..config.recipes import Augmentation
 from ..models.simclr import rows_of
@@ -55,6 +55,24 @@ def augment(
     at_once = max(1, _CACHED // images[0].numel()) if images.device.type == "cpu" else len(images)
     parts = zip(images.split(at_once), *(part.split(at_once) for part in plan), strict=True)
     return torch.cat([_apply(some, _Plan(*of_them)) for some, *of_them in parts])
+
+
+def crop_and_flip(
+    images: Tensor, padding: int, flip_probability: float, generator: torch.Generator | None = None
+) -> Tensor:
+    """A crop of each image's own size from it with ``padding`` zeros around, flipped or not: uint8 [n, 3, size, size].
+
+    As torchvision's RandomCrop and RandomHorizontalFlip. Where there is neither, nothing is drawn. See two_views.
+    """
+    if not (padding or flip_probability):
+        return images
+    draw, size = _Draw(len(images), generator, images.device), images.shape[-1]
+    top, left = (draw.below(2 * padding + 1).long()[:, None] for _ in range(2))
+    flipped = draw.happens(flip_probability)[:, None]
+    pixels = torch.arange(size, device=images.device)
+    rows, columns = top + pixels, left + torch.where(flipped, size - 1 - pixels, pixels)
+    padded = nn.functional.pad(images, [padding] * 4)
+    return padded.take_along_dim(rows[:, None, :, None], 2).take_along_dim(columns[:, None, None, :], 3)
 
 
 class _Plan(NamedTuple):

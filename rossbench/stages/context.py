@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from ..config.specs import AnySpec, AuditSpec, EvaluateSpec, FinetuneSpec, PretrainSpec
+from ..config.specs import AnySpec, FinetuneSpec, PretrainSpec
 from ..data import datasets
 from ..data.datasets import Data
 from ..models.classifier import Classifier
@@ -21,8 +21,8 @@ from ..store import artifacts, records
 from ..store.store import Store
 from ..util.errors import InvalidValue
 
-Split = tuple[str, str, int | None]
-"""Data set, "train" or "test", and limit."""
+Split = tuple[str, str, int | None, int]
+"""Data set, "train" or "test", limit, and size in pixels."""
 
 
 @dataclass
@@ -92,6 +92,8 @@ class Context:
 
 def split_of(spec: AnySpec) -> Split:
     """The images that a spec is built with."""
-    if isinstance(spec, (EvaluateSpec, AuditSpec)):
-        return spec.finetune.target, "test", spec.limit
-    return spec.source if isinstance(spec, PretrainSpec) else spec.target, "train", spec.limit
+    if isinstance(spec, PretrainSpec):
+        return spec.source, "train", spec.limit, spec.pixels
+    if isinstance(spec, FinetuneSpec):
+        return spec.target, "train", spec.limit, spec.pretrain.pixels
+    return spec.finetune.target, "test", spec.limit, spec.finetune.pretrain.pixels

@@ -8,7 +8,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ..attacks.pgd import perturb
+from ..attacks.pgd import in_mode, perturb
+from ..attacks.table import Attack
+from ..config.recipes import Finetuning
 from ..config.specs import FinetuneSpec
 from ..data.datasets import facts
 from ..models.classifier import Classifier
@@ -16,8 +18,9 @@ from ..models.encoders import Encoder
 from ..store import artifacts
 from ..util.seeds import derive, seeded
 from . import metrics
+from .augment import crop_and_flip
 from .context import Context
-from .train_loop import Hooks, Loop, Step, Tick, adam
+from .train_loop import Hooks, Loop, Step, Tick, adam, sgd
 
 
 def build(specs: Sequence[FinetuneSpec], context: Context, hooks: Hooks) -> None:
@@ -36,31 +39,40 @@ def finetune(
     """Train a fresh linear layer on natural images (epsilon 0) or on images attacked in every step.
 
     A full finetuning trains the encoder that it is given, too, with BatchNorm in train mode but while it is attacked.
-    images: uint8 [n, 3, size, size], unaugmented, anywhere; labels: int64 [n], on the encoder's device. Returns
+    images: uint8 [n, 3, size, size], anywhere; labels: int64 [n], on the encoder's device. Returns
     the classifier, in eval mode, and its history, an entry an epoch; there "top1" and "top5" are of the training
     batches, attacked as they were.
     """
     recipe = spec.recipe
     with seeded(derive(spec.seed, "linear layer")):
         classifier = Classifier(encoder, classes).to(labels.device)
+    if recipe.head_init == "zero":
+        for parameter in classifier.linear.parameters():
+            nn.init.zeros_(parameter)
     trained, full = classifier.trained(recipe).requires_grad_(), recipe.trained == "full"
-    # A frozen encoder without an attack gives an image the same features in every epoch.
-    cached = None if full or spec.epsilon else encode(encoder, images, recipe.batch_size, hooks)
-    optimizer = adam(trained, recipe)
+    cached = encode(encoder, images, recipe.batch_size, hooks) if spec.encodes_once else None
+    optimizer = (adam if recipe.optimizer == "adam" else sgd)(trained, recipe)
 
-    def logits_of(inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        if cached is not None:
-            return classifier.linear(inputs), inputs.new_zeros(3)
-        adversarial, extremes = perturb(classifier, inputs.float() / 255, targets, recipe.attack, spec.epsilon)
-        if full:
-            return classifier(adversarial), extremes
-        with torch.no_grad():
-            features = encoder(adversarial)
-        return classifier.linear(features), extremes
+    def logits_of(inputs: Tensor) -> Tensor:
+        with torch.set_grad_enabled(full):
+            features = encoder(inputs) if cached is None else inputs
+        logits: Tensor = classifier.linear(features)
+        return logits
+
+    def loss_of(inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """With the logits of what was attacked, and the extremes of the attack."""
+        if recipe.loss == "trades" and spec.epsilon:
+            adversarial, extremes = diverge(classifier, inputs, recipe.attack, spec.epsilon)
+            natural, logits = logits_of(inputs), logits_of(adversarial)
+            return trades(natural, logits, targets, recipe.trades_beta), logits, extremes
+        adversarial, extremes = perturb(classifier, inputs, targets, recipe.attack, spec.epsilon)
+        logits = logits_of(adversarial)
+        return nn.functional.cross_entropy(logits, targets), logits, extremes
 
     def step(inputs: Tensor, targets: Tensor) -> Step:
-        logits, extremes = logits_of(inputs, targets)
-        loss = nn.functional.cross_entropy(logits, targets)
+        if cached is None:
+            inputs = crop_and_flip(inputs, recipe.crop_padding, recipe.flip_probability).float() / 255
+        loss, logits, extremes = loss_of(inputs, targets)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -71,7 +83,7 @@ def finetune(
         spec=spec,
         samples=(images if cached is None else cached, labels),
         drop_last=False,
-        rate=lambda epoch: recipe.learning_rate,
+        rate=lambda epoch: learning_rate(recipe, epoch),
         optimizer=optimizer,
         parts={recipe.trained: trained},
         step=step,
@@ -79,6 +91,29 @@ def finetune(
     classifier.train(full)
     history = loop.run(hooks)
     return classifier.eval(), history
+
+
+def learning_rate(recipe: Finetuning, epoch: int) -> float:
+    """The rate in an epoch counted from 0: a tenth after each milestone, as torch's MultiStepLR."""
+    return recipe.learning_rate * 0.1 ** sum(epoch >= milestone for milestone in recipe.milestones)
+
+
+def diverge(classifier: Classifier, images: Tensor, attack: Attack, epsilon: float) -> tuple[Tensor, Tensor]:
+    """Images in [0, 1] that TRADES' attack has moved, from 0.001 of a standard Gaussian, and its extremes.
+
+    It raises the KL divergence of predictions from those of the natural images, all in eval mode (Zhang et al., 2019,
+    algorithm 1).
+    """
+    with in_mode(classifier, False), torch.no_grad():
+        natural = classifier(images).softmax(1)
+    # With probabilities as labels cross-entropy is that divergence and a constant, so both have the same gradient.
+    return perturb(classifier, images, natural, attack, epsilon, start=0.001 * torch.randn_like(images))
+
+
+def trades(natural: Tensor, attacked: Tensor, labels: Tensor, beta: float) -> Tensor:
+    """TRADES' loss of logits [n, classes] (Zhang et al., 2019, equation 5, where beta is 1 / lambda)."""
+    divergence = nn.functional.kl_div(attacked.log_softmax(1), natural.softmax(1), reduction="batchmean")
+    return nn.functional.cross_entropy(natural, labels) + beta * divergence
 
 
 @torch.no_grad()

@@ -126,7 +126,7 @@ def _on_all_ranks(model: SimCLR) -> tuple[nn.Module, SimCLR]:
 def serve(device: torch.device, data_dir: Path) -> None:
     """What a rank other than 0 does: its share of the pretrainings of rank 0."""
     for spec in distributed.received():
-        data = datasets.load(spec.source, "train", spec.limit, data_dir).to(device)
+        data = datasets.load(spec.source, "train", spec.limit, spec.pixels, data_dir).to(device)
         # What rank 0 meets too, and says, is no matter here.
         with contextlib.suppress(AttackError, Diverged, InvalidValue, Interrupted), distributed.on_all_ranks():
             pretrain(spec, data.images, Hooks(), device)

@@ -246,10 +246,20 @@ class Loop:
 
 def adam(module: nn.Module, recipe: Pretraining | Finetuning) -> torch.optim.Adam:
     """Adam on a module's parameters, in a form that a CUDA graph can hold where they are on CUDA."""
-    parameters = list(module.parameters())
-    on_cuda = parameters[0].is_cuda
-    rate = torch.tensor(recipe.learning_rate, device=parameters[0].device) if on_cuda else recipe.learning_rate
-    return torch.optim.Adam(parameters, lr=rate, weight_decay=recipe.weight_decay, fused=True, capturable=on_cuda)
+    parameters, rate = list(module.parameters()), _initial_rate(module, recipe)
+    on_cuda, decay = parameters[0].is_cuda, recipe.weight_decay
+    return torch.optim.Adam(parameters, lr=rate, weight_decay=decay, fused=True, capturable=on_cuda)
+
+
+def sgd(module: nn.Module, recipe: Finetuning) -> torch.optim.SGD:
+    """SGD with momentum, as ``adam``: the fused form reads a rate on CUDA there."""
+    rate, decay = _initial_rate(module, recipe), recipe.weight_decay
+    return torch.optim.SGD(module.parameters(), lr=rate, momentum=recipe.momentum, weight_decay=decay, fused=True)
+
+
+def _initial_rate(module: nn.Module, recipe: Pretraining | Finetuning) -> float | Tensor:
+    device = next(module.parameters()).device
+    return torch.tensor(recipe.learning_rate, device=device) if device.type == "cuda" else recipe.learning_rate
 
 
 def _of_all_ranks(found: Step) -> Step:

@@ -74,7 +74,7 @@ def load_encoder(store: Store, spec: PretrainSpec) -> Encoder:
             f"{spec}: expected an encoder that can be built by its name, got a Python module; "
             "call rossbench.evaluate_encoder with it again"
         )
-    encoder = encoders.build(spec.encoder, facts(spec.source).size, seed=0)
+    encoder = encoders.build(spec.encoder, spec.pixels, seed=0)
     _load_weights(store, spec, encoder)
     return encoder.eval()
 

@@ -26,6 +26,8 @@ Real = Annotated[float, AfterValidator(lambda number: number + 0.0)]
 Whole = Annotated[int, Field(le=2**63 - 1)]
 """As far as torch counts."""
 Count = Annotated[int, Field(ge=1, le=2**63 - 1)]
+Pixels = Annotated[int, Field(ge=1, le=4096)]
+"""Height and width of an image."""
 Seed = Annotated[int, Field(ge=0, le=2**62)]
 Positive = Annotated[Real, Field(gt=0)]
 NotNegative = Annotated[Real, Field(ge=0)]
