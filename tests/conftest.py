@@ -33,6 +33,24 @@ settings.register_profile("rossbench", deadline=None)
 settings.load_profile("rossbench")
 
 
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """A worker a core, four at most, which share the cores; none for files that are named, nor to debug."""
+    cores = os.cpu_count() or 1
+    if cores == 1 or any(".py" in argument for argument in config.args):
+        return 0
+    workers = min(4, cores)
+    os.environ.setdefault("OMP_NUM_THREADS", str(cores // workers))  # else each would start a thread a core
+    return workers
+
+
+LONG = ("test_cluster", "test_docs", "test_package", "test_survival")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files of a minute come first, else one worker would be left with them at the end."""
+    items.sort(key=lambda item: item.path.stem not in LONG)
+
+
 def tiny(name: str = "digits", **changes: object) -> Scenario:
     """A registered digits scenario, cut down to seconds: two models, two evaluations, a few images."""
     scenario = registry.get(name)
@@ -70,8 +88,10 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> dict[Place, Record]:
-    """The whole digits scenario, as registered: about a minute on two cores."""
-    return runner.run("digits", store=tmp_path_factory.mktemp("digits"), device="cpu")
+    """The whole digits scenario, as registered: about a minute. Workers of one session share its store."""
+    root = tmp_path_factory.getbasetemp()
+    root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
+    return runner.run("digits", store=root / "digits", device="cpu")
 
 
 @pytest.fixture

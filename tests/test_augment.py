@@ -267,12 +267,6 @@ def test_nothing_waits_for_the_device(no_waiting):
         augment.two_views(batch, Augmentation())
 
 
-def test_no_shape_hangs_on_a_number():
-    """On a device without numbers: to select by a mask, or to read a number back, fails there."""
-    batch = torch.empty(8, 3, 32, 32, dtype=torch.uint8, device="meta")
-    assert augment.two_views(batch, Augmentation()).shape == (16, 3, 32, 32)
-
-
 # --- crop and flip of finetuning -----------------------------------------------------------------------------
 
 

@@ -17,7 +17,7 @@ from rossbench.data import datasets
 from rossbench.models.simclr import build
 from rossbench.stages.finetune import finetune
 from rossbench.stages.train_loop import Hooks
-from rossbench.util.errors import AttackError, UnknownName
+from rossbench.util.errors import AttackError
 from rossbench.util.seeds import derive, seeded
 
 COUNT = 48
@@ -37,7 +37,7 @@ def trained():
 
 def attack(name, norm="L2", **changes):
     """With its own settings, or for the slow ones fewer steps."""
-    steps = {"square": 150, "pgd": 10}.get(name, 15)
+    steps = {"square": 150, "pgd": 10, "fab-t": 8, "apgd-t": 8}.get(name, 15)
     return dataclasses.replace(ATTACKS[name].defaults, norm=norm, **{"steps": steps} | changes)
 
 
@@ -144,7 +144,7 @@ def test_the_targeted_loss_is_that_of_the_paper(generator):
 def test_fab_is_torchattacks_own_and_keeps_what_is_near_enough(trained, norm):
     classifier, images, labels = trained
     correct = right(trained, images)
-    theirs = torchattacks.FAB(classifier, norm, RADIUS[norm], 15, multi_targeted=True, n_classes=10)
+    theirs = torchattacks.FAB(classifier, norm, RADIUS[norm], 8, multi_targeted=True, n_classes=10)
     with seeded(0):
         expected = theirs(images, labels)
     classifier.eval()
@@ -216,19 +216,34 @@ AA = ATTACKS["autoattack-standard"].defaults
 
 
 @pytest.fixture(scope="module")
-def few(trained):
-    classifier, images, labels = trained
-    return classifier, images[:12], labels[:12]
+def few():
+    """Images that a small network gets right, and is quickly asked about: AutoAttack does so 7,000 times an image."""
+    train, test = datasets.load("digits", "train", 600), datasets.load("digits", "test", 60)
+    with seeded(0):
+        layers = [nn.AvgPool2d(2), nn.Flatten(), nn.Linear(192, 32), nn.ReLU(), nn.Linear(32, 10)]
+    network = nn.Sequential(*layers)
+    optimizer = torch.optim.Adam(network.parameters(), 0.01)
+    for _ in range(100):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(network(train.images / 255), train.labels).backward()
+        optimizer.step()
+    network.requires_grad_(False)
+    images = test.images / 255
+    right = network(images).argmax(1) == test.labels
+    return network, images[right][:12], test.labels[right][:12]
 
 
 def of_few(few, one):
-    made = run_attack(*few, one, torch.full((12,), RADIUS[one.norm]), Draws(5, 12, torch.arange(12)))
-    return few[0](made).argmax(1) == few[2]
+    radii = torch.full((12,), 1.25 * RADIUS[one.norm])
+    return few[0](run_attack(*few, one, radii, Draws(5, 12, torch.arange(12)))).argmax(1) == few[2]
 
 
 @both_norms
-def test_autoattack_is_the_worst_of_its_parts_for_each_image_and_no_weaker_than_pgd(few, norm):
-    """With the reference's settings: 100 steps, nine targets, 5,000 queries."""
+def test_autoattack_is_the_worst_of_its_parts_for_each_image_and_no_weaker_than_pgd(few, norm, monkeypatch):
+    """With the reference's 100 steps and nine targets, and a tenth of its queries: 7 (8) of 12 images stand."""
+    square = ATTACKS["square"]
+    fewer = dataclasses.replace(square, defaults=dataclasses.replace(square.defaults, steps=500))
+    monkeypatch.setitem(ATTACKS, "square", fewer)
     parts = [of_few(few, dataclasses.replace(ATTACKS[name].defaults, norm=norm)) for name in SEARCHES]
     union = of_few(few, dataclasses.replace(AA, norm=norm))
     assert torch.equal(union, torch.stack(parts).all(0))
@@ -288,11 +303,6 @@ def test_what_ones_own_attack_returns_is_not_trusted(trained, own_registry, func
     registry.register_attack("own", function)
     with pytest.raises(AttackError, match=message):
         attacked(trained, Attack("own"))
-
-
-def test_an_attack_that_nobody_knows(trained):
-    with pytest.raises(UnknownName, match="unknown attack 'apgd'; did you mean"):
-        attacked(trained, Attack("apgd"))
 
 
 def test_images_of_several_radii_are_attacked_as_each_alone(trained, own_registry):

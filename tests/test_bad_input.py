@@ -48,7 +48,7 @@ KINDS = {
     "features digits --model; compare digits@0 digits@": _values("x 1: 1:0:1 -1", ""),
     "show digits --epochs; show digits --finetune-epochs; show digits --train-limit; show digits --test-limit; "
     "figure tsne digits --limit; figure tsne digits --iterations; figure examples digits --count; "
-    "features digits --limit": _values("0 -1 1.5 x nan", HUGE, *ODD[:2]),
+    "features digits --limit; run digits --threads": _values("0 -1 1.5 x nan", HUGE, *ODD[:2]),
     "show digits --seed": _values("-1 1.5", str(2**62 + 1)),
     "show digits --seeds": _values("0, 0,0 -1 0:3", HUGE),
     "figure examples digits --epsilon; features digits --epsilon; figure tsne digits --perplexity; "
@@ -79,7 +79,7 @@ KINDS = {
     "run digits --ray": _values("host :1 ray://host:1", ""),
     "run digits --out; run digits --store; run digits --tensorboard; run cifar10-to-cifar10 --data-dir; report --out; "
     "audit --out; figure confusion digits --out; compare --out": _values("file.txt file.txt/x", "a\x00b", LONG, ""),
-    "store list --out; store verify --out; store gc --out": _values("none folder file.txt", ""),
+    "store list --out; store verify --out; store gc --out; store rm digits --out": _values("none folder file.txt", ""),
     "figure matrix digits --save; features digits --save": _values("folder none/f.png f.gif .png", LONG + ".png", ""),
     "report --html": _values("folder none/x", ""),
     "list --scenario-file; show digits --scenario-file; run digits --scenario-file; report --scenario-file": _values(
@@ -102,13 +102,13 @@ run digits --encoder-weights hf-hub:a/b --encoder conv3
 report --html x.html --metric f1; report --html x.html --format csv; report --html x.html --intervals
 report --intervals --metric mcc; report --intervals --format json
 features digits --epsilon 1001
+figure robustness digits --models 2; compare digits@0 digits@2; figure confusion digits --eval-eps 0.7
+figure tsne digits --limit 41; figure tsne-together digits --limit 41; features digits --limit 3; store rm; store rm x
 compare; compare digits; compare digits@0; compare digits@0 digits@0 digits@0; compare @ @; compare x@0 digits@0
 """
 NEEDS_TORCH = """
 run digits --device cpu --encoder resnet81; run digits --device cpu --encoder conv3:cifar
 run digits --device cpu --encoder resnet18.nothing; run digits --device cuda:99; layers digits --device cuda:99
-figure robustness digits --models 2; compare digits@0 digits@2; figure confusion digits --eval-eps 0.7
-figure tsne digits --limit 41; figure tsne-together digits --limit 41
 figure tsne digits --perplexity 100; figure tsne digits --layer x; features digits --layer [red]
 features digits --layer=; figure examples digits --epsilon 0
 run digits --encoder-weights local-dir:w/bad-config; run digits --encoder-weights local-dir:w/code

@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from conftest import tamper, tiny
 
 from rossbench import registry
@@ -79,13 +80,22 @@ def test_run_and_report(rossbench, tmp_path, monkeypatch):
     assert "MCC, RoSS digits → digits" in shown
 
 
-def test_a_run_as_json_has_its_records_on_stdout_and_its_progress_on_stderr(rossbench):
-    code, out, err = rossbench("run", "digits", *TINY, "--train-eps", 0, "--json")
+def test_a_run_as_json_has_its_records_on_stdout_and_its_progress_on_stderr(rossbench, tmp_path, monkeypatch):
+    """In the store that the environment names, on one thread, without an audit."""
+    monkeypatch.setenv("ROSSBENCH_STORE", "~/of-environment")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    before = torch.get_num_threads()
+    code, out, err = rossbench("run", "digits", *TINY, "--train-eps", 0, "--json", "--no-audit", "--threads", 1)
+    torch.set_num_threads(before)
     assert code == 0
     assert "done in" in err
+    assert "audit" not in err
+    assert [path.name for path in tmp_path.iterdir()] == ["of-environment"]
+    record = read_record(next(Store("~/of-environment").root.glob("evaluate/*/record.json")))
+    assert record.provenance["evaluate"]["threads"] == 1
     assert out == rossbench("report", "digits", "--format", "json")[1]
     assert [cell["eval_epsilon"] for cell in json.loads(out)[0]["cells"]] == [0, 0.5]
-    assert rossbench("run", "digits", *TINY, "--train-eps", 0, "--json", "--quiet") == (0, out, "")
+    assert rossbench("run", "digits", *TINY, "--train-eps", 0, "--json", "--quiet", "--no-audit") == (0, out, "")
 
 
 def test_report_gives_every_format_and_nothing_else_and_every_metric(rossbench, finished):
@@ -423,6 +433,28 @@ def test_a_missing_tensorboard_is_said_before_anything_is_built(rossbench, tmp_p
     assert err.startswith("rossbench: tensorboard is not installed")
     assert err.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("set_by_user", "policy"),
+    [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE"), ({"GOMP_SPINCOUNT": "9"}, None)],
+)
+def test_threads_without_work_sleep_unless_the_user_says_otherwise(rossbench, monkeypatch, set_by_user, policy):
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"):
+        monkeypatch.setenv(name, "")  # so that it is put back
+        monkeypatch.delenv(name)
+    for name, value in set_by_user.items():
+        monkeypatch.setenv(name, value)
+    assert rossbench("show", "digits", "--json")[0] == 0
+    assert os.environ.get("OMP_WAIT_POLICY") == policy
+
+
+def test_names_are_completed():
+    """As bash asks."""
+    asked = {"_ROSSBENCH_COMPLETE": "bash_complete", "COMP_WORDS": "rossbench run digits-s", "COMP_CWORD": "2"}
+    line = [sys.executable, "-c", "from rossbench.cli import main; main()"]
+    done = subprocess.run(line, capture_output=True, text=True, env={**os.environ, **asked})
+    assert {"plain,digits-study", "plain,digits-study-transfer"} <= set(done.stdout.split())
 
 
 NO_TORCH = """

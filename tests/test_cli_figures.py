@@ -21,19 +21,18 @@ def test_every_kind_of_figure_is_a_command():
 
 
 @pytest.mark.parametrize(
-    ("kind", "options"),
+    ("kind", "form", "options"),
     [
-        ("robustness", ["--metric", "mcc"]),
-        ("matrix", ["--metric", "f1"]),
-        ("confusion", ["--eval-eps", "0.5"]),
-        ("per-class", ["--models", "1"]),
-        ("tsne", [*SMALL, "--layer", "encoder.backbone.8", "--epsilon", "0.5"]),
-        ("tsne-together", [*SMALL, "--limit", 20]),
-        ("examples", ["--epsilon", 5, "--count", 2]),
-        ("training", ["--stage", "finetune"]),
+        ("robustness", "png", ["--metric", "mcc"]),
+        ("matrix", "svg", ["--metric", "f1"]),
+        ("confusion", "pdf", ["--eval-eps", "0.5"]),
+        ("per-class", "png", ["--models", "1"]),
+        ("tsne", "svg", [*SMALL, "--layer", "encoder.backbone.8", "--epsilon", "0.5"]),
+        ("tsne-together", "png", [*SMALL, "--limit", 20]),
+        ("examples", "png", ["--epsilon", 5, "--count", 2]),
+        ("training", "svg", ["--stage", "finetune"]),
     ],
 )
-@pytest.mark.parametrize("form", ["png", "svg"])
 def test_a_figure_is_saved_in_the_form_of_its_name(rossbench, finished, tmp_path, kind, options, form):
     code, out, err = rossbench(
         "figure", kind, "digits", "--store", finished, "--save", f"f.{form}", "--device", "cpu", *options

@@ -1,7 +1,9 @@
 import dataclasses
 import io
+import os
 import re
 import shutil
+import subprocess
 import sys
 
 import pytest
@@ -27,7 +29,7 @@ def shown(monkeypatch, steps, **console):
     """What appears when every step is let through, on a console of 80 columns."""
     for name in ("LIVE_EVERY", "PLAIN_EVERY"):
         monkeypatch.setattr(display, name, 0)
-    output = Console(file=io.StringIO(), width=80, **console)
+    output = Console(file=io.StringIO(), **{"width": 80, **console})
     with display.showing(output) as observe:
         for step in steps:
             observe(step)
@@ -86,7 +88,7 @@ def test_a_terminal_keeps_the_finished_lines_and_shows_the_current_one(monkeypat
         ("digits-low", 0, "loss 4.312  4,120 images/s"),
         ("digits-low-and-more-of-it", 7, "epoch 4/10  loss 4.312"),
         ("digits-low-and-more-of-it-yet-and-so-on", 7, "seed 7  epoch 4/10"),
-        ("d" * 90, 0, "[ 3/21] pretrain " + "d" * 62 + "…"),
+        ("d" * 90, 0, "[ 3/21] pretrain  epoch 4/10"),
     ],
 )
 def test_a_terminal_of_80_columns_lacks_the_last_fields_rather_than_their_ends(monkeypatch, name, seed, there):
@@ -99,26 +101,77 @@ def test_a_terminal_of_80_columns_lacks_the_last_fields_rather_than_their_ends(m
     assert max(map(len, lines)) <= 80
 
 
-@pytest.mark.parametrize(("encoding", "terminal"), [("ascii", False), ("cp1252", True), ("cp1253", False)])
-def test_what_the_encoding_of_stdout_lacks_is_replaced(
-    finished, tmp_path, monkeypatch, own_registry, encoding, terminal
-):
-    """Of a run that builds a cell, to its table; cp1253 has an epsilon and no arrow."""
+@pytest.mark.parametrize("width", [1, 8, 24, 30, 44, 79])
+def test_a_narrow_terminal_lacks_the_least_of_it(monkeypatch, width):
+    step = dataclasses.replace(progress(TICK, spec=dataclasses.replace(SPEC, seed=7)), others=4)
+    text = display._line(display._parts(step), "ascii", width).plain
+    parts = ["[ 3/21] pretrain", "epoch 4/10", "digits eps=1", "seed 7", "and 4 more", "loss 4.312", "images/s"]
+    there = [part in text for part in parts]
+    assert there == sorted(there, reverse=True)
+    assert len(text) <= max(width, len(parts[0]))  # that part is cut by the terminal
+    assert shown(monkeypatch, [step, progress(None)], **TERMINAL | {"width": width})
+
+
+def test_a_dumb_terminal_gets_plain_lines(monkeypatch):
+    text = shown(monkeypatch, [progress(TICK)], **TERMINAL, _environ={"TERM": "dumb"})
+    assert text == shown(monkeypatch, [progress(TICK)])
+
+
+@pytest.fixture
+def one_missing(finished, tmp_path, monkeypatch, own_registry):
+    """Runs a scenario that lacks a cell with another stdout: exit code and whether the cell is there then."""
     store = Store(shutil.copytree(finished, tmp_path / "store"))
     registry._scenarios["digits"] = tiny(train_epsilons=(1,))
     store.discard(tiny().cells[1, 1, 0.5])
-    file = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
-    monkeypatch.setattr(sys, "stdout", file)
-    monkeypatch.setattr(file, "isatty", lambda: terminal)
     monkeypatch.setattr(display, "LIVE_EVERY", 0)
-    with pytest.raises(SystemExit) as stop:
-        cli.main(["run", "digits", "--device", "cpu", "--out", str(store.root)])
+
+    def run(file):
+        monkeypatch.setattr(sys, "stdout", file)
+        with pytest.raises(SystemExit) as stop:
+            cli.main(["run", "digits", "--device", "cpu", "--no-audit", "--out", str(store.root)])
+        return stop.value.code, tiny().cells[1, 1, 0.5] in store
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("encoding", "terminal", "task"),
+    [("ascii", False, "-> digits eps=1"), ("cp1252", True, "-> digits eps=1"), ("cp1253", False, "-> digits ε=1")],
+)
+def test_what_the_encoding_of_stdout_lacks_is_spelled(one_missing, monkeypatch, encoding, terminal, task):
+    """Of a run that builds a cell, to its table, whose columns stay aligned; cp1253 has an epsilon and no arrow."""
+    file = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    monkeypatch.setattr(file, "isatty", lambda: terminal)
+    assert one_missing(file) == (0, True)
     file.flush()
     text = file.buffer.getvalue().decode(encoding)
-    assert stop.value.code == 0
-    assert f"evaluate digits ? digits {'ε' if encoding == 'cp1253' else '?'}=1 at 0.5" in text
+    assert f"evaluate digits {task} at 0.5" in text
     assert "done in" in text
     assert "Top-1 accuracy" in text
+    plain = re.sub(r"\x1b\[[?\d;]*\w", "", text)
+    rule, head = (next(line for line in plain.splitlines() if mark in line) for mark in ("-+-", "=0.5"))
+    assert [k for k, c in enumerate(rule) if c == "+"] == [k for k, c in enumerate(head) if c == "|"]
+
+
+def test_a_full_disk_under_stdout_ends_no_run_and_is_said(one_missing, capsys):
+    with open("/dev/full", "w") as file:
+        assert one_missing(file) == (2, True)
+    assert capsys.readouterr().err == "rossbench: stdout: expected a place to write to, got No space left on device\n"
+
+
+def test_a_reader_that_goes_away_or_none_ends_no_run(one_missing, capsys):
+    end, start = os.pipe()
+    os.close(end)
+    with open(start, "w") as file:
+        assert one_missing(file) == (0, True)
+    assert one_missing(None) == (0, True)
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("backend", ["module://matplotlib_inline.backend_inline", "nonsense"])
+def test_a_backend_that_is_not_there_stops_neither_a_figure_nor_a_run(backend):
+    code = "from rossbench import stages; import matplotlib"  # as all do that need it or torchmetrics
+    subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "MPLBACKEND": backend})
 
 
 def test_no_more_than_one_sign_of_life_in_ten_seconds():

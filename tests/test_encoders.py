@@ -34,10 +34,15 @@ def test_the_default_is_timms_resnet18_with_the_imagenet_stem():
     assert list(ours.backbone.state_dict()) == list(theirs.state_dict())
 
 
-def test_the_cifar_stem_keeps_the_resolution():
-    backbone = encoders.build("resnet18:cifar", 32, seed=0).backbone
+@pytest.mark.parametrize(
+    ("name", "size"), [("resnet18:cifar", 32), ("resnet18:cifar-pad2", 34), ("resnet26:cifar-pad2", 34)]
+)
+def test_a_cifar_stem_keeps_the_resolution_or_pads_by_two(name, size):
+    backbone = encoders.build(name, 32, seed=0).backbone
     stem = backbone.maxpool(backbone.conv1(torch.zeros(1, 3, 32, 32)))
-    assert stem.shape[2:] == (32, 32)
+    assert stem.shape[2:] == (size, size)
+    other = encoders.build(f"{name.partition(':')[0]}:cifar", 32, seed=0).backbone
+    assert all(torch.equal(tensor, other.state_dict()[key]) for key, tensor in backbone.state_dict().items())
 
 
 def test_weights_depend_on_the_seed_alone():
@@ -64,6 +69,8 @@ def test_normalisation_is_inside():
     [
         ("resnet81", UnknownName, "did you mean"),
         ("resnet18:imagenet", UnknownName, "unknown encoder 'resnet18:imagenet'"),
+        ("resnet18:cifar:cifar-pad2", UnknownName, "unknown encoder"),
+        ("vgg11:cifar-pad2", InvalidValue, "expected a ResNet with a single-convolution stem"),
         ("vgg11:cifar", InvalidValue, "expected a ResNet with a single-convolution stem"),
         ("resnet18d:cifar", InvalidValue, "expected a ResNet with a single-convolution stem"),
     ],

@@ -232,11 +232,8 @@ def test_where_memory_is_short_less_is_attacked_at_once_with_the_same_result(tra
     cell, classifier, test = trained
     whole = predicted(under(cell, epsilons, attack), classifier, test, 40)
     moved.clear()
-    hook = classifier.register_forward_pre_hook(short(most))
-    try:
+    with classifier.register_forward_pre_hook(short(most)):
         found = predicted(under(cell, epsilons, attack), classifier, test, 40)
-    finally:
-        hook.remove()
     assert same(found.natural, whole.natural)
     for first, second in zip(found.attacked, whole.attacked, strict=True):
         assert same(first, second)
@@ -301,9 +298,8 @@ def test_a_state_is_saved_every_few_seconds_and_serves_other_epsilons_too(traine
 
 def test_logits_that_are_not_finite_are_no_result(trained):
     cell, classifier, test = trained
-    hook = classifier.register_forward_hook(lambda module, inputs, logits: logits * torch.nan)
-    try:
-        with pytest.raises(Diverged, match="expected finite logits"):
-            predicted(under(cell, (0,)), classifier, test)
-    finally:
-        hook.remove()
+    with (
+        classifier.register_forward_hook(lambda module, inputs, logits: logits * torch.nan),
+        pytest.raises(Diverged, match="expected finite logits"),
+    ):
+        predicted(under(cell, (0,)), classifier, test)

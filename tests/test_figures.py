@@ -174,7 +174,8 @@ def contrast(one, other):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_no_text_is_cut_off_or_overlaps_another_or_is_small(case, written):
+def test_a_figure_fits_a_paper_and_its_texts_are_whole_apart_and_of_the_colour_that_a_page_replaces(case, written):
+    """Colours but for text on coloured cells; in an SVG there is no black, no ground and no font."""
     figure = built(case)
     found = written(figure)
     assert len(found) >= 5
@@ -188,21 +189,15 @@ def test_no_text_is_cut_off_or_overlaps_another_or_is_small(case, written):
         across = min(a.x1, b.x1) - max(a.x0, b.x0)
         down = min(a.y1, b.y1) - max(a.y0, b.y0)
         assert min(across, down) < 1, f"{text!r} overlaps {other!r} by {across:.1f}x{down:.1f} of 300 pixels an inch"
-
-
-@pytest.mark.parametrize("case", CASES)
-def test_a_figure_fits_a_paper_and_its_text_has_the_colour_that_a_page_replaces(case, written):
-    """But for text on coloured cells; in an SVG there is no black, no ground and no font."""
-    figure = built(case)
     assert plot_style.COLUMN <= figure.get_figwidth() <= plot_style.WIDE
     assert figure.get_figheight() < 9
+    cells = {text for axes in figure.axes for text in texts(axes)}
+    assert {colour for text, *_, colour in found if text not in cells} == {INK}
     svg = plot_style.to_bytes(figure, "svg").decode()
     assert INK in svg
     assert "#000000" not in svg
     assert "<text" not in svg
     assert "fill: none" in re.search(r'<g id="patch_1">.*?</g>', svg, re.S).group()
-    cells = {text for axes in figure.axes for text in texts(axes)}
-    assert {colour for text, *_, colour in written(figure) if text not in cells} == {INK}
 
 
 @pytest.mark.parametrize("form", ["png", "svg", "pdf"])
@@ -270,9 +265,12 @@ def test_robustness_draws_what_it_is_given():
     figure = plot_robustness(given, "Top-1 accuracy (%)")
     (axes,) = figure.axes
     assert [line.get_xydata().tolist() for line in axes.lines] == [[[0, 90], [0.5, 40], [1, 10]], [[0, 80], [1, 50]]]
-    assert (axes.get_xlabel(), axes.get_ylabel()) == ("Evaluation ε", "Top-1 accuracy (%)")
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("Attack ε", "Top-1 accuracy (%)")
     assert legend(figure) == ["ε = 0", "ε = 1"]
     assert axes.get_ylim()[0] < 0 < 90 < axes.get_ylim()[1]
+    (bars, none) = plot_robustness(given, "%", {"ε = 0": {0.5: (35.0, 45.0)}}).axes[0].collections
+    assert [part.tolist() for part in bars.get_segments()] == [[[0.5, 35], [0.5, 45]]]
+    assert none.get_segments() == []
 
 
 def test_12_curves_have_12_pairs_of_line_and_marker():
@@ -291,7 +289,8 @@ def test_12_curves_have_12_pairs_of_line_and_marker():
 def test_a_matrix_writes_its_values(values, label, shown):
     axes, bar = plot_matrix(np.array(values), ["0", "1"], ["0", "0.5"], label).axes
     assert texts(axes) == shown
-    assert (axes.get_xlabel(), axes.get_ylabel(), bar.get_ylabel()) == ("Evaluation ε", "Model ε", label)
+    assert (axes.get_xlabel(), axes.get_ylabel(), bar.get_ylabel()) == ("Attack ε", "Model ε", label)
+    assert axes.images[0].get_clim() == ((0, 100) if "%" in label else (-0.5, 1))
     assert (names_of(axes.xaxis), names_of(axes.yaxis)) == (["0", "0.5"], ["0", "1"])
 
 
@@ -303,14 +302,15 @@ def test_values_are_legible_on_their_cells():
         assert text.get_color() != INK
 
 
-def test_confusions_have_a_panel_and_a_scale_each():
+def test_confusions_are_in_percent_of_each_true_class_on_one_scale():
     sharp, flat = np.diag([40, 30, 20]), np.full((3, 3), 2)
     figure = plot_confusions([[("a", sharp), ("b", flat)], [("c", flat)]], ["x", "y", "z"])
     panels = [axes for axes in figure.axes if axes.images]
     assert [axes.get_title() for axes in panels] == ["a", "b", "c"]
-    assert [axes.images[0].get_clim() for axes in panels] == [(0, 40), (0, 2), (0, 2)]
-    assert len(figure.axes) == 6
-    assert texts(panels[0]) == ["40", "0", "0", "0", "30", "0", "0", "0", "20"]
+    assert [axes.images[0].get_clim() for axes in panels] == [(0, 100)] * 3
+    assert len(figure.axes) == 4  # one colour bar
+    assert texts(panels[0]) == ["100", "0", "0", "0", "100", "0", "0", "0", "100"]
+    assert texts(panels[1]) == ["33"] * 9
     assert [axes.get_xlabel() for axes in panels] == ["", "Predicted class", "Predicted class"]
     assert [axes.get_ylabel() for axes in panels] == ["True class", "", "True class"]
     assert names_of(panels[0].yaxis) == names_of(panels[1].xaxis) == names_of(panels[2].xaxis) == ["x", "y", "z"]
@@ -318,8 +318,8 @@ def test_confusions_have_a_panel_and_a_scale_each():
     assert not any(names_of(panels[1].yaxis))
 
 
-def test_counts_that_would_not_fit_are_not_written():
-    assert texts(confused(2, 3, CIFAR, 1000).axes[0]) == []
+def test_shares_that_would_not_fit_are_not_written():
+    assert texts(confused(1, 6, CIFAR, 1000).axes[0]) == []
     assert texts(confused(1, 1, LONG).axes[0]) == []
 
 
@@ -336,7 +336,7 @@ def test_a_rising_count_is_a_bar_that_stands_out():
     assert names_of(first.xaxis) == ["cat", "dog"]
     assert (first.get_xlabel(), first.get_ylabel(), second.get_ylabel()) == ("Class", "Correct predictions", "")
     assert first.get_ylim() == second.get_ylim()
-    assert legend(figure) == ["ε = 0", "ε = 1", "images of the class"]
+    assert legend(figure) == ["attack ε = 0", "attack ε = 1", "images of the class"]
 
 
 def test_a_hundred_classes_are_steps():
@@ -399,7 +399,7 @@ def test_an_example_shows_both_images_and_their_difference(n, order):
     assert [axes.xaxis.label.get_fontweight() for axes in chosen] == ["normal", "bold", "normal"]
     assert {axes.images[0].get_interpolation() for axes in chosen} == {"nearest"}
     said = [text for axes in figure.axes for text in (axes.get_title(), axes.get_ylabel()) if text]
-    assert sorted(said) == sorted(["Natural", "Adversarial, ε = 0.5", "Difference", *["ship"] * n])
+    assert sorted(said) == sorted(["Natural", "Adversarial, attack ε = 0.5", "Difference", *["ship"] * n])
 
 
 def test_equal_images_have_a_grey_difference():
@@ -442,3 +442,24 @@ def test_epochs_are_whole_and_marked(epochs):
 def test_a_long_title_is_never_broken_inside_an_epsilon():
     title = plot_maps([(TITLE, RANDOM.normal(0, 1, (9, 2)))] * 4, np.arange(9), CIFAR).axes[0].get_title()
     assert title.split("\n") == ["pretrained ε = 0.25,", "finetuned ε = 0, attack", "ε = 8/255"]
+
+
+# --- fonts -------------------------------------------------------------------------------------------------
+
+STRANGE = ["猫 cat", "café", "🐱🦤", "مرحبا", "a\tb", "\udcff", "$x$ _y", "e\u0301", "👩‍🔬"]
+
+
+@pytest.mark.parametrize("form", ["pdf", "ps"])
+def test_venues_that_refuse_type_3_fonts_take_a_figure(form):
+    written = plot_style.to_bytes(plot_confusions([[("ε → é", counts(9, 9))]], STRANGE), form)
+    assert not re.search(rb"/Type3|/FontType 3", written)
+    assert re.search(rb"/FontFile2|/FontType 42", written)
+
+
+def test_a_name_that_no_font_has_is_spelled_and_stays_itself(monkeypatch):
+    """As where only matplotlib's own font is installed; a missing glyph would warn, which is an error here."""
+    monkeypatch.setattr(plot_style, "_glyphs", lambda: frozenset(range(0x250)))
+    plot_style.drawable.cache_clear()
+    assert list(map(plot_style.drawable, STRANGE[:3])) == ["\\u732b cat", "café", "[cat face][dodo]"]
+    assert list(map(plot_style.drawable, STRANGE[4:7])) == ["a\\tb", "\\udcff", "$x$ _y"]
+    plot_style.drawable.cache_clear()

@@ -52,7 +52,7 @@ def test_a_dead_process_of_this_machine_loses_it_at_once(tmp_path, other):
     other.wait()
     began = time.monotonic()
     assert Locks(tmp_path).take("a")
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 10  # and not DEAD
 
 
 def elsewhere(path):
@@ -65,7 +65,7 @@ def elsewhere(path):
 
 
 def test_of_another_machine_a_holder_is_dead_when_its_heart_has_not_beaten_while_we_watched(tmp_path, monkeypatch):
-    monkeypatch.setattr(locks, "DEAD", 0.6)
+    monkeypatch.setattr(locks, "DEAD", 1.5)
     monkeypatch.setattr(locks, "BEAT", 0.1)
     theirs = Locks(tmp_path)
     theirs.take("a")
@@ -74,12 +74,12 @@ def test_of_another_machine_a_holder_is_dead_when_its_heart_has_not_beaten_while
     elsewhere(tmp_path / "a.lock")
     ours = Locks(tmp_path)
     assert not ours.take("a")  # however old the file: their clock may be wrong
-    time.sleep(0.4)
+    time.sleep(1)
     os.utime(tmp_path / "a.lock")  # a beat
     assert not ours.take("a")
-    time.sleep(0.4)
+    time.sleep(1)
     assert not ours.take("a")
-    time.sleep(0.4)
+    time.sleep(1)
     assert ours.take("a")
 
 

@@ -8,8 +8,9 @@ from conftest import tiny
 
 from rossbench.config.scenarios import specs_of
 from rossbench.runner import run as runner
+from rossbench.store import results
 from rossbench.store.maintenance import LEFT_OVER, Holdings, read_spec, verify
-from rossbench.store.store import Store, write_atomically
+from rossbench.store.store import Store, encode, write_atomically
 
 
 @pytest.fixture
@@ -19,7 +20,7 @@ def store(finished, tmp_path):
 
 
 def test_every_artifact_is_listed_with_its_size_and_its_users(store):
-    found = Holdings(store).artifacts()
+    found = Holdings.of(store).artifacts()
     assert [one.spec for one in found if one.spec.stage == "pretrain"] == [
         tiny().cells[row, row, 0].finetune.pretrain for row in (0, 1)
     ]
@@ -34,19 +35,15 @@ def test_every_artifact_is_listed_with_its_size_and_its_users(store):
 def test_what_several_scenarios_share_is_used_by_all(store):
     runner.run(tiny("digits-low-to-high", train_epsilons=(0,), eval_epsilons=(0,)), store=store, device="cpu")
     runner.run(tiny("digits-low-to-low", train_epsilons=(0,), eval_epsilons=(0,)), store=store, device="cpu")
-    users = {str(one.spec): one.used_by for one in Holdings(store).artifacts()}
+    users = {str(one.spec): one.used_by for one in Holdings.of(store).artifacts()}
     assert users["pretrain digits-low ε=0"] == ("digits-low-to-high", "digits-low-to-low")
     assert users["pretrain digits ε=0"] == ("digits",)
 
 
 def test_audits_have_users_while_their_cells_do(store):
     runner.audit(store=store, device="cpu")
-    assert {one.used_by for one in Holdings(store).artifacts() if one.spec.stage == "audit"} == {("digits",)}
-    assert Holdings(store).garbage() == {}
-
-
-def test_a_store_in_use_has_no_garbage(store):
-    assert Holdings(store).garbage() == {}
+    assert {one.used_by for one in Holdings.of(store).artifacts() if one.spec.stage == "audit"} == {("digits",)}
+    assert Holdings.of(store).garbage() == {}
 
 
 def test_garbage_is_what_nobody_needs(store):
@@ -60,7 +57,7 @@ def test_garbage_is_what_nobody_needs(store):
     (root / "locks").mkdir(exist_ok=True)
     (root / "locks" / f"{cell.key}.lock").write_text("")
     (root / "locks" / "0123456789abcdef.lock").write_text("")
-    assert Holdings(store).garbage() == {
+    assert Holdings.of(store).garbage() == {
         old: "left behind by a process that was killed",
         root / "damaged" / "x": "damaged",
         store.resume_path(cell): "of a stage that is done",
@@ -71,16 +68,16 @@ def test_garbage_is_what_nobody_needs(store):
 def test_without_its_note_a_run_is_garbage(store):
     for path, _ in store.notes():
         path.unlink()
-    assert set(Holdings(store).garbage()) == {store.path(spec) for spec in specs_of([tiny()])}
+    assert set(Holdings.of(store).garbage()) == {store.path(spec) for spec in specs_of([tiny()])}
 
 
 def test_what_an_unfinished_run_may_need_is_kept(store):
     """Its note says which cells it was to make, and they are not there."""
     shutil.rmtree(store.path(tiny().cells[1, 1, 0.5]))
     shutil.rmtree(store.path(tiny().cells[1, 1, 0]))
-    assert Holdings(store).unfinished
-    assert Holdings(store).garbage() == {}
-    users = {one.spec: one.used_by for one in Holdings(store).artifacts()}
+    assert Holdings.of(store).unfinished
+    assert Holdings.of(store).garbage() == {}
+    users = {one.spec: one.used_by for one in Holdings.of(store).artifacts()}
     assert users[tiny().cells[1, 1, 0].finetune.pretrain] == ()
 
 
@@ -109,7 +106,7 @@ def test_an_artifact_that_is_not_whole_is_damaged(store, sums):
 
 def test_nothing_is_a_whole_store(tmp_path):
     assert verify(Store(tmp_path / "nowhere")) == (0, 0, [])
-    assert Holdings(Store(tmp_path / "nowhere")).artifacts() == []
+    assert Holdings.of(Store(tmp_path / "nowhere")).artifacts() == []
 
 
 # --- the command line ----------------------------------------------------------------------------------------
@@ -147,3 +144,25 @@ def test_gc_says_what_would_go_and_then_deletes_it(store, rossbench):
     assert rossbench("store", "gc")[1].splitlines()[-1].startswith("1 deleted, ")
     assert cell not in store
     assert rossbench("store", "gc")[1] == "0 deleted, 0 bytes\n"
+
+
+def test_rm_deletes_a_run_and_what_no_other_needs(store, rossbench):
+    """Two protocols share the encoders; a third try stopped before it had anything to show."""
+    kept = {spec.key for spec in specs_of([tiny()])}
+    other = tiny(test_limit=50, train_epsilons=(1,))
+    for scenario in (other, tiny(test_limit=60, train_limit=50)):
+        store.write_note(scenario.name, scenario.protocol, encode(runner.note_of(scenario)))
+    assert len(results.load(store)) == len(results.load(store, ["digits"])) == 1  # no matrix of dashes
+    runner.run(other, store=store, device="cpu")
+    assert len(results.load(store)) == 2
+    code, out, err = rossbench("store", "rm", "digits", "--protocol", other.protocol, "--dry-run")
+    assert (code, err) == (0, "")
+    assert f"-{other.protocol}-" in out
+    assert "3 would go, " in out  # its note and its two cells: the encoder and the head are another run's too
+    assert rossbench("store", "rm", "digits", "--protocol", other.protocol)[1].splitlines()[-1].startswith("3 deleted")
+    assert {one.spec.key for one in Holdings.of(store).artifacts()} == kept
+    assert "unknown scenario in rossbench-store 'digitz'; did you mean digits?" in rossbench("store", "rm", "digitz")[2]
+    assert "unknown protocol of digits 'abc'" in rossbench("store", "rm", "digits", "--protocol", "abc")[2]
+    write_atomically(store.resume_path(other.cells[1, 1, 0.5]), b"of nobody then")
+    assert rossbench("store", "rm", "digits")[0] == 0
+    assert [path for path in store.root.rglob("*") if path.is_file()] == [store.root / "FORMAT"]

@@ -216,7 +216,7 @@ def test_a_collapsed_encoder_is_marked_on_the_page_and_in_figures(collapsed):
     html = page.render(["digits"], matrices, [], "now")
     assert html.count("ε=1 of seed 0 COLLAPSED: its loss is that of constant features") == 1
     models = choose(matrices)
-    assert labels(models) == ["ε = 0", "ε = 1, collapsed"]
+    assert labels(models) == ["model ε = 0", "model ε = 1, collapsed"]
     loss = training(data, models).axes[0]
     assert loss.lines[-2].get_ydata()[0] == pytest.approx(math.log(39))
     assert list(loss.lines[-1].get_xdata()) == [1, 2]

@@ -17,17 +17,12 @@ TABLES = {table.number: table for table in published()}
 # --- the transcription -------------------------------------------------------------------------------------
 
 
-def test_seven_tables_of_six_by_six():
+def test_seven_tables_of_six_by_six_of_rows_of_their_scenarios():
     assert list(TABLES) == ["5.1", "5.2", "5.3", "5.4", "5.5", "5.6", "5.7"]
     for table in published():
         assert table.columns == (0, 0.2, 0.4, 0.6, 0.8, 1)
         assert [len(line.values) for line in table.rows] == [6] * 6
         assert table.section.startswith("5.4.")
-        assert table.scenarios <= set(registry.names())
-
-
-def test_every_row_is_one_of_its_scenario():
-    for table in published():
         for line in table.rows:
             scenario = registry.get(line.scenario)
             assert line.model in scenario.rows
@@ -92,16 +87,10 @@ def test_more_robust_training_costs_natural_accuracy_in_every_table():
 
 
 def record(cell, top1):
-    known = {field.name: None for field in dataclasses.fields(Record)}
-    given = {"key": cell.key, "spec": cell, "n": 10_000, "mcc": 0.0, "scenario": "x", "deviations": {}, "classes": 10}
-    given |= {
-        "seed": cell.seed,
-        "top1_right": max(0, round(100 * top1)),
-        "top5_right": 10_000,
-        "wilson95": {},
-        "schema": 5,
-    }
-    return Record(**{**known, **given, "seconds": {"evaluate": 1.0}, "created": "", "provenance": {}})
+    given = dict.fromkeys(field.name for field in dataclasses.fields(Record) if field.name != "schema")
+    given |= {"key": cell.key, "spec": cell, "n": 10_000, "mcc": 0.0, "scenario": "x", "deviations": {}, "classes": 10}
+    given |= {"seed": cell.seed, "top1_right": max(0, round(100 * top1)), "top5_right": 10_000, "wilson95": {}}
+    return Record(**{**given, "seconds": {"evaluate": 1.0}, "created": "", "provenance": {}})
 
 
 def matrix(name, shift=0.0, rows=None, ran=None, **changes):
@@ -142,17 +131,12 @@ def only(comparisons, number="5.1"):
     return one
 
 
-def test_a_run_that_gives_the_published_numbers_agrees_in_all():
-    one = only(compare([matrix("cifar10-to-cifar10")]))
-    assert one.refusal is None
-    assert one.within(0) == (36, 36)
-    assert one.agreement() == pytest.approx([1] * 6)
-
-
-@pytest.mark.parametrize(("shift", "tolerance", "near"), [(0.5, 0.49, 0), (0.5, 0.5, 36), (-0.15, 0.2, 36)])
-def test_cells_within_a_tolerance_are_counted(shift, tolerance, near):
+@pytest.mark.parametrize(("shift", "tolerance", "near"), [(0, 0, 36), (0.5, 0.49, 0), (0.5, 0.5, 36), (-0.15, 0.2, 36)])
+def test_a_run_in_the_published_order_agrees_and_cells_within_a_tolerance_are_counted(shift, tolerance, near):
     one = only(compare([matrix("cifar10-to-cifar10", shift)]))
+    assert one.refusal is None
     assert one.within(tolerance) == (near, 36)
+    assert shift or one.agreement() == pytest.approx([1] * 6)
 
 
 def test_rows_in_the_opposite_order_disagree():
@@ -171,7 +155,7 @@ def test_with_one_row_there_is_no_order_and_without_a_published_cell_no_comparis
     elsewhere = changed(train_epsilons=(0.1,), eval_epsilons=(0.3,))
     cells = {place: record(cell, 50) for place, cell in elsewhere.cells.items()}
     for other in ({"cells": cells}, {"name": "digits"}):
-        with pytest.raises(InvalidValue, match=r"expected runs with published numbers, cifar10-to-cifar10, .*; got "):
+        with pytest.raises(InvalidValue, match=r"expected runs with published .*, cifar10-to-cifar10[:,] .*; got "):
             compare([dataclasses.replace(matrix("cifar10-to-cifar10"), **other)])
 
 

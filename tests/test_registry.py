@@ -50,12 +50,8 @@ def test_built_in_names():
     ]
 
 
-def test_what_is_registered_is_found():
-    assert registry.register(mine()) is registry.get("svhn-to-cifar10")
-
-
 def test_a_name_is_registered_once():
-    registry.register(mine())
+    assert registry.register(mine()) is registry.get("svhn-to-cifar10")
     with pytest.raises(InvalidValue, match="'svhn-to-cifar10' is registered already"):
         registry.register(mine())
 
@@ -66,12 +62,9 @@ def test_a_suites_members_are_its_scenarios_in_its_order():
     assert registry.members("mine") == (registry.get("digits-low-to-high"), registry.get("digits"))
     assert registry.members(suite) == registry.members("mine")
     assert "mine" not in registry.names()
+    assert registry.members("digits") == (registry.get("digits"),)
     with pytest.raises(UnknownName, match="'mine' is a suite, not a scenario; run_suite runs it"):
         registry.get("mine")
-
-
-def test_the_members_of_a_scenario_are_itself():
-    assert registry.members("digits") == (registry.get("digits"),)
 
 
 def test_suites_in_suites_give_each_scenario_once():
@@ -105,16 +98,6 @@ def test_a_suite_that_cannot_be_is_refused_and_leaves_nothing(entry, error, mess
     assert message in str(raised.value)
     assert "\n" not in str(raised.value)
     assert (registry.names(), registry.suites()) == before
-
-
-@pytest.mark.parametrize(
-    ("name", "hint"),
-    [("ross-2022", "did you mean ross2022"), ("digit", "digits"), ("zzz", "known: cifar10-to-cifar10")],
-)
-def test_an_unknown_name_gets_the_nearest_scenarios_and_suites(name, hint):
-    with pytest.raises(UnknownName, match=f"unknown scenario or suite '{name}'; ") as raised:
-        registry.members(name)
-    assert hint in str(raised.value)
 
 
 STUDIES = [
@@ -156,36 +139,31 @@ def test_only_scenarios_and_suites_are_registered():
 
 
 @pytest.mark.parametrize(
-    ("name", "hint"),
+    ("find", "name", "said"),
     [
-        ("cifar10-cifar100", "did you mean cifar10-to-cifar100 or"),
-        ("digit", "did you mean digits?"),
-        ("zzz", "known: cifar10-to-cifar10, "),
+        (registry.get, "cifar10-cifar100", "unknown scenario 'cifar10-cifar100'; did you mean cifar10-to-cifar100 or"),
+        (registry.get, "digit", "'digit'; did you mean digits?"),
+        (registry.get, "zzz", "'zzz'; known: cifar10-to-cifar10, "),
+        (registry.members, "ross-2022", "unknown scenario or suite 'ross-2022'; did you mean ross2022"),
+        (registry.members, "digit", "unknown scenario or suite 'digit'; did you mean digits"),
+        (registry.members, "zzz", "unknown scenario or suite 'zzz'; known: cifar10-to-cifar10"),
     ],
 )
-def test_an_unknown_name_gets_the_nearest_ones(name, hint):
+def test_an_unknown_name_gets_the_nearest_ones(find, name, said):
     with pytest.raises(UnknownName) as raised:
-        registry.get(name)
-    assert hint in str(raised.value)
+        find(name)
+    assert said in str(raised.value)
 
 
-def test_a_file_registers(tmp_path):
+OWN = """
+from rossbench.registry import Scenario, Suite, register
+mine = register(Scenario("svhn-to-cifar10", source="svhn", target="cifar10"))
+"""
+
+
+def test_a_file_registers_scenarios_and_suites(tmp_path):
     path = tmp_path / "my.py"
-    path.write_text(
-        "from rossbench.registry import Scenario, register\n"
-        "register(Scenario('svhn-to-cifar10', source='svhn', target='cifar10'))\n"
-    )
-    registry.load_file(path)
-    assert registry.get("svhn-to-cifar10") == mine()
-
-
-def test_a_file_registers_suites(tmp_path):
-    path = tmp_path / "my.py"
-    path.write_text(
-        "from rossbench.registry import Scenario, Suite, register\n"
-        "mine = register(Scenario('svhn-to-cifar10', source='svhn', target='cifar10'))\n"
-        "register(Suite('mine', (mine.name, 'digits')))\n"
-    )
+    path.write_text(OWN + "register(Suite('mine', (mine.name, 'digits')))\n")
     registry.load_file(path)
     assert registry.members("mine") == (mine(), registry.get("digits"))
 
@@ -210,30 +188,26 @@ def test_a_file_that_fails_is_named_in_one_line(tmp_path, text, message):
     assert message in str(raised.value)
 
 
-def test_plugins_are_loaded_and_a_broken_one_only_warns(monkeypatch, caplog, tmp_path):
-    (tmp_path / "good_plugin.py").write_text(
-        "from rossbench.registry import Scenario, register\n"
-        "register(Scenario('svhn-to-cifar10', source='svhn', target='cifar10'))\n"
-    )
-    (tmp_path / "bad_plugin.py").write_text("1 / 0\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    found = [importlib.metadata.EntryPoint(name, name + "_plugin", "rossbench.scenarios") for name in ("bad", "good")]
+def plugged(monkeypatch, folder, **plugins):
+    """Plug-ins as if they were installed: name -> code."""
+    for name, code in plugins.items():
+        (folder / f"{name}_plugin.py").write_text(code)
+    found = [importlib.metadata.EntryPoint(name, f"{name}_plugin", "rossbench.scenarios") for name in plugins]
+    monkeypatch.syspath_prepend(folder)
     monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: found)
+
+
+def test_plugins_are_loaded_and_a_broken_one_only_warns(monkeypatch, caplog, tmp_path):
+    plugged(monkeypatch, tmp_path, bad="1 / 0\n", good=OWN)
     with caplog.at_level(logging.WARNING):
         assert "svhn-to-cifar10" in registry.names()
     assert "plug-in bad (bad_plugin) is left out: ZeroDivisionError" in caplog.text
 
 
-def test_a_suite_may_name_what_only_a_plugin_knows(monkeypatch, tmp_path, own_registry):
-    (tmp_path / "late_plugin.py").write_text(
-        "from rossbench.registry import Scenario, register\n"
-        "register(Scenario('svhn-to-cifar10', source='svhn', target='cifar10'))\n"
-    )
-    monkeypatch.syspath_prepend(tmp_path)
-    found = [importlib.metadata.EntryPoint("late", "late_plugin", "rossbench.scenarios")]
-    monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: found)
+def test_a_suite_may_name_what_only_a_plugin_knows(monkeypatch, tmp_path):
+    plugged(monkeypatch, tmp_path, late=OWN)
     registry.register(Suite("mine", ("svhn-to-cifar10",)))
-    assert [one.name for one in registry.members("mine")] == ["svhn-to-cifar10"]
+    assert registry.members("mine") == (mine(),)
 
 
 def own(model, images, labels, epsilon, attack):

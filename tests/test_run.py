@@ -2,11 +2,7 @@
 
 import dataclasses
 import json
-import os
 import shutil
-import subprocess
-import sys
-import time
 
 import pytest
 import torch
@@ -18,7 +14,7 @@ from rossbench.config.specs import EvaluateSpec
 from rossbench.data import datasets
 from rossbench.runner import run as runner
 from rossbench.stages import metrics
-from rossbench.store import artifacts, results
+from rossbench.store import artifacts
 from rossbench.store.records import read_notes
 from rossbench.store.store import Store
 from rossbench.util.devices import resolve_device
@@ -105,7 +101,8 @@ def test_a_transfer_of_ones_own_runs_and_deviates_from_nothing(tmp_path):
 
 def test_a_model_that_draws_random_numbers_of_its_own_is_reproducible(tmp_path):
     """Drop-path takes them from torch's global generator."""
-    pretrain_only = tiny(train_epsilons=(0,), eval_epsilons=(0,), encoder="tiny_vit_5m_224", train_limit=20)
+    small = {"train_epsilons": (0,), "eval_epsilons": (0,), "train_limit": 10, "test_limit": 10}
+    pretrain_only = tiny(encoder="tiny_vit_5m_224", recipe=with_stage("pretraining", epochs=1), **small)
     weights = []
     for name in ("a", "b"):
         torch.manual_seed(len(weights))
@@ -170,7 +167,7 @@ def test_what_scenarios_of_a_suite_share_is_built_once_and_each_is_noted(own_sui
     assert found["heads"][1, 1, 0].scenario == "robust"
     assert found["heads"][1, 0, 0].scenario == "heads"
     assert found["heads"][1, 0, 0].key == own_suite[1].cells[1, 0, 0].key != found["heads"][1, 1, 0].key
-    notes = {note.name: note for note in read_notes(Store(tmp_path))}
+    notes = {note.name: note for _, note in read_notes(Store(tmp_path))}
     assert set(notes) == {"robust", "heads"}
     for one in own_suite:
         assert notes[one.name].cells == tuple((*place, cell.key) for place, cell in one.cells.items())
@@ -260,43 +257,3 @@ def test_auto_finds_a_device():
 def test_a_large_images_scenario_can_be_declared_without_its_data():
     own = Scenario("stl", source="stl10", target="stl10", encoder="resnet50")
     assert all(isinstance(cell, EvaluateSpec) for cell in own.cells.values())
-
-
-# --- processes -----------------------------------------------------------------------------------------------
-
-
-def command_line(store, options, **environment):
-    """``rossbench run digits`` as a process of its own."""
-    code = "import sys; from rossbench.cli import main; main(sys.argv[1:])"
-    command = [sys.executable, "-c", code, "run", "digits", "--device", "cpu", "--out", str(store), *options.split()]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, env={**os.environ, **environment})
-
-
-def test_a_process_killed_outright_loses_no_finished_epoch(tmp_path):
-    options = "--train-eps 1 --eval-eps 0,0.5 --epochs 40 --train-limit 130 --test-limit 40"
-    recipe = registry.get("digits").recipe
-    long = dataclasses.replace(recipe, pretraining=dataclasses.replace(recipe.pretraining, epochs=40))
-    scenario = tiny(train_epsilons=(1,), train_limit=130, recipe=long)
-    resume = Store(tmp_path / "killed").resume_path(scenario.cells[1, 1, 0].finetune.pretrain)
-    process = command_line(tmp_path / "killed", options)
-    deadline = time.monotonic() + 120
-    while not resume.exists() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    process.kill()
-    process.wait()
-    assert resume.exists()
-    steps = []
-    found = run(scenario, tmp_path / "killed", observe=steps.append)
-    assert steps[0].tick.resumed
-    assert comparable(found) == comparable(run(scenario, tmp_path / "whole"))
-
-
-def test_two_runs_at_once_share_a_store(tmp_path):
-    """Each does a row; in the end both are whole, and both are in the table."""
-    options = "--eval-eps 0,0.5 --epochs 2 --finetune-epochs 2 --train-limit 60 --test-limit 40"
-    alone = {"OMP_NUM_THREADS": "1"}  # else the three are in each other's way
-    runs = [command_line(tmp_path, f"{options} --train-eps {row}", **alone) for row in (0, 1, 1)]
-    assert [one.wait(timeout=300) for one in runs] == [0, 0, 0]
-    (matrix,) = results.load(Store(tmp_path))
-    assert (matrix.rows, matrix.columns) == ([(0, 0), (1, 1)], [0, 0.5])
-    assert len(matrix.records) == 4

@@ -15,18 +15,17 @@ def store(tmp_path):
     return Store(tmp_path / "store")
 
 
-def test_nothing_is_created_by_looking(store):
+def test_what_is_written_is_read_and_looking_creates_nothing(store):
     assert CELL not in store
     assert list(store.notes()) == []
     assert not store.root.exists()
-
-
-def test_what_is_written_is_read(store):
     store.write(CELL, {"record.json": b"{}", "more": b"\x00\xff"})
     assert CELL in store
     assert store.read(CELL, "more") == b"\x00\xff"
     assert sorted(p.name for p in store.path(CELL).iterdir()) == ["SHA256SUMS", "more", "record.json", "spec.json"]
     assert list(store.path(CELL).parent.iterdir()) == [store.path(CELL)]
+    assert CELL in Store(store.root)
+    assert (store.root / "FORMAT").read_text() == "5\n"
 
 
 def test_an_artifact_is_there_whole_or_not_at_all(store, monkeypatch):
@@ -100,12 +99,6 @@ def test_a_store_of_another_format_is_refused_in_one_line(tmp_path, made, found)
     assert f"expected format 5, got {found}, which another version" in str(raised.value)
     assert "--store" in str(raised.value)
     assert "\n" not in str(raised.value)
-
-
-def test_a_store_that_was_written_is_opened_again(store):
-    store.write(CELL, {"a": b"1"})
-    assert CELL in Store(store.root)
-    assert (store.root / "FORMAT").read_text() == "5\n"
 
 
 def test_what_is_discarded_is_gone(store):

@@ -155,6 +155,17 @@ def test_what_a_killed_process_was_building_is_taken_over_by_those_that_wait(who
     assert_equal(tmp_path, whole, longer())
 
 
+def test_a_process_killed_outright_loses_no_finished_epoch(whole, tmp_path):
+    process, steps = start(longer(), tmp_path), []
+    while not list(tmp_path.glob("resume/*.pt")):
+        time.sleep(0.01)
+    process.kill()
+    process.join()
+    runner.run(longer(), store=tmp_path, device="cpu", observe=steps.append)
+    assert steps[0].tick.resumed
+    assert_equal(tmp_path, whole, longer())
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_a_command_with_a_line_that_says_how_to_go_on(tmp_path, number, code):
     script = "import sys; from rossbench.cli import main; main(sys.argv[1:])"

@@ -110,9 +110,6 @@ def test_every_built_in_scenario_survives_json(name):
     scenario = registry.get(name)
     found = read(Scenario, encode(scenario))
     assert (found, found.protocol) == (scenario, scenario.protocol)
-
-
-def test_a_suite_survives_json():
     (suite, *_) = registry.suites()
     assert read(Suite, encode(suite)) == suite
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import io
+import os
 import shlex
 import signal
 import sys
@@ -14,7 +14,7 @@ import click
 from ..util import torchrun
 from ..util.errors import RankError, RossbenchError
 from ..util.signals import Interrupted, listening
-from . import figures, results, run, store
+from . import figures, results, run, store, terminal
 from .options import debug_option
 
 EXIT_UNEXPECTED = 1
@@ -22,28 +22,44 @@ EXIT_USAGE = 2
 EXIT_SIGNAL = 128
 """And the signal's number, as shells say it."""
 LONGEST = 2000
+_WAITING = {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0"}
+"""For torch, before it is loaded: threads without work sleep. Those that spin slow down a machine that others use."""
+_WAITS = {*_WAITING, "GOMP_SPINCOUNT"}
+"""Of these a user's own choice stays."""
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point. Errors are one line on stderr and exit code 2; --debug shows where they come from."""
     given = sys.argv[1:] if arguments is None else arguments
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a character that an encoding lacks must not end a run
     if not torchrun.is_rank_zero() and "run" not in given:  # there is nothing to share
         sys.exit()
+    if "_ROSSBENCH_COMPLETE" in os.environ:  # a shell asks, and click answers in bytes
+        cli.main(given, prog_name="rossbench")
+    os.environ.update({"MPLBACKEND": "agg"} | ({} if _WAITS & set(os.environ) else _WAITING))
+    with terminal.tolerant() as stdout:
+        code = _run(given)
+        stdout_lost = terminal.lost(stdout)
+        if stdout_lost:
+            click.echo(f"rossbench: stdout: expected a place to write to, got {stdout_lost}", err=True)
+    sys.exit(code or EXIT_USAGE * bool(stdout_lost))
+
+
+def _run(given: list[str]) -> int:
+    """Run a command line; gives its exit code."""
     try:
         with listening():
-            sys.exit(cli.main(given, prog_name="rossbench", standalone_mode=False) or 0)  # a code, where one exits
+            return cli.main(given, prog_name="rossbench", standalone_mode=False) or 0  # a code, where one exits
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message())
+        return 0
     except (Exception, KeyboardInterrupt, Interrupted) as error:
         message, code = _explain(error, given)
         if not torchrun.is_rank_zero() and _is_said_by_rank_0(error):
-            sys.exit(code if isinstance(error, Interrupted) else 0)  # torchrun ends rank 0 when another fails
+            return code if isinstance(error, Interrupted) else 0  # torchrun ends rank 0 when another fails
         if "--debug" in given:
             traceback.print_exc()
         click.echo(f"rossbench: {_one_line(message)}", err=True)
-        sys.exit(code)
+        return code
 
 
 def _is_said_by_rank_0(error: BaseException) -> bool:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from ..config.scenarios import Scenario, specs_of
 from ..config.specs import AnySpec, EvaluateSpec, FinetuneSpec, PretrainSpec
 from ..store.store import Store
+from .terminal import Console
 
 if TYPE_CHECKING:
     from ..models.encoders import Encoder

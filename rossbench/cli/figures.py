@@ -7,21 +7,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from ..config.scenarios import Row
+from ..data.datasets import count
 from ..store import results
 from ..store.store import Store
+from ..util.epsilons import check_models, format_epsilon
 from ..util.errors import InvalidValue
 from . import options
+from .terminal import Console
 
 if TYPE_CHECKING:
     from ..report.figure_data import FigureData, Model
 
 FORMS = ("png", "svg", "pdf")
-_names = click.argument("names", nargs=-1, required=True, metavar="NAME...")
+_names = click.argument("names", nargs=-1, required=True, metavar="NAME...", shell_complete=options.complete_names)
 _source = options.together(options.scenario_file, options.protocol, options.store, options.data_dir, options.device)
 _epsilons = click.option("--eval-eps", "epsilons", callback=options.epsilons, help="Evaluation epsilons.")
 _stage = click.option(
@@ -68,7 +70,7 @@ def _add(kind: str, default: str, text: str, *choices: options.Decorator) -> Non
     @options.debug_option
     def command(names: tuple[str, ...], rows: tuple[Row, ...], save: Path | None, **given: Any) -> None:
         target = options.place(save, f"{'-'.join(names)}-{kind}.png", FORMS)
-        data, matrices = _open(names, given)
+        data, matrices = _open(names, rows, given)
         from ..report import figures
         from ..report.figure_data import choose, ends
         from ..report.plot_style import to_bytes
@@ -83,13 +85,34 @@ def _add(kind: str, default: str, text: str, *choices: options.Decorator) -> Non
                 click.echo(f"rossbench: {matrix.name}: {matrix.notes()[0]}", err=True)
 
 
-def _open(names: tuple[str, ...], given: dict[str, Any]) -> tuple[FigureData, list[results.ResultMatrix]]:
+def _open(
+    names: tuple[str, ...], rows: tuple[Row, ...], given: dict[str, Any]
+) -> tuple[FigureData, list[results.ResultMatrix]]:
     """The data of the store, and the matrices of these names in it; takes the options of ``_source``."""
     store, protocol = Store(given.pop("store")), given.pop("protocol")
-    matrices = results.one_protocol(results.load(store, names, protocol))  # before torch is loaded, which takes seconds
+    matrices = results.one_protocol(results.load(store, names, protocol))
+    _check(matrices, rows, given.get("epsilons"), given.get("limit"))  # before torch is loaded, which takes seconds
     with Console(stderr=True).status("loading torch"):
         from ..report.figure_data import FigureData
     return FigureData(store, given.pop("data_dir"), given.pop("device")), matrices
+
+
+def _check(
+    matrices: list[results.ResultMatrix], rows: tuple[Row, ...], epsilons: tuple[float, ...] | None, limit: int | None
+) -> None:
+    """InvalidValue for models, epsilons or a number of images that the store has no evaluation of."""
+    check_models(rows, {row for matrix in matrices for row in matrix.rows})
+    known = sorted({column for matrix in matrices for column in matrix.columns})
+    for epsilon in epsilons or ():
+        if epsilon not in known:
+            there = ", ".join(map(format_epsilon, known))
+            raise InvalidValue(f"--eval-eps: expected an evaluated epsilon, {there}, got {format_epsilon(epsilon)}")
+    records = [record for matrix in matrices for record in matrix.records]
+    most = min((record.n for record in records), default=0)
+    if limit is not None and limit > most:
+        raise InvalidValue(f"--limit: expected at most the {most} images of the evaluation, got {limit}")
+    for target in sorted({record.spec.finetune.target for record in records}):
+        count(target, "test", limit)
 
 
 _add("robustness", "all", "Plot a metric against the evaluation epsilon, one curve per model.", options.metric)
@@ -107,9 +130,9 @@ _model = click.option(
 )
 
 
-def _one(name: str, rows: tuple[Row, ...], given: dict[str, Any]) -> tuple[FigureData, Model]:
+def _one(name: str, rows: tuple[Row, ...], given: dict[str, Any], limit: int | None = None) -> tuple[FigureData, Model]:
     """The data of the store, and the model of a scenario that was asked for."""
-    data, matrices = _open((name,), given)
+    data, matrices = _open((name,), rows, {"limit": limit, **given})
     from ..report.figure_data import choose
 
     models = choose(matrices, rows)
@@ -119,7 +142,7 @@ def _one(name: str, rows: tuple[Row, ...], given: dict[str, Any]) -> tuple[Figur
 
 
 @click.command()
-@click.argument("name")
+@options.name
 @_model
 @_source
 @options.debug_option
@@ -133,7 +156,7 @@ def layers(name: str, rows: tuple[Row, ...], **given: Any) -> None:
 
 
 @click.command()
-@click.argument("name")
+@options.name
 @_model
 @click.option("--layer", default="encoder", show_default=True, help="Layer name, as listed by rossbench layers.")
 @_attack
@@ -152,7 +175,7 @@ def features(
 ) -> None:
     """Save a layer's features of clean or attacked test images, and labels, as NumPy arrays."""
     target = options.place(save, f"{name}-{layer}.npz", ("npz",))
-    data, model = _one(name, rows, given)
+    data, model = _one(name, rows, given, limit)
     import numpy as np
 
     found, labels = data.features(model, layer, epsilon or 0, limit)

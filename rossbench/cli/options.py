@@ -136,11 +136,12 @@ def _check_weights_exist(ctx: click.Context, param: click.Parameter, value: str 
     if value is None:
         return None
     kind, _, name = value.partition(":")
+    name = os.path.expanduser(name)
     known = {"hf-hub": re.fullmatch(r"[\w./@-]+", name), "local-dir": os.path.isfile(os.path.join(name, "config.json"))}
     if kind in known and not known[kind]:
         raise click.BadParameter(f"expected a model that timm can load, got {value!r:.200}", ctx, param)
-    source = value if kind in known else os.path.expanduser(value)
-    if kind not in known and not os.path.isfile(source):
+    source = f"{kind}:{name}" if kind in known else os.path.expanduser(value)
+    if kind not in known and not os.path.isfile(source) and not os.path.isdir(source):  # which reading says more of
         expected = "expected a file, hf-hub:NAME or local-dir:PATH"
         raise click.BadParameter(f"{expected}, got {value!r:.200}, and there is no such file", ctx, param)
     return source
@@ -153,6 +154,12 @@ def _needs_cost(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
     return value
 
 
+def complete_names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """Names of scenarios and suites, for the completion of a shell."""
+    known = [*registry.names(), *(suite.name for suite in registry.suites())]
+    return [name for name in known if name.startswith(incomplete)]
+
+
 def together(*decorators: Decorator) -> Decorator:
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         for decorator in reversed(decorators):
@@ -163,8 +170,12 @@ def together(*decorators: Decorator) -> Decorator:
 
 
 option = click.option
+name = click.argument("name", shell_complete=complete_names)
+some_names = click.argument("names", nargs=-1, metavar="[NAME]...", shell_complete=complete_names)
 debug_option = option("--debug", is_flag=True, expose_value=False, help="Show the traceback of an error.")
 json_option = option("--json", "as_json", is_flag=True, help="Print JSON.")
+no_audit = option("--no-audit", is_flag=True, help="Do not audit the models; rossbench audit does it later.")
+threads = option("--threads", type=click.IntRange(1, 1024), help="Threads on the CPU; moves the last bits of results.")
 quiet = option("--quiet", is_flag=True, help="Print results and errors only, no progress.")
 scenario_file = option(
     "--scenario-file",
@@ -174,7 +185,13 @@ scenario_file = option(
     callback=_load_scenario_file,
     help="Python file that registers your own scenarios.",
 )
-_of_store: dict[str, Any] = {"default": STORE, "show_default": True, "help": "Folder of artifacts and records."}
+_of_store: dict[str, Any] = {
+    "default": STORE,
+    "show_default": True,
+    "envvar": "ROSSBENCH_STORE",
+    "show_envvar": True,
+    "help": "Folder of artifacts and records.",
+}
 store = option("--out", "--store", "store", type=FOLDER, **_of_store)
 store_to_write = option("--out", "--store", "store", type=FOLDER, callback=_check_writable, **_of_store)
 data_dir = option("--data-dir", type=FOLDER, help="[default: ROSSBENCH_DATA or ~/.cache/rossbench/data]")
@@ -225,7 +242,7 @@ overrides = together(
     option("--size", type=_COUNT, help="Height and width in pixels to which images are resized."),
     option("--seed", type=click.IntRange(0, 2**62), help="Random seed."),
     option("--seeds", callback=_seeds, help="Random seeds, such as 0,1,2; everything runs once per seed."),
-    option("--encoder", help="Architecture: conv3, a timm model, or a timm ResNet with :cifar appended."),
+    option("--encoder", help="Architecture: conv3, a timm model, or a timm ResNet with :cifar or :cifar-pad2."),
     option(
         "--encoder-weights",
         metavar="SOURCE",
@@ -236,8 +253,14 @@ overrides = together(
         "--encoder-normalization",
         callback=_normalization,
         metavar="NORM",
-        help="Its input normalization: none, imagenet, cifar10 or mean/std as R,G,B/R,G,B.  [default: none]",
+        help="Its input normalization: none, imagenet, cifar10 or mean/std as R,G,B/R,G,B.  [default: the file's]",
     ),
+    option(
+        "--encoder-bn",
+        type=click.Choice(["clean", "adversarial"]),
+        help="Which of its BatchNorms, where it has several.  [default: adversarial]",
+    ),
+    option("--encoder-prefix", metavar="NAME", help="Which encoder of the file, such as teacher or encoder_q."),
     option("--precision", type=click.Choice(["float32", "bfloat16"]), help="Pretraining precision."),
     option("--attacked", type=click.Choice(["all", "correct"]), help="Attack all or only correctly classified images."),
     option("--attack", help="Evaluation attack: name, settings or both, such as pgd,steps=100,restarts=5."),

@@ -28,6 +28,8 @@ _SHORTHANDS = {
     "attacked": "recipe.evaluation.attacked",
 }
 """Options of one field each, and its path from the scenario."""
+_OF_FILE = ("normalization", "bn", "prefix")
+"""What --encoder-... says of a file of weights."""
 
 
 def parse_setting(text: str) -> tuple[str, Any]:
@@ -80,13 +82,15 @@ def _check_combination(given: Mapping[str, Any], changes: Mapping[str, Any]) -> 
     if given["seeds"] and "seed" in changes:
         raise click.UsageError("--seed and --seeds are mutually exclusive")
     source: str | None = given["encoder_weights"]
+    of_file = [f"--encoder-{name}" for name in _OF_FILE if given[f"encoder_{name}"] is not None]
     if source is None:
-        if given["encoder_normalization"] is not None:
-            raise click.UsageError("--encoder-normalization needs --encoder-weights")
+        if of_file:
+            raise click.UsageError(f"{of_file[0]} needs --encoder-weights")
         return
     for path, item in changes.items():
         if path.startswith("recipe.pretraining.") or (path == "train_epsilons" and item != (0,)):
             field = path.removeprefix("recipe.")
             raise click.UsageError(f"{field} cannot be set with --encoder-weights, which replaces pretraining")
-    if source.startswith(("hf-hub:", "local-dir:")) and ("encoder" in changes or given["encoder_normalization"]):
-        raise click.UsageError(f"--encoder and --encoder-normalization cannot be set with {source}, which has its own")
+    of_file = ["--encoder"] * ("encoder" in changes) + of_file
+    if source.startswith(("hf-hub:", "local-dir:")) and of_file:
+        raise click.UsageError(f"{' and '.join(of_file)} cannot be set with {source}, which has its own")

@@ -8,22 +8,22 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import click
-from rich.console import Console
 from rich.markup import escape
 
 from ..report import audits, formats, tables
 from ..report import published as comparing
 from ..store import results
 from ..store.store import Store
-from ..util.epsilons import parse_models
+from ..util.epsilons import check_models, parse_models
 from ..util.errors import NotComparable
 from . import options
+from .terminal import Console
 
 EXIT_FAILED_AUDIT = 3
 
 
 @click.command()
-@click.argument("names", nargs=-1, metavar="[NAME]...")
+@options.some_names
 @options.metric
 @click.option(
     "--format",
@@ -96,7 +96,7 @@ def _print(shown: Sequence[tables.Table], form: str) -> None:
 
 
 @click.command()
-@click.argument("names", nargs=-1, metavar="[NAME]...")
+@options.some_names
 @options.protocol
 @options.store
 @options.data_dir
@@ -118,7 +118,7 @@ def audit(names: tuple[str, ...], protocol: str | None, store: Path, data_dir: P
 
 
 @click.command()
-@click.argument("names", nargs=-1, metavar="[NAME]...")
+@options.some_names
 @click.option(
     "--tolerance", type=options.Number(min=0), default=2.0, show_default=True, help="Tolerance in percentage points."
 )
@@ -156,6 +156,8 @@ def _compare_models(names: Sequence[str], store: Store, protocol: str | None) ->
     if len(names) != 2 or len(models) != 2 or any(len(model) != 1 for model in models):
         raise click.UsageError(f"expected two models, such as digits@0 digits@1, got {' '.join(names)}")
     matrices = [results.one_protocol(results.load(store, [name], protocol)) for name, _, _ in places]
+    for of, model in zip(matrices, models, strict=True):
+        check_models(model, {row for matrix in of for row in matrix.rows})
     with Console(stderr=True).status("loading torch"):
         from ..report.figure_data import choose
         from ..report.model_comparison import compare_models

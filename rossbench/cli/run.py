@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
@@ -28,6 +27,7 @@ from ..util.epsilons import EPS, format_epsilon, format_model
 from ..util.values import encode, flatten
 from . import costs, options
 from .overrides import changed_scenarios
+from .terminal import Console
 
 if TYPE_CHECKING:
     from ..models.pretrained import PretrainedEncoder
@@ -66,7 +66,7 @@ def _facts_of_set(data: DatasetInfo) -> dict[str, int]:
 
 
 @click.command()
-@click.argument("name")
+@options.name
 @options.overrides
 @options.costs
 @options.device
@@ -118,7 +118,7 @@ def _print_matrix(console: Console, scenario: Scenario) -> None:
 
 
 def _print_json(content: dict[str, Any]) -> None:
-    click.echo(encode(content), nl=False)
+    click.echo(encode(content).decode(), nl=False)
 
 
 def _facts(scenario: Scenario) -> dict[str, Any]:
@@ -131,11 +131,11 @@ def _given(scenarios: list[Scenario], changed: dict[str, Any]) -> tuple[list[Sce
     source: str | None = changed["encoder_weights"]
     if source is None:
         return scenarios, []
-    from ..models import checkpoints, pretrained
+    from ..models import checkpoints
 
-    normalization = changed["encoder_normalization"] or pretrained.NONE
+    choices = {name: changed[f"encoder_{name}"] for name in ("normalization", "bn", "prefix")}
     keys = [(scenario.encoder, scenario.pixels) for scenario in scenarios]
-    found = {key: checkpoints.read(source, *key, normalization) for key in dict.fromkeys(keys)}
+    found = {key: checkpoints.read(source, *key, **choices) for key in dict.fromkeys(keys)}
     made = [
         replace(scenario, encoder=found[key].name, weights=found[key].weights)
         for scenario, key in zip(scenarios, keys, strict=True)
@@ -175,13 +175,15 @@ def _settings(scenario: Scenario) -> dict[str, str]:
 
 
 @click.command()
-@click.argument("name")
+@options.name
 @options.overrides
 @options.device
 @options.data_dir
 @options.store_to_write
 @options.tensorboard
 @options.workers
+@options.no_audit
+@options.threads
 @options.quiet
 @options.json_option
 @options.scenario_file
@@ -196,6 +198,8 @@ def run(
     ray: str | None,
     cpus: float | None,
     gpus: float | None,
+    no_audit: bool,
+    threads: int | None,
     quiet: bool,
     as_json: bool,
     **changed: Any,
@@ -205,10 +209,14 @@ def run(
     scenarios = changed_scenarios(name, changed)
     console = Console(quiet=quiet or not torchrun.is_rank_zero(), stderr=as_json)
     with console.status("loading torch") if console.is_terminal else contextlib.nullcontext():
+        import torch
+
         from ..runner import display, progress, run
         from ..stages import pretrain
         from ..util import distributed
         from ..util.devices import resolve_device
+    if threads is not None:
+        torch.set_num_threads(threads)
     scenarios, given = _given(scenarios, changed)
     for one in given:
         console.print(escape(str(one)), soft_wrap=True)
@@ -235,7 +243,7 @@ def run(
 
             where["executor"] = stack.enter_context(cluster.connected(ray, cpus or 1.0, gpus or 0.0, device))
         run.run_suite(scenarios, encoders=given, shard=shard, **where)
-        for scenario in scenarios:
+        for scenario in () if no_audit else scenarios:
             (matrix,) = results.load(Store(store), [scenario.name], scenario.protocol)
             if shard == (1, 1) or len(matrix.records) == len(matrix.cells):  # the last shard audits all
                 run.audit([scenario.name], protocol=scenario.protocol, **where)

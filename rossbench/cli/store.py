@@ -1,11 +1,10 @@
-"""store list, verify and gc: the contents of a store, its checksums, and garbage collection."""
+"""store list, verify, gc and rm: the contents of a store, its checksums, and what is deleted from it."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import click
-from rich.console import Console
 from rich.filesize import decimal
 from rich.markup import escape
 from rich.table import Table
@@ -14,6 +13,7 @@ from ..store.maintenance import Holdings, remove, verify
 from ..store.store import Store
 from ..util.errors import StoreError
 from . import options
+from .terminal import Console
 
 EXIT_DAMAGED = 3
 
@@ -37,7 +37,7 @@ def _open(path: Path) -> Store:
 @options.debug_option
 def list_(store: Path) -> None:
     """List artifacts with size, age and the scenarios that use them."""
-    holdings = Holdings(_open(store))
+    holdings = Holdings.of(_open(store))
     table = Table(show_edge=False)
     for title in ("artifact", "key", "size", "age", "used by"):
         table.add_column(title, no_wrap=title in ("key", "size", "age"), justify="right" if title == "size" else "left")
@@ -65,13 +65,30 @@ def verify_(store: Path) -> None:
         raise click.exceptions.Exit(EXIT_DAMAGED)
 
 
+_dry_run = click.option("--dry-run", is_flag=True, help="List what would be deleted.")
+
+
 @store_.command("gc")
-@click.option("--dry-run", is_flag=True, help="List what would be deleted.")
+@_dry_run
 @options.store
 @options.debug_option
 def gc(store: Path, dry_run: bool) -> None:
     """Delete leftovers of killed processes, damaged files, and artifacts that no run uses."""
-    found = Holdings(_open(store)).garbage()
+    _remove(Holdings.of(_open(store)).garbage(), dry_run)
+
+
+@store_.command("rm")
+@options.name
+@_dry_run
+@options.protocol
+@options.store
+@options.debug_option
+def rm(name: str, store: Path, protocol: str | None, dry_run: bool) -> None:
+    """Delete a scenario's runs, and what no other run needs. Other runs keep what they share with it."""
+    _remove(Holdings.of(_open(store)).of_runs(name, protocol), dry_run)
+
+
+def _remove(found: dict[Path, str], dry_run: bool) -> None:
     size = sum(file.stat().st_size for path in found for file in (path, *path.rglob("*")) if file.is_file())
     for path, why in found.items():
         click.echo(f"{path}: {why}")

@@ -27,7 +27,7 @@ Place = tuple[float, float, float]
 """A cell's epsilons: of pretraining, finetuning and evaluation."""
 NAME = r"[a-z0-9][a-z0-9._-]{0,63}"
 """How names of scenarios, suites and data sets are spelled: such a file's name leads nowhere else."""
-_ENCODER = re.compile(r"[a-z0-9][\w.-]{0,99}(:cifar)?|module:.+", re.IGNORECASE | re.ASCII)
+_ENCODER = re.compile(r"[a-z0-9][\w.-]{0,99}(:cifar(-pad2)?)?|module:.+", re.IGNORECASE | re.ASCII)
 
 
 @value
@@ -43,7 +43,8 @@ class Scenario:
     target: str
     recipe: Recipe = Recipe()
     encoder: str = "resnet18"
-    """A name of ``rossbench.encoders``: any timm model, with ``:cifar`` appended for ResNets with a CIFAR stem."""
+    """A name of ``rossbench.encoders``: any timm model, with ``:cifar`` or ``:cifar-pad2`` appended for ResNets with
+    a CIFAR stem."""
     train_epsilons: Epsilons = _GRID
     """Of pretraining."""
     finetune_epsilons: Epsilons | None = None
@@ -63,7 +64,7 @@ class Scenario:
     def __post_init__(self) -> None:
         _check_name("Scenario", self.name)
         if not _ENCODER.fullmatch(self.encoder):
-            expected = "conv3, a timm model, or a timm ResNet with :cifar appended"
+            expected = "conv3, a timm model, or a timm ResNet with :cifar or :cifar-pad2 appended"
             raise InvalidValue(f"Scenario.encoder: expected {expected}, got {self.encoder!r:.100}")
         if self.weights and not re.fullmatch("[0-9a-f]{16}", self.weights):
             raise InvalidValue(f"Scenario.weights: expected 16 hex digits, got {self.weights!r}")

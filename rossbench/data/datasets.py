@@ -92,7 +92,7 @@ DATASETS = {
 def facts(name: str) -> DatasetInfo:
     """The facts of a data set; UnknownName with the nearest names if there is none."""
     if name not in DATASETS:
-        raise unknown("data set", name, DATASETS)
+        raise unknown("data set", name, DATASETS, "one of a scenario file needs --scenario-file")
     return DATASETS[name]
 
 

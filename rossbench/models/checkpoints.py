@@ -1,160 +1,251 @@
-"""State dicts of timm, torchvision and lightly, and timm's own sources: checkpoints of encoders trained elsewhere."""
+"""Checkpoints of encoders that were trained elsewhere: files, of which no code is ever run, and timm's own sources."""
 
 from __future__ import annotations
 
+import argparse
+import datetime
+import decimal
+import json
+import logging
+import pathlib
+import pickle
 import re
+import types
+import uuid
 import warnings
-from collections import Counter
-from collections.abc import Iterable, Mapping
+import zipfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import timm
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch.serialization import safe_globals
 
-from ..util.errors import InvalidValue
-from . import encoders
-from .encoders import CIFAR_STEM
-from .pretrained import NONE, UNUSED, Normalization, PretrainedEncoder, given
+from ..util.errors import InvalidValue, one_line
+from . import dialects, encoders
+from .dialects import Choices
+from .pretrained import NONE, Normalization, PretrainedEncoder, given
 
 SOURCES = ("hf-hub:", "local-dir:")
 """What timm calls models that bring their architecture, mean and std with them."""
-_CONTAINERS = ("state_dict", "model_state_dict", "teacher", "model", "encoder", "backbone", "net")
-_HEAD = re.compile(r"(fc|heads?|linear|last_linear|mlp|classif\w*|proj\w*|pred\w*|prototypes|queue\w*|\w+_head)")
+_UNREACHABLE = re.compile(r"offline|connect|timed? ?out|resolve|network|LocalEntryNotFound|MaxRetry", re.IGNORECASE)
 
 
-def read(source: str, name: str, size: int, normalization: Normalization = NONE) -> PretrainedEncoder:
+def read(
+    source: str,
+    name: str,
+    size: int,
+    normalization: Normalization | None = None,
+    *,
+    bn: str | None = None,
+    prefix: str | None = None,
+) -> PretrainedEncoder:
     """The encoder of a file, or of timm's ``hf-hub:...`` or ``local-dir:...``, for images of ``size`` pixels square.
 
-    ``name``: the architecture, see encoders.build; it and ``normalization`` are for files alone. Raises InvalidValue
-    when the source cannot be read, holds NaN, or is not the whole of that encoder.
+    ``name``: the architecture, see encoders.build. ``normalization``: None for the file's own, or none. ``bn``: clean
+    or adversarial, of an encoder with several BatchNorms; adversarial if it is None. ``prefix``: of the encoder's
+    names, where the file has several encoders. All four are for files alone. Raises InvalidValue when the source cannot
+    be read, holds NaN, is not the whole of that encoder, or leaves open what is meant.
     """
     if source.startswith(SOURCES):
         return _from_timm(source, size)
     path = Path(source)
+    content = _content(path)
     encoder = encoders.build(name, size, seed=0)
-    matched, prefix, dropped = _fitted(path.name, name, encoder.backbone, _state(path))
-    encoder.backbone.load_state_dict(matched, strict=False)  # all but UNUSED, as _fitted has seen to
-    return given(name, encoder, normalization, {"from": path.name, "prefix": prefix, "dropped": dropped})
+    fit = dialects.fit(path.name, name, encoder.backbone, content, Choices(normalization, bn, prefix))
+    encoder.backbone.load_state_dict(fit.tensors, strict=False)  # all but counters, as fit has seen to
+    return given(name, encoder, fit.normalization or NONE, {"from": path.name, **fit.account})
 
 
 def _from_timm(source: str, size: int) -> PretrainedEncoder:
     """Built and loaded by timm with its classifier, which makes timm check every name, and then without it."""
     base = source.rstrip("/").rpartition("/")[2] if "/" in source else source
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it tells every try
     try:
         config = timm.create_model(source, pretrained=False).pretrained_cfg
         resized = {"img_size": size} if config.get("fixed_input_size") else {}
         model = timm.create_model(source, pretrained=True, **resized)
         model.reset_classifier(0)
     except Exception as error:  # timm, the hub and the network have many words for what is not there
-        raise InvalidValue(
-            f"{base}: expected a model that timm can load, got {' '.join(str(error).split())[:200]}"
-        ) from error
+        if source.startswith("hf-hub:") and _UNREACHABLE.search(f"{type(error).__name__} {error}"):
+            raise InvalidValue(
+                f"{source}: expected to reach the Hugging Face hub, got no connection; where there is one, save the "
+                "model with timm.models.save_for_hf and give local-dir:FOLDER here"
+            ) from error
+        raise InvalidValue(f"{base}: expected a model that timm can load, got {one_line(str(error))[:200]}") from error
     name = str(config["architecture"])
     encoder = encoders.build(name, size, seed=0)
-    matched, prefix, dropped = _fitted(base, name, encoder.backbone, dict(model.state_dict()))
-    encoder.backbone.load_state_dict(matched, strict=False)
+    fit = dialects.fit(base, name, encoder.backbone, model.state_dict(), Choices())
+    encoder.backbone.load_state_dict(fit.tensors, strict=False)
     probe = torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         same = torch.allclose(encoder.backbone.eval()(probe), model.eval()(probe), rtol=1e-3, atol=1e-4)
     if not same:  # arguments in its configuration that change no shape, such as another activation
         raise InvalidValue(f"{base}: expected timm's {name} as it is, got one that its configuration changes")
     normalization = tuple(map(float, config["mean"])), tuple(map(float, config["std"]))
-    return given(name, encoder, normalization, {"from": base, "prefix": prefix, "dropped": dropped})  # type: ignore[arg-type]
+    return given(name, encoder, normalization, {"from": base, **fit.account})  # type: ignore[arg-type]
 
 
 # --- files -------------------------------------------------------------------------------------------------
 
 
-def _state(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file by name, out of the containers that training code puts around them."""
+def _plain_dict(*_: object) -> dict[Any, Any]:
+    """In place of a defaultdict, which torch does not fill."""
+    return {}
+
+
+def _plain_list(items: Iterable[Any] = (), *_: object) -> list[Any]:
+    """In place of a deque."""
+    return list(items)
+
+
+_NUMPY = (np._core.multiarray._reconstruct, np._core.multiarray.scalar)  # type: ignore[attr-defined]
+_PATHS = (pathlib.PurePath, pathlib.PurePosixPath, pathlib.PureWindowsPath)
+_HARMLESS: list[Any] = [
+    *(argparse.Namespace, types.SimpleNamespace, frozenset, range, slice, decimal.Decimal, uuid.UUID),
+    *(int, float, str, bool, list, dict, set, tuple),  # what a defaultdict would make
+    *((_plain_dict, "collections.defaultdict"), (_plain_list, "collections.deque")),
+    *(datetime.datetime, datetime.date, datetime.timedelta, datetime.timezone),
+    *(np.ndarray, np.dtype, *(getattr(np.dtypes, name) for name in np.dtypes.__all__)),
+    *((one, f"numpy.{core}.multiarray.{one.__name__}") for one in _NUMPY for core in ("core", "_core")),
+    # Paths of another system, which cannot be made here, are pure ones.
+    *((one, f"{module}.{name}") for one in _PATHS for module in ("pathlib", "pathlib._local")
+      for name in (one.__name__, one.__name__.removeprefix("Pure"))),
+]  # fmt: skip
+"""What may stand beside weights, as it runs nothing, besides what torch allows."""
+
+
+def _content(path: Path) -> Any:
+    """What was saved in a file, of tensors and harmless values; InvalidValue says what else a file is."""
+    if path.is_dir():
+        raise InvalidValue(f"{path.name}: expected a file of weights, got {_folder(path)}")
     try:
-        content = load_file(path) if path.suffix == ".safetensors" else _torch_load(path)
+        with path.open("rb") as file:
+            head = file.read(512)
+        size = path.stat().st_size
+        is_safetensors = head[8:9] == b"{" and 0 < int.from_bytes(head[:8], "little") < 10**8
+        if is_safetensors:
+            return load_file(path)
+        kind = _kind(path, head)
+        if not kind:
+            with warnings.catch_warnings(action="ignore"), safe_globals(_HARMLESS), path.open("rb") as file:
+                return torch.load(file, map_location="cpu", weights_only=True)
     except SafetensorError as error:
-        raise InvalidValue(f"{path.name}: expected safetensors, got a damaged file: {error}") from error
-    while isinstance(content, Mapping) and (inner := [k for k in _CONTAINERS if isinstance(content.get(k), Mapping)]):
-        content = content[inner[0]]
-    state = content.items() if isinstance(content, Mapping) else ()
-    tensors = {str(name): value for name, value in state if isinstance(value, Tensor)}
-    if not tensors:
-        raise InvalidValue(f"{path.name}: expected a state dict, names with tensors, got {type(content).__name__}")
-    return tensors
-
-
-def _torch_load(path: Path) -> Any:
-    try:
-        with warnings.catch_warnings(action="ignore"):  # what it says of other pickles is said below
-            return torch.load(path, map_location="cpu", weights_only=True)
+        raise InvalidValue(f"{path.name}: expected safetensors, got a damaged file of {size} bytes: {error}") from error
+    except OSError as error:
+        raise InvalidValue(f"{path.name}: expected a file that can be read, got {error.strerror or error}") from error
     except Exception as error:  # torch has many words for what is no checkpoint
-        code = re.search(r"GLOBAL ([\w.]+\w)\b", str(error))
-        got = "another file, or a damaged one"
-        if code or path.read_bytes()[:1] == b"\x80":  # with which pickles begin
-            what = f"code, {code[1]}" if code else "other things"
-            got = f"a pickle of {what}, which is not run; save model.state_dict() alone"
-        raise InvalidValue(
-            f"{path.name}: expected weights, written by torch.save or as .safetensors, got {got}"
-        ) from error
+        kind = _refused(error, head)
+        raise InvalidValue(_expected(path, kind)) from error
+    raise InvalidValue(_expected(path, kind))
 
 
-# --- names -------------------------------------------------------------------------------------------------
+def _expected(path: Path, kind: str) -> str:
+    return f"{path.name}: expected weights, written by torch.save or as .safetensors, got {kind}"
 
 
-def _fitted(
-    source: str, name: str, backbone: nn.Module, found: dict[str, Tensor]
-) -> tuple[dict[str, Tensor], str, list[str]]:
-    """State dict of the backbone, prefix that its names had, what was dropped; InvalidValue if any of it is not there.
-
-    The prefix is the one under which most of the encoder is; of several, such as MoCo's encoder_q and its moving
-    average encoder_k, the first in the file.
-    """
-    expected = {key: tensor for key, tensor in backbone.state_dict().items() if not key.endswith(UNUSED)}
-    keys = [key for key in found if not key.endswith(UNUSED)]
-    under = _by_prefix(keys, [child for child, _ in backbone.named_children()])
-    prefix = max(under, key=lambda one: len(under[one].keys() & expected.keys()))
-    inside = {inner: found[key] for inner, key in under[prefix].items()}
-    strange = [inner for inner in inside if inner not in expected and not _HEAD.fullmatch(inner.split(".")[0])]
-    if strange or any(inner not in inside or inside[inner].shape != expected[inner].shape for inner in expected):
-        raise InvalidValue(_mismatch(source, name, expected, inside, strange))
-    used, depth = {under[prefix][inner] for inner in expected}, prefix.count(".")
-    dropped = Counter(
-        ".".join(key.split(".")[: depth + 1 if key.startswith(prefix) else depth]) for key in keys if key not in used
-    )
-    said = [f"{part} ({count} tensors)" for part, count in dropped.items()]
-    return {inner: inside[inner] for inner in expected}, prefix, said
+def _refused(error: Exception, head: bytes) -> str:
+    """Why torch has not read what looks like its file."""
+    said = str(error)
+    code = re.search(r"GLOBAL ([\w.]+\w)\b", said) or re.search(r"(?:call|class|object) ([\w.]+\.\w+)", said)
+    of_torch = head[:4] == b"PK\x03\x04" or _LEGACY in head
+    if code or (isinstance(error, pickle.UnpicklingError) if of_torch else head[:1] == b"\x80"):
+        what = f"code, {code[1]}" if code else "other things"
+        return f"a pickle of {what}, which is not run; save model.state_dict() alone"
+    return "a damaged file, or one that was cut; its download may not have ended" if of_torch else "another file"
 
 
-def _by_prefix(keys: Iterable[str], children: list[str]) -> dict[str, dict[str, str]]:
-    """Every prefix of dotted names, "" first, with the names under it: name in the encoder -> whole name.
+_LEGACY = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # torch's own number at the start of its files before version 1.6
+_BEGINNINGS = {
+    b"version https://git-lfs": "a Git LFS pointer, not the file itself; fetch that with git lfs pull",
+    b"\x89HDF\r\n": "HDF5, as Keras writes it",
+    b"\x93NUMPY": "an array of NumPy (.npy)",
+    b"GGUF": "GGUF",
+    b"\x1f\x8b": "a gzip archive; unpack it first",
+    b"BZh": "a bzip2 archive; unpack it first",
+    b"\xfd7zXZ\x00": "an xz archive; unpack it first",
+    b"\x28\xb5\x2f\xfd": "a Zstandard archive; unpack it first",
+    b"7z\xbc\xaf": "a 7z archive; unpack it first",
+    b"Rar!": "a RAR archive; unpack it first",
+    b"\x89PNG": "an image",
+    b"\xff\xd8\xff": "an image",
+    b"%PDF": "a PDF document",
+    b"\x08\x01\x12": "a SavedModel of TensorFlow",
+}
 
-    A number there stands for the encoder's child at that place: lightly's examples, for one, save
-    nn.Sequential(*resnet.children()).
-    """
-    under: dict[str, dict[str, str]] = {"": {}}
-    for key in keys:
-        parts = key.split(".")
-        for k, part in enumerate(parts):
-            numbered = part not in children and part.isdecimal() and int(part) < len(children)
-            first = children[int(part)] if numbered else part
-            prefix = "".join(f"{one}." for one in parts[:k])
-            under.setdefault(prefix, {})[".".join([first, *parts[k + 1 :]])] = key
-    return under
+
+def _kind(path: Path, head: bytes) -> str:
+    """What a file is that torch.load would not read, by its content; "" where it may."""
+    if not head:
+        return "an empty file"
+    for start, kind in _BEGINNINGS.items():
+        if head.startswith(start):
+            return kind
+    if head[:4] == b"PK\x03\x04":
+        return _archive(path)
+    if head[257:262] == b"ustar":
+        return "a tar archive; unpack it first"
+    if head[4:8] == b"TFL3":
+        return "a model of TensorFlow Lite"
+    if head[:1] == b"\x08" and head[2:3] in (b"\x12", b"\x1a", b":"):
+        return "an ONNX model"
+    place = {0xDE: 3, 0xDF: 5}.get(head[0], int(0x81 <= head[0] <= 0x8F))  # of the first name in a map
+    if place and re.match(rb"[\xa1-\xbf\xd9]", head[place:]):
+        return "msgpack, as Flax (JAX) writes it"
+    return _text(path, head)
 
 
-def _mismatch(
-    source: str, name: str, expected: dict[str, Tensor], inside: dict[str, Tensor], strange: list[str]
-) -> str:
-    missing = [key for key in expected if key not in inside]
-    shapes = {key: (list(inside[key].shape), list(expected[key].shape)) for key in expected if key in inside}
-    other = [f"{key} {came} for {wanted}" for key, (came, wanted) in shapes.items() if came != wanted]
-    kinds = (("missing", missing), ("of another shape", other), ("unknown", strange))
-    told = [f"{len(keys)} {kind} ({', '.join(keys[:2])}{', ...' * (len(keys) > 2)})" for kind, keys in kinds if keys]
-    kernel = shapes.get("conv1.weight", ([], []))
-    hint = ""
-    if [one[2:] for one in kernel] == [[3, 3], [7, 7]]:
-        hint = f"; that is the CIFAR stem, --encoder {name}{CIFAR_STEM}"
-    elif [one[2:] for one in kernel] == [[7, 7], [3, 3]]:
-        hint = f"; that is the ImageNet stem, --encoder {name.removesuffix(CIFAR_STEM)}"
-    return f"{source}: expected the {len(expected)} tensors of {name}, got {'; '.join(told)}{hint}"
+def _archive(path: Path) -> str:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+        return "an archive that was cut or damaged; its download may not have ended"
+    if any(name.endswith("/constants.pkl") or "/code/" in name for name in names):
+        return "TorchScript, which holds code that is not run; save the module's state_dict() with torch.save"
+    if any(name.endswith("archive_format") for name in names):
+        return "a program of torch.export; save model.state_dict() with torch.save"
+    if any(name.endswith("data.pkl") for name in names):
+        return ""
+    if names and all(name.endswith(".npy") for name in names):
+        return "arrays of NumPy (.npz)"
+    if "model.weights.h5" in names:
+        return "a model of Keras (.keras)"
+    return f"a zip archive of {', '.join(names[:3]) or 'nothing'}{', ...' * (len(names) > 3)}; unpack it first"
+
+
+def _text(path: Path, head: bytes) -> str:
+    try:
+        text = head.decode("utf-8-sig", "ignore" if len(head) == 512 else "strict").lstrip()
+    except UnicodeDecodeError:
+        return ""
+    if re.match(r"<(!doctype html|html|head|script|body|!--)", text, re.IGNORECASE):
+        return "an HTML page, as a download that needs a login or a confirmation gives"
+    if text.startswith("<"):
+        return "an XML document"
+    if text.startswith("{"):
+        try:
+            shards = set(json.loads(path.read_bytes())["weight_map"].values())
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return "JSON"
+        return f"the index of a checkpoint in {len(shards)} files; save its state_dict as one"
+    printable = all(letter.isprintable() or letter.isspace() for letter in text)
+    return f"a text file, {one_line(text)[:40]!r}" if printable and text else ""
+
+
+def _folder(path: Path) -> str:
+    names = {one.name for one in path.iterdir()}
+    if "config.json" in names:
+        return f"a folder of a model; give local-dir:{path.name}"
+    if "saved_model.pb" in names:
+        return "a SavedModel of TensorFlow"
+    if names & {"_METADATA", "manifest.ocdbt", "_CHECKPOINT_METADATA"}:
+        return "a checkpoint of Orbax (JAX)"
+    if ".metadata" in names:
+        return "a distributed checkpoint; torch.distributed.checkpoint.format_utils makes one file of it"
+    files = sorted(name for name in names if name.endswith((".pt", ".pth", ".ckpt", ".bin", ".safetensors")))
+    return f"a folder{' of ' + ', '.join(files[:3]) if files else ''}; give the file"

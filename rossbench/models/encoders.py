@@ -17,7 +17,8 @@ from ..util.errors import InvalidValue, unknown
 from ..util.seeds import seeded
 
 SMALL = "conv3"
-CIFAR_STEM = ":cifar"
+PADDINGS = {"cifar": 1, "cifar-pad2": 2}
+"""Of a CIFAR stem's first convolution, by what stands behind a name's colon; solo-learn and DeACL pad by 2."""
 
 
 class Encoder(nn.Module):
@@ -50,7 +51,8 @@ def build(name: str, size: int, seed: int) -> Encoder:
     """An untrained encoder for images of ``size`` pixels square; its weights depend on the seed alone.
 
     ``name`` is ``conv3``, a timm model, or a timm ResNet with ``:cifar`` appended (first convolution 3x3 with
-    stride 1, no pooling after it). Raises UnknownName, or InvalidValue when the model cannot take such images.
+    stride 1 and padding 1, no pooling after it) or ``:cifar-pad2`` (padding 2). Raises UnknownName, or InvalidValue
+    when the model cannot take such images.
     """
     with seeded(seed):
         try:
@@ -112,18 +114,18 @@ def average_statistics(model: nn.Module) -> None:
 
 
 def _timm(name: str, size: int) -> nn.Module:
-    base = name.removesuffix(CIFAR_STEM)
-    if not timm.is_model(base):
+    base, colon, stem = name.partition(":")
+    if not timm.is_model(base) or (colon and stem not in PADDINGS):
         raise unknown("encoder", name, [SMALL, *timm.list_models()])
     arguments: dict[str, object] = {"num_classes": 0}
     config = timm.get_pretrained_cfg(base)
     if config is not None and config.fixed_input_size:  # such as vision transformers, built for one image size
         arguments["img_size"] = size
     model: nn.Module = timm.create_model(base, pretrained=False, **arguments)
-    if name.endswith(CIFAR_STEM):
+    if stem:
         if not isinstance(model, ResNet) or not isinstance(model.conv1, nn.Conv2d):
             raise InvalidValue(f"encoder {name!r}: expected a ResNet with a single-convolution stem, such as resnet18")
-        model.conv1 = nn.Conv2d(3, model.conv1.out_channels, 3, padding=1, bias=False)
+        model.conv1 = nn.Conv2d(3, model.conv1.out_channels, 3, padding=PADDINGS[stem], bias=False)
         nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
         model.maxpool = nn.Identity()
     return model

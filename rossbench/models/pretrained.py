@@ -40,7 +40,8 @@ class PretrainedEncoder:
         dropped = ", ".join(self.account["dropped"]) or "nothing"
         prefix = f" under {self.account['prefix']!r}" if self.account["prefix"] else ""
         matched = f"all {self.account['matched']} tensors of the encoder matched{prefix}"
-        return f"encoder {self.name} from {self.account['from']}: {matched}; dropped: {dropped}"
+        said = [f"encoder {self.name} from {self.account['from']}: {matched}", *self.account.get("notes", ())]
+        return "; ".join([*said, f"dropped: {dropped}"])
 
 
 def of_module(module: nn.Module, size: int, normalization: Normalization = NONE) -> PretrainedEncoder:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -73,7 +74,7 @@ class FigureData:
 
     def __init__(self, store: Store | Path | str, data_dir: Path | str | None = None, device: str = "auto") -> None:
         self.store = store if isinstance(store, Store) else Store(store)
-        self.data_dir = Path(data_dir) if data_dir is not None else datasets.default_data_dir()
+        self.data_dir = datasets.default_data_dir() if data_dir is None else Path(os.path.expanduser(data_dir))
         self.device = resolve_device(device)
         self._loaded: dict[tuple[str, int | None, int], datasets.Data] = {}
 
@@ -160,7 +161,7 @@ def labels(models: Sequence[Model]) -> list[str]:
     short = []
     for model in models:
         first, second = map(format_epsilon, model.row)
-        label = f"{EPS} = {first}" if first == second else f"{EPS} = {first}, finetuned {second}"
+        label = f"model {EPS} = {first}" if first == second else f"model {EPS} = {first}, finetuned {second}"
         short.append(label + ", collapsed" * model.collapsed)
     tasks = [model.matrix.task.removeprefix("RoSS ") for model in models]
     names = [model.matrix.name for model in models]

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 
 from rich.console import Group, RenderableType
+from rich.markup import escape
 from rich.table import Table as RichTable
 from rich.text import Text
 
@@ -33,14 +34,15 @@ def to_rich(table: Table, width: int = 80) -> RenderableType:
         part = RichTable(show_edge=False)
         for k in (*range(first), *range(begin, end)):
             part.add_column(
-                Text(heads[k]),
+                escape(heads[k]),
                 style="cyan" if k < first else "",
                 justify="left" if k < first else "right",
                 no_wrap=True,
             )
         for i, (labels, cells) in enumerate(table.lines):
             bold = ["bold" if (i, k - first) in table.bold else "" for k in range(begin, end)]
-            part.add_row(*map(Text, labels), *map(Text, cells[begin - first : end - first], bold))
+            shown_cells = map(Text, cells[begin - first : end - first], bold)
+            part.add_row(*map(escape, labels), *shown_cells)
         shown.append(part)
         begin = end
     return Group(*shown, Text(table.caption, "dim"), "")

@@ -19,7 +19,7 @@ from .plot_style import to_bytes
 log = logging.getLogger(__name__)
 MAPPED = 2000
 """Images that a t-SNE map shows at most; it takes minutes for all of CIFAR."""
-_CURVES = "Accuracy under attack against the attack's strength."
+_CURVES = "Accuracy under attack against the attack's strength; bars: Wilson's 95 % intervals."
 Wanted = tuple[str, Callable[[], Figure]]
 """A caption, and what draws the figure."""
 
@@ -84,7 +84,7 @@ def _of_matrix(data: FigureData, matrix: ResultMatrix) -> Iterator[Wanted]:
     limit = _limit(models[0])
     yield _CURVES, partial(figures.robustness, data, every)
     yield "The matrix as colours.", partial(figures.matrix, data, every)
-    text = "Confusion without and under the strongest attack; the colours of each matrix have a scale of their own."
+    text = "Confusion without and under the strongest attack, in percent of the images of each true class."
     yield text, partial(figures.confusion, data, models)
     text = f"Features of the encoder in the plane, by class: t-SNE, perplexity 35, 1500 iterations{_part(limit)}."
     yield text, partial(figures.tsne, data, models, limit=limit)

@@ -10,17 +10,19 @@ import functools
 import io
 import math
 import textwrap
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import matplotlib
 import numpy as np
-from matplotlib import style
+from matplotlib import font_manager, style
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis, XAxis
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
+from matplotlib.ft2font import FT2Font
 from matplotlib.image import AxesImage
 from matplotlib.textpath import TextPath
 from matplotlib.ticker import MaxNLocator
@@ -29,6 +31,9 @@ COLUMN, WIDE = 3.35, 6.9  # inches: one column, and both
 INK = "#1a1a1b"  # of text and axes, and of nothing else: a page replaces it in an SVG by its own colour
 SHADE = "#88888850"  # translucent: light grey on white, dark grey on black
 SMALL = 7  # points
+FALLBACKS = ["Noto Sans", "Noto Sans CJK SC", "Noto Sans CJK JP", "Source Han Sans SC", "WenQuanYi Zen Hei"]
+FALLBACKS += ["Microsoft YaHei", "PingFang SC", "Hiragino Sans", "Malgun Gothic", "Arial Unicode MS", "Noto Emoji"]
+FONTS = ["DejaVu Sans", *(name for name in FALLBACKS if name in font_manager.get_font_names())]
 STYLE: dict[str, Any] = {
     **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK),
     **dict.fromkeys(("figure.facecolor", "axes.facecolor"), "none"),
@@ -38,7 +43,7 @@ STYLE: dict[str, Any] = {
     **dict.fromkeys(("xtick.major.size", "ytick.major.size"), 2.5),
     "figure.dpi": 300,
     "figure.constrained_layout.use": True,
-    "font.family": "DejaVu Sans",
+    "font.family": FONTS,
     "text.parse_math": False,  # a $ in a name is a $
     "legend.frameon": False,
     "legend.handlelength": 2.6,
@@ -46,6 +51,8 @@ STYLE: dict[str, Any] = {
     "legend.labelspacing": 0.3,
     "lines.linewidth": 1.2,
     "lines.markersize": 4,
+    "pdf.fonttype": 42,  # TrueType: venues refuse Type 3
+    "ps.fonttype": 42,
     "svg.fonttype": "path",
     "svg.hashsalt": "rossbench",
 }
@@ -87,13 +94,36 @@ def looks(n: int) -> list[tuple[str, str]]:
 
 
 @functools.cache
+def _glyphs() -> frozenset[int]:
+    """The characters that the fonts have."""
+    return frozenset(code for name in FONTS for code in FT2Font(font_manager.findfont(name)).get_charmap())
+
+
+@functools.cache
+def drawable(text: str) -> str:
+    """The text with each character that no font has by its name, as ``[cat face]``, or its number, as ``\\u732b``."""
+    return "".join(c if c == "\n" or (ord(c) in _glyphs() and c.isprintable()) else _named(c) for c in text)
+
+
+def _named(character: str) -> str:
+    category = unicodedata.category(character)
+    if category in ("Cf", "Mn"):  # joins and variants of others
+        return ""
+    if category == "So":
+        return f"[{unicodedata.name(character, 'symbol').lower()}]"
+    return character.encode("unicode_escape").decode()
+
+
+@functools.cache
 def text_width(text: str) -> float:
     """Of small text, in inches."""
+    text = drawable(text)
     return float(TextPath((0, 0), text, size=SMALL).vertices[:, 0].max()) / 72 if text.strip() else 0.0
 
 
 def wrapped(text: str, width: float) -> str:
     """Broken into lines of a width in inches, at spaces and underscores where it can be, but never inside "ε = 1"."""
+    text = drawable(text)
     letters = max(4, int(len(text) * width / max(text_width(text), 0.01)))
     if letters >= len(text):
         return text
@@ -108,6 +138,7 @@ def wrapped_title(text: str, width: float) -> str:
 
 def class_ticks(axis: Axis, names: Sequence[str], room: float) -> None:
     """Ticks of an axis of classes, room inches long: as many names as it has room for, or indices above 20 classes."""
+    names = [drawable(name) for name in names]
     axis.set_major_locator(MaxNLocator(5, integer=True))
     if len(names) <= 20:
         every = math.ceil(0.108 * len(names) / room)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib import resources
 
@@ -125,9 +125,25 @@ def compare(matrices: Sequence[ResultMatrix]) -> list[Comparison]:
                 runs.setdefault(group, Comparison(table, {}, refusal)).matrices[matrix.name] = matrix
         found += [one for one in runs.values() if one.within(0)[1]]
     if not found:
-        given = ", ".join(sorted({matrix.name for matrix in matrices})) or "none"
-        raise InvalidValue(f"compare: expected runs with published numbers, {', '.join(known)}; got {given}")
+        names = ", ".join(sorted({matrix.name for matrix in matrices})) or "none"
+        there = "; ".join(map(_published_cells, dict.fromkeys(matrix.name for matrix, _ in judged)))
+        given = "; ".join(dict.fromkeys(_cells(one.name, one.rows, one.columns) for one in matrices))
+        raise InvalidValue(
+            f"compare: expected runs with published numbers, {there or ', '.join(known)}; "
+            f"got {given if there else names}"
+        )
     return found
+
+
+def _published_cells(name: str) -> str:
+    """The cells of a scenario that have published numbers, in words."""
+    lines = [(line, table.columns) for table in published() for line in table.rows if line.scenario == name]
+    return _cells(name, {line.model for line, _ in lines}, {column for _, columns in lines for column in columns})
+
+
+def _cells(name: str, rows: Iterable[Row], columns: Iterable[float]) -> str:
+    models, epsilons = (format_model(*row) for row in sorted(rows)), map(format_epsilon, sorted(columns))
+    return f"{name}: models {', '.join(models)} at attack {EPS} {', '.join(epsilons)}"
 
 
 def refusals(comparisons: Sequence[Comparison]) -> list[str]:

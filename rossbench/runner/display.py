@@ -6,7 +6,6 @@ import contextlib
 import math
 import time
 from collections.abc import Iterable, Iterator
-from typing import Any
 
 from rich.cells import cell_len
 from rich.console import Console, RenderableType
@@ -16,6 +15,7 @@ from rich.text import Text
 
 from ..config.specs import PretrainSpec
 from ..stages.train_loop import Tick
+from ..util.encoding import spelled
 from .progress import Observer, Progress
 
 LIVE_EVERY = 0.25
@@ -30,7 +30,7 @@ def showing(console: Console) -> Iterator[Observer]:
     It shows what finishes an artifact, and else no more than one update in so many seconds: whatever is shown reads the
     loss from the device, so showing all would slow the run down.
     """
-    bar = _LiveBar(console) if console.is_terminal else None
+    bar = _LiveBar(console) if console.is_terminal and not console.is_dumb_terminal else None
     every, last = LIVE_EVERY if bar else PLAIN_EVERY, time.monotonic()
     warned = set[PretrainSpec]()
 
@@ -39,13 +39,15 @@ def showing(console: Console) -> Iterator[Observer]:
         spec, tick = progress.spec, progress.tick
         if tick and isinstance(spec, PretrainSpec) and spec not in warned and _is_collapsed(tick):
             warned.add(spec)
-            console.print(Text(_warning(spec, tick), "yellow"), soft_wrap=True)
+            console.print(Text(spelled(_warning(spec, tick), console.encoding), "yellow"), soft_wrap=True)
         if progress.tick is None or time.monotonic() - last >= every:
             last = time.monotonic()
             if bar and progress.tick:
                 bar.show(progress)
             else:
-                console.print(_line([*_fields(progress), *_left(progress)]), soft_wrap=True)
+                left = _left(progress)
+                parts = [*_parts(progress), *([(0, f"  {left}", "")] if left else [])]
+                console.print(_line(parts, console.encoding), soft_wrap=True)
 
     with bar or contextlib.nullcontext():
         yield observe
@@ -73,43 +75,47 @@ class _LiveBar(Bar):
         self.run = self.add_task("run", total=1.0, left="", visible=False)
 
     def show(self, progress: Progress) -> None:
-        self.line = _line(_fields(progress), self.console.width)
-        left = "".join(text for text, _ in _left(progress))
-        self.update(self.run, completed=progress.fraction, left=left, visible=True, refresh=True)
+        self.line = _line(_parts(progress), self.console.encoding, self.console.width)
+        self.update(self.run, completed=progress.fraction, left=_left(progress), visible=True, refresh=True)
 
     def get_renderables(self) -> Iterable[RenderableType]:
         yield self.line
         yield from super().get_renderables()
 
 
-def _fields(progress: Progress) -> list[tuple[str, str]]:
-    """What is told, each with its style, the most important first."""
+Part = tuple[int, str, str]
+"""Of a line: its rank, from 0 for the most important, its text with the space before it, and its style."""
+
+
+def _parts(progress: Progress) -> list[Part]:
+    """What is told, in reading order."""
     tick, width = progress.tick, len(str(progress.total))
-    seed = f" seed {progress.spec.seed}" if progress.spec.seed else ""
-    others = f" and {progress.others} more" if progress.others else ""
-    fields = [(f"[{progress.number:>{width}}/{progress.total}] {progress.spec}{seed}{others}", "")]
+    stage, _, what = str(progress.spec).partition(" ")
+    parts = [(0, f"[{progress.number:>{width}}/{progress.total}] {stage}", ""), (2, f" {what}", "")]
+    parts += [(3, f" seed {progress.spec.seed}", "")] if progress.spec.seed else []
+    parts += [(4, f" and {progress.others} more", "")] if progress.others else []
     if tick is None:
         done = "done by another run" if progress.elsewhere else f"done in {_duration(progress.seconds)}"
-        return [*fields, (done, "green")]
-    fields.append((tick.position, "cyan"))
+        return [*parts, (1, f"  {done}", "green")]
+    parts.append((1, f"  {tick.position}", "cyan"))
     if not progress.elsewhere:
-        if tick.loss is not None:
-            fields.append((f"loss {float(tick.loss):.3f}", ""))
-        fields.append((f"{progress.rate:,.0f} images/s", ""))
-    return fields
+        parts += [] if tick.loss is None else [(5, f"  loss {float(tick.loss):.3f}", "")]
+        parts.append((6, f"  {progress.rate:,.0f} images/s", ""))
+    return parts
 
 
-def _left(progress: Progress) -> list[tuple[str, str]]:
+def _left(progress: Progress) -> str:
     if progress.tick is None or progress.seconds_left is None:
-        return []
-    return [(f"{_duration(progress.seconds_left)} left", "")]
+        return ""
+    return f"{_duration(progress.seconds_left)} left"
 
 
-def _line(fields: list[tuple[str, Any]], width: float = math.inf) -> Text:
-    """The fields on a line, without the last ones where they are too long together."""
-    while len(fields) > 1 and cell_len("  ".join(text for text, _ in fields)) > width:
-        fields = fields[:-1]
-    return Text("  ", overflow="ellipsis", no_wrap=True).join(Text(*field) for field in fields)
+def _line(parts: list[Part], encoding: str, width: float = math.inf) -> Text:
+    """The parts on a line, without the least important ones where they are too long together."""
+    told = [(rank, spelled(text, encoding), style) for rank, text, style in parts]
+    while len(told) > 1 and cell_len("".join(text for _, text, _ in told)) > width:
+        told.remove(max(told))
+    return Text("", overflow="ellipsis", no_wrap=True).join(Text(text, style) for _, text, style in told)
 
 
 def _duration(seconds: float) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -146,7 +147,7 @@ def _context(
     return Context(
         store if isinstance(store, Store) else Store(store),
         resolve_device(device),
-        Path(data_dir) if data_dir is not None else datasets.default_data_dir(),
+        datasets.default_data_dir() if data_dir is None else Path(os.path.expanduser(data_dir)),
         {one.weights: one for one in encoders},
         origins,
     )

@@ -10,9 +10,9 @@ from functools import cached_property
 from pathlib import Path
 
 from ..config.specs import AnySpec, AuditSpec, EvaluateSpec, FinetuneSpec, PretrainSpec
-from ..util.errors import Damaged, RossbenchError
+from ..util.errors import Damaged, RossbenchError, unknown
 from ..util.values import read
-from .records import read_notes
+from .records import RunNote, read_notes
 from .store import SUMS, Store, damaged, read_file, read_note, read_state
 
 STAGES: dict[str, type[AnySpec]] = {cls.stage: cls for cls in (PretrainSpec, FinetuneSpec, EvaluateSpec, AuditSpec)}
@@ -39,16 +39,19 @@ class Holdings:
     """All of a store, as it is when first asked."""
 
     store: Store
+    notes: dict[Path, RunNote]
+    """Of the runs that count."""
+
+    @classmethod
+    def of(cls, store: Store) -> Holdings:
+        """With the notes of all runs. Raises StoreError."""
+        return cls(store, dict(read_notes(store)))
 
     @cached_property
     def specs(self) -> dict[Path, AnySpec]:
         """Of every artifact, by folder, in the order of stages; damaged ones, which are said, left out."""
-        found = {path: self.store.intact(read_spec, path) for path in self.folders()}
+        found = {path: self.store.intact(read_spec, path) for path in folders(self.store)}
         return {path: spec for path, spec in found.items() if spec is not None}
-
-    def folders(self) -> Iterator[Path]:
-        for stage in STAGES:
-            yield from sorted(p for p in (self.store.root / stage).glob("*") if p.is_dir() and p.name[0] != ".")
 
     @cached_property
     def users(self) -> dict[str, set[str]]:
@@ -72,7 +75,7 @@ class Holdings:
     @cached_property
     def _noted(self) -> list[tuple[str, str]]:
         """(scenario, key) of every cell that a run was about."""
-        return [(note.name, cell[-1]) for note in read_notes(self.store) for cell in note.cells]
+        return [(note.name, cell[-1]) for note in self.notes.values() for cell in note.cells]
 
     def artifacts(self) -> list[Artifact]:
         now, found = time.time(), []
@@ -82,6 +85,24 @@ class Holdings:
             users = tuple(sorted(self.users.get(spec.key, ())))
             found.append(Artifact(path, spec, size, now - written, users))
         return sorted(found, key=lambda one: (list(STAGES).index(one.spec.stage), str(one.spec)))
+
+    def of_runs(self, name: str, protocol: str | None = None) -> dict[Path, str]:
+        """The notes of a scenario's runs, of one protocol or all, and what is garbage without them: path -> why.
+
+        Raises UnknownName for a name or protocol of which there is none.
+        """
+        notes = {path: note for path, note in self.notes.items() if note.name == name}
+        if not notes:
+            raise unknown(f"scenario in {self.store.root}", name, {note.name for note in self.notes.values()})
+        chosen = {path: note for path, note in notes.items() if protocol in (None, note.protocol)}
+        if not chosen:
+            raise unknown(f"protocol of {name}", str(protocol), {note.protocol for note in notes.values()})
+        others = {path: note for path, note in self.notes.items() if path not in chosen}
+        rest, known = Holdings(self.store, others), self.garbage()
+        found = {path: f"{note.name}, protocol {note.protocol}" for path, note in chosen.items()}
+        found |= {path: why for path, why in rest.garbage().items() if path not in known}
+        states = [] if rest.unfinished else (self.store.root / "resume").glob("*.pt")
+        return found | {path: "of an unfinished stage" for path in states if path not in known}
 
     def garbage(self) -> dict[Path, str]:
         """What nobody needs: path -> why."""
@@ -100,6 +121,12 @@ class Holdings:
         return found
 
 
+def folders(store: Store) -> Iterator[Path]:
+    """Of all artifacts, in the order of stages."""
+    for stage in STAGES:
+        yield from sorted(p for p in (store.root / stage).glob("*") if p.is_dir() and p.name[0] != ".")
+
+
 def read_spec(folder: Path) -> AnySpec:
     """What an artifact says that it is. Damaged if that is not what its folder's name says."""
     try:
@@ -116,7 +143,7 @@ def read_spec(folder: Path) -> AnySpec:
 def verify(store: Store) -> tuple[int, int, list[Damaged]]:
     """Read all of a store: how many artifacts there are, how many of them have no checksums, and what is damaged."""
     count, without, found = 0, 0, []
-    for folder in Holdings(store).folders():
+    for folder in folders(store):
         count, without = count + 1, without + (not (folder / SUMS).exists())
         try:
             for path in sorted(folder.iterdir()):

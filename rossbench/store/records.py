@@ -179,11 +179,11 @@ def _state(path: Path) -> tuple[tuple[int, ...] | None, ...]:
     return tuple(found)
 
 
-def read_notes(store: Store) -> Iterator[RunNote]:
-    """The notes of all runs into a store, ordered by scenario and protocol. Raises StoreError."""
+def read_notes(store: Store) -> Iterator[tuple[Path, RunNote]]:
+    """The notes of all runs into a store and their files, ordered by scenario and protocol. Raises StoreError."""
     for path, content in store.notes():
         with error_context(path):
-            yield read(RunNote, content)
+            yield path, read(RunNote, content)
 
 
 def provenance(device: str, dtype: str, threads: int, deterministic: bool) -> dict[str, Any]:

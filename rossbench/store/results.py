@@ -193,11 +193,12 @@ def _plain(value: Any) -> str:
 def load(store: Store, names: Sequence[str] = (), protocol: str | None = None) -> list[ResultMatrix]:
     """The matrices in a store: all, or those of some scenarios and suites in their order, or of one protocol.
 
-    Runs of a scenario that differ in their grids alone are one matrix. Raises StoreError if the store holds none at
+    Runs of a scenario that differ in their grids alone are one matrix. One without a record, as a failed try leaves,
+    is left out where it is neither asked for nor all there is. Raises StoreError if the store holds none at
     all, UnknownName for a name or protocol of which it holds none.
     """
     runs: dict[tuple[str, str], list[RunNote]] = {}
-    for note in read_notes(store):
+    for _, note in read_notes(store):
         runs.setdefault((note.name, note.protocol), []).append(note)
     if not runs:
         raise StoreError(f"nothing to report in {store.root}: expected a store that rossbench run has written")
@@ -210,7 +211,11 @@ def load(store: Store, names: Sequence[str] = (), protocol: str | None = None) -
             if protocol not in hashes:
                 raise unknown(f"protocol of {one}" if one else "protocol", protocol, hashes)
         chosen = [place for place in chosen if place[1] == protocol]
-    return [_merged(store, runs[place]) for place in chosen]
+    matrices = [_merged(store, runs[place]) for place in chosen]
+    filled = {matrix.name for matrix in matrices if matrix.records}
+    if protocol is not None or not filled:
+        return matrices
+    return [one for one in matrices if one.records or (names and one.name not in filled)]
 
 
 def _stored(name: str, stored: set[str], store: Store) -> list[str]:

@@ -47,7 +47,7 @@ class Store:
 
     def __init__(self, root: Path | str) -> None:
         """Raises StoreError for a store that another version of rossbench has written in another format."""
-        self.root = Path(root)
+        self.root = Path(os.path.expanduser(root))
         self.locks = Locks(self.root / "locks")
         with _one_line_errors(self.root):
             if self._format.exists():

@@ -3,6 +3,7 @@
 A function takes the FigureData of a store, models of it, and options; beside it stands what draws from plain values.
 """
 
+from ... import stages as stages  # before matplotlib is imported
 from .adversarial_examples import examples
 from .class_counts import per_class
 from .curves import robustness, training

@@ -18,6 +18,9 @@ from ...util.errors import InvalidValue
 from ..figure_data import FigureData, Model
 from ..plot_style import COLUMN, SMALL, WIDE, laid_out, styled, wrapped
 
+SEARCHED = 1000
+"""Attacked images, after which a class may come twice."""
+
 
 @dataclass(frozen=True)
 class Example:
@@ -33,12 +36,15 @@ class Example:
 def examples(data: FigureData, models: Sequence[Model], epsilon: float | None = None, count: int = 6) -> Figure:
     """Up to ``count`` (8) test images that the last model gets right and, attacked, wrong; with what was made of them.
 
+    One of each class, as far as there are so many among the first ``SEARCHED`` images.
+
     ``epsilon``: by default one that is plainly seen, 5 in L2 and 0.3 in L-infinity.
     """
     model = models[-1]
     epsilon = {"L2": 5.0, "Linf": 0.3}[model.matrix.evaluation.attack.norm] if epsilon is None else epsilon
     classifier, test, names = data.classifier(model), data.images(model), datasets.facts(model.spec.target).names
-    rows: list[Example] = []
+    firsts: dict[str, Example] = {}
+    others: list[Example] = []
     done = 0
     for adversarial, *_ in attacked([model.under(epsilon)], classifier, test.images, test.labels):
         part = slice(done, done + len(adversarial))
@@ -47,10 +53,13 @@ def examples(data: FigureData, models: Sequence[Model], epsilon: float | None = 
         before, after = (classifier(batch).argmax(1) for batch in (natural, adversarial))
         for k in torch.nonzero((before == right) & (after != right)).flatten().tolist():
             pair = [batch[k].permute(1, 2, 0).cpu().numpy() for batch in (natural, adversarial)]
-            rows.append(Example(pair[0], pair[1], names[right[k]], names[before[k]], names[after[k]]))
+            example = Example(pair[0], pair[1], names[right[k]], names[before[k]], names[after[k]])
+            if firsts.setdefault(example.label, example) is not example and len(others) < count:
+                others.append(example)
         done += len(adversarial)
-        if len(rows) >= count:
+        if len(firsts) >= count or (len(firsts) + len(others) >= count and done >= SEARCHED):
             break
+    rows = [*firsts.values(), *others]
     if not rows:
         raise InvalidValue(f"{model.label}: expected images that epsilon {format_epsilon(epsilon)} turns, got none")
     return plot_examples(rows[:count], epsilon)
@@ -79,7 +88,7 @@ def plot_examples(rows: Sequence[Example], epsilon: float) -> Figure:
             wrong = caption.startswith("→") and caption != wrapped(f"→ {example.label}", 0.85 * side)
             axes.xaxis.label.set_fontweight("bold" if wrong else "normal")
         _name(line[0], wrapped(example.label, side), above=not few)
-    kinds = ("Natural", f"Adversarial, {EPS} = {format_epsilon(epsilon)}", "Difference")
+    kinds = ("Natural", f"Adversarial, attack {EPS} = {format_epsilon(epsilon)}", "Difference")
     for axes, kind in zip(grid[0], kinds, strict=True):
         _name(axes, kind, above=few)
     return laid_out(figure)

@@ -72,7 +72,7 @@ def plot_per_class(panels: Sequence[Right], epsilons: Sequence[float]) -> Figure
     for axes in grid:  # when all is drawn: they may share their heights
         axes.set_ylim(bottom=0)
     figure.axes[0].set_ylabel("Correct predictions")
-    labels = [*(f"{EPS} = {format_epsilon(epsilon)}" for epsilon in epsilons), "images of the class"]
+    labels = [*(f"attack {EPS} = {format_epsilon(epsilon)}" for epsilon in epsilons), "images of the class"]
     return laid_out(figure, dict(zip(labels, shown, strict=True)))
 
 

@@ -20,25 +20,46 @@ from .heatmaps import metric_values
 
 
 def robustness(data: FigureData, models: Sequence[Model], metric: str | None = None) -> Figure:
-    """A metric against the evaluation epsilon, one curve a model; it has a gap where a cell is missing."""
+    """A metric against the attack's epsilon, one curve a model; it has a gap where a cell is missing.
+
+    A metric that is counted has bars: Wilson's 95 % intervals.
+    """
     metric, columns, values = metric_values(models, metric)
     curves = {
         label: {column: value for column, value in zip(columns, row, strict=True) if column in model.matrix.columns}
         for label, model, row in zip(labels(models), models, values.tolist(), strict=True)
     }
-    return plot_robustness(curves, METRICS[metric].label)
+    scale = METRICS[metric].scale
+    intervals = {
+        label: {
+            column: (scale * record.wilson95[metric][0], scale * record.wilson95[metric][1])
+            for column, record in model.records.items()
+            if metric in record.wilson95
+        }
+        for label, model in zip(labels(models), models, strict=True)
+    }
+    return plot_robustness(curves, METRICS[metric].label, intervals)
 
 
 @styled
-def plot_robustness(curves: Mapping[str, Mapping[float, float]], ylabel: str) -> Figure:
-    """One curve a model: label -> {evaluation epsilon: value}. NaN is missing: no line is drawn to it or across it."""
+def plot_robustness(
+    curves: Mapping[str, Mapping[float, float]],
+    ylabel: str,
+    intervals: Mapping[str, Mapping[float, tuple[float, float]]] | None = None,
+) -> Figure:
+    """One curve a model: label -> {attack epsilon: value}. NaN is missing: no line is drawn to it or across it.
+
+    ``intervals``: label -> {attack epsilon: (low, high)}, drawn as bars.
+    """
     figure = Figure((COLUMN, 2.3))
     axes = figure.subplots()
-    for i, (curve, look) in enumerate(zip(curves.values(), curve_looks(len(curves)), strict=True)):
+    for i, ((label, curve), look) in enumerate(zip(curves.items(), curve_looks(len(curves)), strict=True)):
+        bars = (intervals or {}).get(label, {})
+        axes.vlines(list(bars), [low for low, _ in bars.values()], [high for _, high in bars.values()], look["color"])
         points = sorted(curve.items())
         axes.plot([x for x, _ in points], [y for _, y in points], linestyle=LINES[i % len(LINES)], **look)
     axes.update_datalim([(min(x for curve in curves.values() for x in curve), 0)])  # heights compare from 0
-    axes.set(xlabel=f"Evaluation {EPS}", ylabel=ylabel)
+    axes.set(xlabel=f"Attack {EPS}", ylabel=ylabel)
     axes.grid(axis="y", color=SHADE, linewidth=0.4)
     axes.spines[["top", "right"]].set_visible(False)
     return laid_out(figure, dict(zip(curves, axes.lines, strict=True)))
@@ -50,7 +71,7 @@ def training(data: FigureData, models: Sequence[Model], stage: str = "pretrain")
     specs = {spec.key: spec for spec in trained if isinstance(spec, FinetuneSpec) or not spec.weights}
     if not specs:
         raise InvalidValue("training: expected models that were pretrained here, got given encoders alone")
-    titles = [str(spec).removeprefix(f"{stage} ").replace(f"{EPS}=", f"{EPS} = ") for spec in specs.values()]
+    titles = [str(spec).removeprefix(f"{stage} ").replace(f"{EPS}=", f"model {EPS} = ") for spec in specs.values()]
     if len(set(titles)) < len(titles):  # of several seeds or protocols
         titles = [f"{title} ({key})" for title, key in zip(titles, specs, strict=True)]
     histories = [artifacts.load_history(data.store, spec) for spec in specs.values()]

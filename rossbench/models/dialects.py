@@ -1,0 +1,292 @@
+"""Dialects of checkpoints: which tensors of a file are the encoder, and what else in it changes the encoder's function.
+
+A file's tensors are named by their whole path, containers included, so ``{"teacher": {"backbone.conv1.weight": ...}}``
+is read as ``teacher.backbone.conv1.weight``, and a candidate is a prefix under which all of the encoder is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..util.errors import InvalidValue
+from . import preprocessing
+from .candidates import BRANCHES, Candidate, Layout, candidates, shared, tensors
+from .encoders import PADDINGS
+from .pretrained import UNUSED, Normalization
+
+_ROLES = {
+    role: re.compile(pattern)
+    for role, pattern in {
+        "query": r"(\w+_)?(q|query)",
+        "key": r"(\w+_)?(k|key)",
+        "base": r"base_encoder",
+        "ema": r"(\w+_)?(ema|averaged|swa)(_\w+)?",
+        **{word: rf"{word}(_\w+)?|\w+_{word}" for word in ("online", "target", "teacher", "student", "momentum")},
+    }.items()
+}
+_PREFERRED = {
+    ("query", "key"): "MoCo is evaluated by its query encoder",
+    ("online", "target"): "BYOL is evaluated by its online network",
+    ("base", "momentum"): "MoCo v3 is evaluated by its base encoder",
+    ("", "momentum"): "solo-learn and lightly evaluate the backbone that was trained",
+    ("teacher", "student"): "DINO and iBOT are evaluated by their teacher",
+    ("ema", ""): "timm and torchvision evaluate the moving average",
+}
+"""Of two encoders in one file, that of the first role is taken; "" has none of these roles."""
+_DUAL_PREFERRED = {("key", "query"): "DynACL is evaluated by encoder_k"}
+"""The same where the encoder has several BatchNorms."""
+_SOLO_LEARN = {"backbone_args", "method_kwargs", "num_large_crops", "proj_hidden_dim", "knn_eval", "cifar"}
+"""Hyper-parameters of solo-learn, and of DeACL, which is built on it."""
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What the user says of a file; None where nothing is said."""
+
+    normalization: Normalization | None = None
+    bn: str | None = None
+    """A key of BRANCHES."""
+    prefix: str | None = None
+    """Of the encoder's names, or any part of it between dots."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What a file says of an encoder."""
+
+    tensors: dict[str, Tensor]
+    """The backbone's state dict, float32, with BatchNorm's counters where the file has them."""
+    normalization: Normalization | None
+    account: dict[str, Any]
+    """prefix, dropped, notes; see PretrainedEncoder."""
+
+
+def fit(source: str, name: str, backbone: nn.Module, content: object, choices: Choices) -> Fit:
+    """The encoder ``name`` of a file's content, whole; InvalidValue if it is not there, or there is no saying which."""
+    found = dict(tensors(content))
+    if not found:
+        keys = ", ".join(map(str, content)) if isinstance(content, Mapping) else ""
+        got = type(content).__name__ + (f" of {keys}"[:200] if keys else "")
+        raise InvalidValue(f"{source}: expected a state dict, names with tensors, got {got}")
+    pairs = preprocessing.normalizers(found)
+    explained = {key for pair in pairs.values() for key in pair.values()}
+    if choices.normalization is not None:
+        explained |= {key for key in found if preprocessing.is_before(key, found[key])}
+    read = candidates(Layout(backbone), found, BRANCHES[choices.bn or "adversarial"], explained)
+    meant = read if choices.prefix is None else _named(source, choices.prefix, read)
+    whole = [one for one in meant if one.whole]
+    if not whole:
+        raise InvalidValue(_mismatch(source, name, max(meant, key=lambda one: len(one.keys)), found, content))
+    chosen, notes = _chosen(source, whole, found)
+    notes += _stem(source, name, content)
+    notes += _said_of_branches(source, chosen, choices.bn)
+    others = [one.prefix for one in read if one.whole and not chosen.prefix.startswith(one.prefix)]
+    own = {parent: pair for parent, pair in pairs.items() if not _within(f"{parent}.", others)}
+    normalization, used, said = preprocessing.normalization(source, own, found, chosen.prefix, choices.normalization)
+    if choices.normalization is None:
+        beside = [key for key in found.keys() - chosen.keys.values() - chosen.unused - used if not _within(key, others)]
+        preprocessing.refuse_others(source, chosen.prefix, {key: found[key] for key in sorted(beside)})
+    state, lossy = _checked(source, chosen.tensors(found))
+    dropped = _dropped(chosen, others, [key for key in found if key not in used])
+    return Fit(state, normalization, {"prefix": chosen.prefix, "dropped": dropped, "notes": [*notes, *said, *lossy]})
+
+
+def _within(key: str, prefixes: Collection[str]) -> bool:
+    return any(key.startswith(prefix) for prefix in prefixes)
+
+
+# --- which encoder ------------------------------------------------------------------------------------------
+
+
+def _named(source: str, prefix: str, found: list[Candidate]) -> list[Candidate]:
+    """The candidates that --encoder-prefix means: of that name, else ending in it, else with it among their parts."""
+    wanted = prefix.strip(".")
+    tests = (
+        lambda title: title == wanted,
+        lambda title: f".{title}".endswith(f".{wanted}"),
+        lambda title: f".{wanted}." in f".{title}.",
+    )
+    for among in ([one for one in found if one.whole], found):
+        for test in tests:
+            meant = [one for one in among if test(one.prefix.removesuffix("."))]
+            if meant:
+                return meant
+    known = [one.title for one in found if one.whole]
+    raise InvalidValue(f"{source}: expected --encoder-prefix of {_listed(known)}, got {prefix!r}")
+
+
+def _chosen(source: str, whole: list[Candidate], found: Mapping[str, Tensor]) -> tuple[Candidate, list[str]]:
+    """The candidate that its dialect says, and what to say of it; InvalidValue where no rule decides."""
+    groups: list[list[Candidate]] = []
+    for one in whole:  # equal ones are one: a network saved under two names
+        same = next((group for group in groups if _equal(group[0], one, found)), None)
+        groups.append([one]) if same is None else same.append(one)
+    for group in groups:
+        reasons = [_reason(group, other) for other in groups if other is not group]
+        if all(reasons):
+            rest = [one.title for other in groups if other is not group for one in other]
+            notes = [f"{_listed([one.title for one in group], 'and')} are equal"] * (len(group) > 1)
+            why = f"{_listed(dict.fromkeys(reasons), 'and')}; --encoder-prefix takes another"
+            return group[0], [*notes, *[f"taken: {group[0].title}, not {_listed(rest)} ({why})"] * bool(rest)]
+    titles = _listed([one.title for one in whole])
+    raise InvalidValue(
+        f"{source}: expected one encoder, got {len(groups)} that differ: {titles}; name --encoder-prefix"
+    )
+
+
+def _equal(one: Candidate, other: Candidate, found: Mapping[str, Tensor]) -> bool:
+    ours, theirs = one.tensors(found), other.tensors(found)
+    return all(_same(ours[name], theirs[name]) for name in one.layout.expected)
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    plain = all(tensor.layout is torch.strided and not tensor.is_meta for tensor in (one, other))
+    return plain and one.dtype == other.dtype and torch.equal(one, other)
+
+
+def _reason(group: list[Candidate], other: list[Candidate]) -> str:
+    """Why the first is taken and not the other; "" if there is no reason."""
+    for one in group:
+        rules = {**_PREFERRED, **_DUAL_PREFERRED} if one.branches else _PREFERRED
+        if one.branches:
+            rules.pop(("query", "key"), None)
+        for rival in other:
+            roles = _roles(one.prefix.split("."), rival.prefix.split("."))
+            if roles in rules:
+                return rules[roles]
+    return ""
+
+
+def _roles(one: list[str], other: list[str]) -> tuple[str, str]:
+    """The roles of two prefixes, by the parts in which they differ."""
+    start = shared(one, other)
+    one, other = one[start:], other[start:]
+    end = shared(one[::-1], other[::-1])
+    pair = (one[: len(one) - end], other[: len(other) - end])
+    roles = [
+        next((role for role, pattern in _ROLES.items() if any(map(pattern.fullmatch, parts))), "") for parts in pair
+    ]
+    return roles[0], roles[1]
+
+
+def _said_of_branches(source: str, chosen: Candidate, bn: str | None) -> list[str]:
+    if not chosen.branches:
+        if bn is not None:
+            raise InvalidValue(f"{source}: expected several BatchNorms in a layer for --encoder-bn {bn}, got one")
+        return []
+    other = "adversarial" if bn == "clean" else "clean"
+    taken, *names = (name or "the plain one" for name in (chosen.branch, *sorted(chosen.branches)))
+    said = f"{bn or 'adversarial'}, {taken} of {_listed(names, 'and')}"
+    return [f"BatchNorm: {said} (--encoder-bn {other} takes another)"]
+
+
+# --- what is taken and what is not --------------------------------------------------------------------------
+
+
+def _checked(source: str, taken: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    """The tensors in float32, counters as they are, and what that loses. InvalidValue for what are no weights."""
+    state, kinds, lossy = {}, set(), False
+    for name, tensor in taken.items():
+        if name.endswith(UNUSED):
+            if tensor.numel() == 1 and not tensor.is_meta and not tensor.is_complex():
+                state[name] = tensor.reshape(()).long()
+            continue
+        wrong = (
+            "no values (meta)"
+            if tensor.is_meta
+            else str(tensor.layout).removeprefix("torch.")
+            if tensor.layout is not torch.strided
+            else str(tensor.dtype).removeprefix("torch.")
+            if tensor.is_quantized or not tensor.is_floating_point()
+            else ""
+        )
+        if wrong:
+            raise InvalidValue(f"{source}: expected dense floating-point weights, got {wrong} in {name}")
+        state[name] = tensor.float()
+        if name.endswith("running_var") and (state[name] < 0).any():
+            raise InvalidValue(
+                f"{source}: expected variances of 0 or more, got {float(state[name].min()):.3g} in {name}"
+            )
+        if tensor.dtype is not torch.float32:
+            kinds.add(str(tensor.dtype).removeprefix("torch."))
+            lossy = lossy or not torch.equal(state[name].double(), tensor.double())
+    loss = ", rounded" if lossy else ""
+    return state, [f"{' and '.join(sorted(kinds))} as float32{loss}"] * bool(kinds)
+
+
+def _dropped(chosen: Candidate, others: Collection[str], keys: Iterable[str]) -> list[str]:
+    """What is not used, in parts as large as the encoder, and how many tensors each has."""
+    depth, counts, taken = chosen.prefix.count("."), Counter[str](), set(chosen.keys.values())
+    for key in keys:
+        if key in taken or key.endswith(UNUSED):
+            continue
+        other = next((prefix for prefix in others if key.startswith(prefix)), "")
+        parts = key.split(".")[: other.count(".") or depth + key.startswith(chosen.prefix)]
+        counts["other BatchNorms" if key in chosen.unused else ".".join(parts)] += 1
+    return [f"{part} ({count} tensors)" for part, count in counts.items()]
+
+
+# --- what the container says -------------------------------------------------------------------------------
+
+
+def _stem(source: str, name: str, content: object) -> list[str]:
+    """What to say of a padding that the tensors do not show; InvalidValue where the container shows it is another."""
+    if not name.endswith(":cifar") or not isinstance(content, Mapping):
+        return []
+    if _is_solo_learn(content):
+        raise InvalidValue(
+            f"{source}: expected --encoder {name}-pad2, solo-learn's stem of padding 2, got {name}; "
+            "of another library's file with such hyper-parameters give the state_dict alone"
+        )
+    lightning = any(str(key).startswith("pytorch-lightning") for key in content)
+    return [f"solo-learn and DeACL, which save such containers, have the stem of {name}-pad2"] * lightning
+
+
+def _is_solo_learn(content: object) -> bool:
+    """Whether it is Lightning's container with solo-learn's hyper-parameters around ``backbone.*``."""
+    if not isinstance(content, Mapping) or not isinstance(content.get("state_dict"), Mapping):
+        return False
+    settings = _settings(content.get("hyper_parameters"))
+    marked = bool(settings & _SOLO_LEARN) or {"method", "backbone"} <= settings or {"method", "encoder"} <= settings
+    return marked and any(str(key).startswith(("backbone.", "encoder.")) for key in content["state_dict"])
+
+
+def _settings(content: object, depth: int = 0) -> set[str]:
+    if depth > 4 or not isinstance(content, (Mapping, argparse.Namespace)):
+        return set()
+    pairs = content if isinstance(content, Mapping) else vars(content)
+    return set(map(str, pairs)).union(*(_settings(value, depth + 1) for value in pairs.values()))
+
+
+def _listed(names: Iterable[str], word: str = "or") -> str:
+    *some, last = list(names) or ["nothing"]
+    return f"{', '.join(some)} {word} {last}" if some else last
+
+
+def _mismatch(source: str, name: str, best: Candidate, found: Mapping[str, Tensor], content: object) -> str:
+    expected = best.layout.expected
+    other = [f"{key} {list(found[best.keys[key]].shape)} for {list(expected[key].shape)}" for key in best.misshapen]
+    kinds = (("missing", best.missing), ("of another shape", other), ("unknown", best.strange))
+    told = [f"{len(keys)} {kind} ({', '.join(keys[:2])}{', ...' * (len(keys) > 2)})" for kind, keys in kinds if keys]
+    hint, base = "", name.partition(":")[0]
+    if "conv1.weight" in best.misshapen:
+        kernel = [list(one["conv1.weight"].shape[2:]) for one in (best.tensors(found), expected)]
+        if kernel == [[3, 3], [7, 7]]:
+            stems = list(PADDINGS)[_is_solo_learn(content) :]
+            hint = f"; that is the CIFAR stem, --encoder {_listed(f'{base}:{stem}' for stem in stems)}"
+        elif kernel == [[7, 7], [3, 3]]:
+            hint = f"; that is the ImageNet stem, --encoder {base}"
+    elif any(preprocessing.is_before(f"{best.prefix}{key}", found[f"{best.prefix}{key}"]) for key in best.strange):
+        hint = "; of what comes before the encoder, give mean and std as --encoder-normalization"
+    if len(best.missing) == len(expected):
+        parts = list(dict.fromkeys(key.split(".")[0] for key in found))
+        hint = f"; the file holds {', '.join(parts[:6])}{', ...' * (len(parts) > 6)}"
+    return f"{source}: expected the {len(expected)} tensors of {name}, got {'; '.join(told)}{hint}"
