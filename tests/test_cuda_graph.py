@@ -29,7 +29,7 @@ def test_off_cuda_every_call_is_the_step():
 
 
 STAGES = [(stage, epsilon, 0) for stage in ("pretrain", "finetune", "field-aff") for epsilon in (0.0, 1.0)]
-STAGES += [("pretrain", 1.0, 2)]
+STAGES.append(("pretrain", 1.0, 2))
 
 
 @pytest.mark.parametrize(("stage", "epsilon", "warmup"), STAGES)

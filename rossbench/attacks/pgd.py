@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +24,7 @@ def pgd(
     start: Tensor,
     reduction: str = "sum",
 ) -> Tensor:
-    """Images within ``radii`` that raise the cross-entropy (Madry et al., 2018; study, algorithm 3).
+    """Images within ``radii`` that raise the attack's loss (Madry et al., 2018; study, algorithm 3).
 
     images: float [n, channels, height, width] in [0, 1]; labels: int64 [n], or probabilities [n, classes]; radii: in
     the attack's norm and pixel space, [n] or one for all, a number or a tensor of no dimension; start: like images,
@@ -37,7 +37,7 @@ def pgd(
     adversarial = (images + start).clamp(0, 1)
     for _ in range(attack.steps):
         adversarial.requires_grad_()
-        loss = nn.functional.cross_entropy(model(adversarial), labels, reduction=reduction)
+        loss = LOSSES[attack.loss](model(adversarial), labels, reduction=reduction)
         (gradient,) = torch.autograd.grad(loss, adversarial)
         direction = gradient / (lengths(gradient) + EPS_FOR_DIVISION) if attack.norm == "L2" else gradient.sign()
         moved = adversarial.detach() + attack.length(bound) * direction - images
@@ -49,6 +49,23 @@ def pgd(
             moved = moved.clamp(-bound, bound)
         adversarial = (images + moved).clamp(0, 1)
     return adversarial
+
+
+def margin(logits: Tensor, labels: Tensor, reduction: str = "sum") -> Tensor:
+    """By how much the likeliest other class is above the right one, over the spread of the image's logits.
+
+    logits: [n, classes]; labels: int64 [n]. The spread, largest less smallest, has no gradient, so neither direction
+    nor size of a gradient hangs on the scale of the logits; cf. the DLR loss of Croce & Hein (2020), equation 6.
+    """
+    right = logits.gather(1, labels[:, None])[:, 0]
+    other = logits.scatter(1, labels[:, None], -torch.inf).amax(1)
+    spread = (logits.amax(1) - logits.amin(1)).detach().clamp(min=EPS_FOR_DIVISION)
+    margins = (other - right) / spread
+    return margins.mean() if reduction == "mean" else margins.sum()
+
+
+LOSSES: dict[str, Callable[..., Tensor]] = {"cross-entropy": nn.functional.cross_entropy, "margin": margin}
+"""By ``Attack.loss``."""
 
 
 def random_start(

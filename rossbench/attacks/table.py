@@ -33,6 +33,8 @@ class Attack:
     """"pixel": steps are lengths in [0, 1] pixel space; "epsilon": they are multiples of epsilon."""
     restarts: Count = 1
     """Of pgd: so many random starts, the worst for each image."""
+    loss: Literal["cross-entropy", "margin"] = "cross-entropy"
+    """Of pgd: what its steps raise. "margin": see attacks.pgd.margin; the scale of the logits plays no part in it."""
 
     def __post_init__(self) -> None:
         if self.name == "autoattack-standard" and self.steps != 100:
@@ -57,6 +59,7 @@ class Attack:
             "length": f"{self.step_size:g}" + (f" {EPS}" if self.step_unit == "epsilon" else ""),
             "start": "" if self.random_start else ", no random start",
             "restarts": f", {self.restarts} restarts" if self.restarts > 1 else "",
+            "loss": "" if self.loss == "cross-entropy" else f", on the {self.loss}",
         }
         norm = f"-{self.norm}" if self.kind.is_distance else ""
         return one_line(self.kind.title + norm + self.kind.detail.format(steps=self.steps, **words))
@@ -98,7 +101,7 @@ _ROWS = (
         Attack(step_size=0.1, step_unit="epsilon"),
         title="PGD",
         function="simple:pgd",
-        detail=_STEPS + " of {length}{start}{restarts}",
+        detail=_STEPS + " of {length}{start}{restarts}{loss}",
     ),
     AttackKind(Attack("fgsm"), "FGSM", "simple:fgsm", lambda attack: 2),
     AttackKind(Attack("gaussian-noise"), "Gaussian noise", "simple:gaussian_noise", lambda attack: 0),

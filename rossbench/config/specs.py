@@ -35,7 +35,7 @@ class Spec:
         specs = {name: part.identity for name, part in parts.items() if isinstance(part, Spec)}
         found = {**distinct(self), **specs}
         if "recipe" in found and not parts.get("epsilon", True):
-            attacked = ("attack", "epsilon_warmup", "loss", "trades")
+            attacked = ("attack", "loss", "trades", "epsilon_warmup")
             found["recipe"] = {k: item for k, item in found["recipe"].items() if not k.startswith(attacked)}
         return {name: item for name, item in found.items() if item != {}}
 
@@ -215,10 +215,12 @@ class AuditSpec(Spec):
     epsilons: Epsilons
     recipe: Evaluation = Evaluation()
     """Of those under attack."""
+    other: FinetuneSpec | None = None
+    """A classifier for the same images, whose adversarial images are tried on this one."""
 
     @property
     def parents(self) -> tuple[AnySpec, ...]:
-        return *self.finetune.chain, *self.cells
+        return *self.finetune.chain, *self.cells, *(self.other.chain if self.other else ())
 
     @property
     def cells(self) -> tuple[EvaluateSpec, ...]:
@@ -232,7 +234,7 @@ class AuditSpec(Spec):
     @property
     def passes(self) -> int:
         """See passes; about what the checks need for each of 200 images."""
-        return 200 * 600
+        return 200 * 500
 
     def __str__(self) -> str:
         model = format_model(self.finetune.pretrain.epsilon, self.finetune.epsilon)

@@ -22,8 +22,12 @@ def build(specs: Sequence[AuditSpec], context: Context, hooks: Hooks) -> None:
     """Audit the evaluations of one classifier, and store what each check found."""
     (spec,) = specs
     data, classifier, began = context.data(spec), context.classifier(spec.finetune), time.perf_counter()
+    other = None
+    if spec.other:
+        encoder = context.encoder(spec.other.pretrain)
+        other = artifacts.load_classifier(context.store, spec.other, encoder).to(context.device)
     stored = {cell.epsilon: artifacts.load_predictions(context.store, cell)[0][:, 0] for cell in spec.cells}
-    verdicts = judge(classifier, data.images, data.labels, stored, spec.recipe, spec.seed, hooks)
+    verdicts = judge(classifier, data.images, data.labels, stored, spec.recipe, spec.seed, hooks, other)
     seconds, images = time.perf_counter() - began, len(audited(data.labels))
     artifacts.save_audit(context.store, spec, verdicts, images, seconds, context.provenance())
 
@@ -36,14 +40,15 @@ def judge(
     recipe: Evaluation,
     seed: int,
     hooks: Hooks,
+    other: nn.Module | None = None,
 ) -> list[Verdict]:
-    """The verdict of every check that applies, those on the classifier first.
+    """The verdict of every check that applies, those on the images and the classifier first.
 
     images: uint8 [n, 3, size, size]; labels: int64 [n]; predictions: by evaluation epsilon, the class that was stored
-    for each image, int64 [n]; recipe: how they were made.
+    for each image, int64 [n]; recipe: how they were made; other: a classifier for the same images.
     """
-    bench = Bench(classifier, images, labels, predictions, recipe, seed)
-    checks = [check for check in CHECKS if bench.epsilons or not check.attacks]
+    bench = Bench(classifier, images, labels, predictions, recipe, seed, other)
+    checks = [check for check in CHECKS if check.applies(bench)]
     verdicts = []
     for k, check in enumerate(checks):
         try:

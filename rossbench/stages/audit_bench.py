@@ -2,30 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from ..attacks.pgd import LOSSES
 from ..attacks.task import Draws, run_attack
 from ..config.recipes import Attack, Evaluation
 from ..data.image_folder import balanced
 from ..util.epsilons import EPS, format_epsilon
+from ..util.errors import OutOfMemory, one_line
 from ..util.memory import AutoBatch
 from ..util.seeds import derive
 from .evaluate import at_once
 
 IMAGES = 200
 """In the audited part, or one of each class where there are more classes."""
+FINE = Attack(steps=30, step_size=0.15, step_unit="epsilon")
+SCALE_FREE = replace(FINE, loss="margin")
+GRADIENT = (replace(SCALE_FREE, steps=8, step_size=0.3), FINE, SCALE_FREE)
+"""The audit's own search by gradient: what is left by one goes on to the next, so that weak images cost little."""
 
 
 def audited(labels: Tensor) -> Tensor:
     """The fixed, class-balanced part of the images with these labels [n] that is looked at: int64 [m], ascending."""
     count = min(len(labels), max(IMAGES, int(labels.max()) + 1))
     return torch.from_numpy(balanced(labels.cpu().numpy(), count)).to(labels.device)
+
+
+class Gradients(NamedTuple):
+    """Lengths of a loss's gradient at images: 0 where there is none or it is not finite; and what it raised."""
+
+    lengths: Tensor
+    raised: str = ""
 
 
 class Bench:
@@ -39,13 +52,16 @@ class Bench:
         predictions: Mapping[float, Tensor],
         recipe: Evaluation,
         seed: int,
+        other: nn.Module | None = None,
     ) -> None:
         self.model, self.attack, self.seed = model.eval().requires_grad_(False), recipe.attack, seed
+        self.other = None if other is None else other.eval().requires_grad_(False)
         self.stored = {epsilon: predictions[epsilon].to(labels.device) == labels for epsilon in sorted(predictions)}
-        self.part = audited(labels)
+        self.part, self.all_labels = audited(labels), labels
         self.labels = labels[self.part]
-        self._searches: dict[Attack, Search] = {}
         self.images = images[self.part.to(images.device)].to(labels.device).float() / 255
+        self.furthest, self.low, self.high = 0.0, 1.0, 0.0
+        """Of all adversarial images: the largest distance, in epsilons; the darkest and the brightest pixel."""
 
     @torch.no_grad()
     def logits(self, images: Tensor) -> Tensor:
@@ -66,38 +82,99 @@ class Bench:
         """Which audited images the stored attack left right: bool [epsilons, m]."""
         return torch.stack([self.stored[epsilon][self.part] for epsilon in self.epsilons])
 
-    def perturb(self, attack: Attack, radii: Tensor, places: Tensor) -> Tensor:
+    def gradients(self, loss: str, model: nn.Module | None = None) -> Gradients:
+        """Of a loss of attacks.pgd.LOSSES at the images; whatever a backward pass raises is noted, and not raised."""
+        model, lengths = model or self.model, []
+
+        def look(places: Tensor) -> Tensor:
+            images = self.images[places].requires_grad_()
+            value = LOSSES[loss](model(images), self.labels[places], reduction="sum")
+            if not value.requires_grad:
+                return torch.zeros(len(places))
+            (gradient,) = torch.autograd.grad(value, images, allow_unused=True)
+            return torch.zeros(len(places)) if gradient is None else norms(gradient)
+
+        places = torch.arange(len(self.images), device=self.images.device)
+        try:
+            for _, found in self.pieces().of(look, places):
+                lengths.append(found)
+        except OutOfMemory:
+            raise
+        except Exception as error:  # of the user's own module: it may raise anything
+            return Gradients(torch.zeros(len(places)), one_line(str(error)) or type(error).__name__)
+        return Gradients(torch.nan_to_num(torch.cat(lengths), 0, 0, 0))
+
+    @cached_property
+    def blind(self) -> bool:
+        """Whether no attack can follow gradients: not even those of a loss on which the logits' scale has no part."""
+        return float((self.gradients("margin").lengths == 0).float().mean()) > 0.5
+
+    def pieces(self) -> AutoBatch:
+        return AutoBatch(at_once(self.images, self.images.device))
+
+    def perturb(self, attack: Attack, radii: Tensor, places: Tensor, model: nn.Module | None = None) -> Tensor:
         """Images of some places in the audited part, under another attack in the norm of the stored one."""
         draws = Draws(derive(self.seed, "audit"), len(self.labels), places)
         attack = replace(attack, norm=self.attack.norm)
-        return run_attack(self.model, self.images[places], self.labels[places], attack, radii, draws)
+        return run_attack(model or self.model, self.images[places], self.labels[places], attack, radii, draws)
 
-    def search(self, attack: Attack) -> Search:
-        """What another attack finds, at every epsilon, where the stored one found nothing.
+    def search(self, attacks: Sequence[Attack], standing: Tensor, model: nn.Module | None = None) -> Tensor:
+        """Which images, of those standing at each epsilon, some attacks in turn leave right too: bool [epsilons, m].
 
-        At every epsilon, since one chosen by its accuracy would be another after one image more or less. From the
-        largest, where a blind attack shows; what resists there is not searched again in the smaller balls within.
+        Each image is tried at the largest epsilon where it stands, and where it is turned at the next smaller one; what
+        resists is not tried in the smaller balls within. model: what the attacks see, in place of the audited one.
         """
-        if attack not in self._searches:
-            self._searches[attack] = self._searched(attack)
-        return self._searches[attack]
+        left, to_try = standing.clone(), standing.clone()
+        epsilons = torch.tensor(self.epsilons, device=self.labels.device)
+        numbers = torch.arange(len(epsilons), device=epsilons.device)[:, None]
+        while to_try.any():
+            largest = torch.where(to_try, numbers, -1).amax(0)
 
-    def _searched(self, attack: Attack) -> Search:
-        found = Search(self)
-        resisted = torch.zeros_like(self.labels, dtype=torch.bool)
-        for k, epsilon in reversed([*enumerate(self.epsilons)]):
-            radii = self.images.new_full((len(self.labels),), epsilon)
+            def turned(places: Tensor, largest: Tensor = largest) -> Tensor:
+                return self._turned(attacks, epsilons[largest[places]], places, model)
 
-            def look(places: Tensor, radii: Tensor = radii) -> Tensor:
-                adversarial = self.perturb(attack, radii[places], places)
-                found.note_bounds(adversarial, self.images[places], radii[places])
-                return self.logits(adversarial).argmax(1) != self.labels[places]
+            for places, found in self.pieces().of(turned, to_try.any(0).nonzero()[:, 0]):
+                left[largest[places], places] = ~found
+                to_try[largest[places], places] = False
+                to_try[:, places[~found]] = False
+        return left
 
-            pieces, standing = AutoBatch(at_once(self.images, self.images.device)), found.left[k] & ~resisted
-            for places, turned in pieces.of(look, standing.nonzero()[:, 0]):
-                found.left[k, places] = ~turned
-            resisted = found.left[k]
+    def _turned(self, attacks: Sequence[Attack], radii: Tensor, places: Tensor, model: nn.Module | None) -> Tensor:
+        """Which images one of the attacks makes wrong."""
+        found = torch.zeros_like(places, dtype=torch.bool)
+        for attack in attacks:
+            (some,) = (~found).nonzero(as_tuple=True)
+            if len(some):
+                adversarial = self.perturb(attack, radii[some], places[some], model)
+                self._note_bounds(adversarial, self.images[places[some]], radii[some])
+                found[some] = self.logits(adversarial).argmax(1) != self.labels[places[some]]
         return found
+
+    def _note_bounds(self, adversarial: Tensor, images: Tensor, radii: Tensor) -> None:
+        order = 2 if self.attack.norm == "L2" else torch.inf
+        distances = torch.linalg.vector_norm((adversarial - images).flatten(1), ord=order, dim=1)
+        low, high = adversarial.aminmax()
+        self.furthest = max(self.furthest, float((distances / radii).max()))
+        self.low, self.high = min(self.low, float(low)), max(self.high, float(high))
+
+    @cached_property
+    def reached(self) -> Tensor:
+        """What the audit's own search by gradient leaves right, from all images that are right: bool [epsilons, m]."""
+        right = self.clean.argmax(1) == self.labels
+        return self.search(GRADIENT, right.expand(len(self.epsilons), -1))
+
+    @property
+    def resisting(self) -> Tensor:
+        """Right under the stored attack and, where there is a gradient, the audit's own: bool [epsilons, m]."""
+        return self.standing if self.blind else self.standing & self.reached
+
+    def gap(self, more: Tensor, less: Tensor) -> tuple[float, str]:
+        """The most percentage points from one share of right images to another, both [epsilons, m], and in words."""
+        high, low = ([percent(column) for column in right] for right in (more, less))
+        # Of several equal ones, the column nearest to half right, where there is most to see.
+        worst = max(range(len(high)), key=lambda k: (high[k] - low[k], -abs(high[k] - 50)))
+        where = f"{EPS} = {format_epsilon(self.epsilons[worst])}"
+        return high[worst] - low[worst], f"{high[worst]:.2f} % {{}}, {low[worst]:.2f} % {{}}, {where}"
 
     def accuracy(self, images: Tensor) -> float:
         """In percent."""
@@ -120,32 +197,10 @@ class Bench:
         return calls[0] if calls else None
 
 
-class Search:
-    """What an attack of the audit left right, and how far it went."""
-
-    def __init__(self, bench: Bench) -> None:
-        self.bench = bench
-        self.left = bench.standing.clone()
-        """Right under both attacks: bool [epsilons, m]."""
-        self.furthest, self.low, self.high = 0.0, 1.0, 0.0
-        """Of all adversarial images: the largest distance, in epsilons; the darkest and the brightest pixel."""
-
-    def note_bounds(self, adversarial: Tensor, images: Tensor, radii: Tensor) -> None:
-        order = 2 if self.bench.attack.norm == "L2" else torch.inf
-        distances = torch.linalg.vector_norm((adversarial - images).flatten(1), ord=order, dim=1)
-        low, high = adversarial.aminmax()
-        self.furthest = max(self.furthest, float((distances / radii).max()))
-        self.low, self.high = min(self.low, float(low)), max(self.high, float(high))
-
-    def shortfall(self, what: str) -> tuple[float, str]:
-        """By how many percentage points the stored attack falls short of both together where it does so most, in
-        words too."""
-        bench = self.bench
-        stored, after = ([percent(column) for column in right] for right in (bench.standing, self.left))
-        # Of several equal ones, the column nearest to half right, where there is most to see.
-        worst = max(range(len(stored)), key=lambda k: (stored[k] - after[k], -abs(stored[k] - 50)))
-        words = f"{stored[worst]:.2f} % under {bench.attack}, {after[worst]:.2f} % under that and {what}"
-        return stored[worst] - after[worst], f"{words}, {EPS} = {format_epsilon(bench.epsilons[worst])}"
+def norms(images: Tensor) -> Tensor:
+    """L2, of each: float [n], on the CPU."""
+    found: Tensor = torch.linalg.vector_norm(images.flatten(1), dim=1)
+    return found.float().cpu()
 
 
 def percent(right: Tensor) -> float:

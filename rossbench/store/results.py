@@ -121,13 +121,15 @@ class ResultMatrix:
         return [(row, (row[0], 0.0)) for row in self.rows if row[1] > 0 and (row[0], 0.0) in self.rows]
 
     def audit_specs(self) -> dict[Row, AuditSpec]:
-        """For each evaluated model, what audits all of its evaluations."""
-        found = {}
-        for row in self.rows:
-            cells = [record.spec for column in self.columns if (record := self.cells.get((*row, column)))]
-            if cells:
-                epsilons = tuple(cell.epsilon for cell in cells)
-                found[row] = AuditSpec(cells[-1].finetune, cells[-1].limit, epsilons, cells[-1].recipe)
+        """For each evaluated model, what audits all of its evaluations, beside the first model or, itself, the last."""
+        found: dict[Row, AuditSpec] = {}
+        rows = {row: [r.spec for c in self.columns if (r := self.cells.get((*row, c)))] for row in self.rows}
+        evaluated = [row for row in self.rows if rows[row]]
+        for row in evaluated:
+            cells, beside = rows[row], evaluated[-1 if row == evaluated[0] else 0]
+            other = rows[beside][0].finetune if beside != row else None
+            epsilons = tuple(cell.epsilon for cell in cells)
+            found[row] = AuditSpec(cells[-1].finetune, cells[-1].limit, epsilons, cells[-1].recipe, other)
         return found
 
     def notes(self) -> list[str]:
