@@ -39,7 +39,7 @@ def showing(console: Console) -> Iterator[Observer]:
         spec, tick = progress.spec, progress.tick
         if tick and isinstance(spec, PretrainSpec) and spec not in warned and _is_collapsed(tick):
             warned.add(spec)
-            console.print(Text(_warning(spec, tick), "yellow"), soft_wrap=True)
+            console.print(Text(spelled(_warning(spec, tick), console.encoding), "yellow"), soft_wrap=True)
         if progress.tick is None or time.monotonic() - last >= every:
             last = time.monotonic()
             if bar and progress.tick:
