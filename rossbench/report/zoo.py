@@ -14,7 +14,7 @@ from ..config.zoo import KnownEncoder, PublishedNumbers
 from ..data import datasets
 from ..store.records import Record
 from ..store.results import METRICS, MISSING, ResultMatrix, differences
-from ..util.epsilons import EPS
+from ..util.epsilons import EPS, format_epsilon
 from ..util.errors import UnknownName
 from ..util.values import flatten
 from .tables import Table
@@ -142,7 +142,9 @@ def _changes(spec: EvaluateSpec, expected: EvaluateSpec) -> dict[str, tuple[obje
         unused = any(name.startswith(tuple(prefix + part for part in ATTACKED)) for prefix in idle)
         if ours[name] != theirs[name] and not unused:
             start = next((one for one in _NAMES if name.startswith(one)), "")
-            found[_NAMES.get(start, "") + name.removeprefix(start)] = ours[name], theirs[name]
+            both = ours[name], theirs[name]
+            shown = (format_epsilon(both[0]), format_epsilon(both[1])) if name.endswith("epsilon") else both
+            found[_NAMES.get(start, "") + name.removeprefix(start)] = shown
     return found
 
 
