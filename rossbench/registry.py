@@ -137,7 +137,7 @@ def encoder(name: str) -> KnownEncoder:
     """The known encoder of that name, plug-ins included; UnknownName with the nearest names if there is none."""
     known = {one.name: one for one in encoders()}
     if name not in known:
-        raise unknown("known encoder", name, known)
+        raise unknown("encoder of the zoo", name, known)
     return known[name]
 
 

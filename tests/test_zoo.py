@@ -145,6 +145,7 @@ def test_files_and_plugins_register_encoders(rossbench, tmp_path, monkeypatch):
         (lambda: register_encoder("acl"), "register_encoder: expected a KnownEncoder, got 'acl'"),
         (lambda: register_encoder(known("acl-cifar10")), "encoder 'acl-cifar10' is registered already"),
         (lambda: known("A B"), "KnownEncoder.name: expected lower-case letters"),
+        (lambda: known(encoder="a model"), "KnownEncoder.encoder: expected conv3, a timm model, or"),
         (lambda: known(sha256="abc"), "KnownEncoder.sha256: expected 64 hex digits, got 'abc'"),
         (lambda: known(source="digitz"), "unknown data set 'digitz'; did you mean digits"),
         (lambda: known(normalization="image"), "KnownEncoder.normalization: expected none, imagenet, cifar10 or R,G,B"),
@@ -157,7 +158,7 @@ def test_files_and_plugins_register_encoders(rossbench, tmp_path, monkeypatch):
         (lambda: known(own={"field-slf": {"epochs": 0}}), "Finetuning.epochs: expected a number of at least 1, got 0"),
         (lambda: known(preset="field-sl"), "unknown KnownEncoder.preset 'field-sl'; did you mean field-slf"),
         (lambda: PublishedNumbers("digits", "field-slf", "x", clean=101), "at most 100, got 101"),
-        (lambda: registry.encoder("acl-cifar"), "unknown known encoder 'acl-cifar'; did you mean acl-cifar10"),
+        (lambda: registry.encoder("acl-cifar"), "unknown encoder of the zoo 'acl-cifar'; did you mean acl-cifar10"),
     ],
 )
 def test_what_is_wrong_with_an_entry_is_said_in_one_line(make, said):
@@ -229,7 +230,7 @@ def test_options_beside_zoo_are_run_and_are_another_protocol(rossbench, tmp_path
 
 
 REFUSED = [
-    (["--zoo", "tiny-digit"], "unknown known encoder 'tiny-digit'; did you mean tiny-digits"),
+    (["--zoo", "tiny-digit"], "unknown encoder of the zoo 'tiny-digit'; did you mean tiny-digits"),
     (
         ["--zoo", "tiny-digits", "--encoder-weights", "page.pt"],
         "page.pt: expected weights, written by torch.save or as",

@@ -7,10 +7,10 @@ was at hand: layouts are from the loaders, no hash is known, and none of the num
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
-from .zoo import KnownEncoder, Preset, PublishedNumbers
+from .zoo import UNKNOWN, KnownEncoder, Preset, PublishedNumbers
 
 _BOARD = "RobustSSL.github.io, leaderboard, vanilla finetuning"
 _DUAL = "published with two BatchNorms in finetuning, natural images through one and attacked ones through the other"
@@ -52,91 +52,64 @@ _AIR_PP = {
     "stl10": _STL10_OF_AIR,
 }
 _LATE = {preset: {"milestones": (15, 20)} for preset in ("field-slf", "field-alf")}
-_ADVCL = {"cifar10": _LATE, "cifar100": _LATE}
-
-
-@dataclass(frozen=True)
-class _Method:
-    """What the encoders of one method share."""
-
-    paper: str
-    dialect: str
-    normalization: str
-    own: dict[str, Settings]
-    """By the data set of the pretraining."""
-    offered: str
-    file: str = "unknown"
-    encoder: str = "resnet18:cifar"
-    is_dual: bool = False
-    """Whether the field finetunes it in full with two BatchNorms on its own task."""
-    doubtful: dict[tuple[str, str], str] = field(default_factory=dict)
-    """By data set and preset."""
 
 
 _BN_LISTS = "state_dict; bn_list.0 clean, bn_list.1 adversarial; downsample.conv, downsample.bn; normalize"
+_DYNACL_README = "github.com/PKU-ML/DYNACL, links in its README"
 _BENCHMARK = "github.com/GodXuxilie/RobustSSL_Benchmark, model zoo"
-_METHODS = {
-    "acl": _Method(
-        "Jiang et al., Robust Pre-Training by Adversarial Contrastive Learning, NeurIPS 2020",
-        _BN_LISTS,
-        "imagenet",
-        _ACL,
-        "github.com/VITA-Group/Adversarial-Contrastive-Learning",
-        is_dual=True,
-    ),
-    "advcl": _Method(
-        "Fan et al., When Does Contrastive Learning Preserve Adversarial Robustness from Pretraining to Finetuning?, "
-        "NeurIPS 2021",
+_IMAGENET: Any = {"source": "cifar10", "encoder": "resnet18:cifar", "normalization": "imagenet"}
+_PLAIN = {**_IMAGENET, "normalization": "none"}
+_SAVED = "model.pt, as its code saves it"
+_PAPERS = {
+    "acl": "Jiang et al., Robust Pre-Training by Adversarial Contrastive Learning, NeurIPS 2020",
+    "advcl": "Fan et al., When Does Contrastive Learning Preserve Adversarial Robustness from Pretraining to "
+    "Finetuning?, NeurIPS 2021",
+    "a-infonce": "Yu et al., Adversarial Contrastive Learning via Asymmetric InfoNCE, ECCV 2022",
+    "dynacl": "Luo et al., Rethinking the Effect of Data Augmentation in Adversarial Contrastive Learning, ICLR 2023",
+    "air": "Xu et al., Enhancing Adversarial Contrastive Learning via Adversarial Invariant Regularization, NeurIPS 2023",
+}
+_NO_FILE = "code; its README names no file to download"
+
+
+def _method(
+    name: str, dialect: str, offered: str, file: str = UNKNOWN, fields: dict[str, Any] = _IMAGENET
+) -> KnownEncoder:
+    return KnownEncoder(name, _PAPERS[name.removesuffix("++")], dialect=dialect, offered=offered, file=file, **fields)
+
+
+_METHODS = (
+    _method("acl", _BN_LISTS, "github.com/VITA-Group/Adversarial-Contrastive-Learning"),
+    _method(
+        "advcl",
         "model, perhaps module.; bn_list.0 to bn_list.2, the adversarial is 1; fc_* and head_* dropped",
-        "none",
-        _ADVCL,
-        "github.com/LijieFan/AdvCL, code; its README names no file to download",
-        file="epoch_1000.ckpt, as its code saves it",
+        f"github.com/LijieFan/AdvCL, {_NO_FILE}",
+        "epoch_1000.ckpt, as its code saves it",
+        _PLAIN,
     ),
-    "a-infonce": _Method(
-        "Yu et al., Adversarial Contrastive Learning via Asymmetric InfoNCE, ECCV 2022",
-        "as AdvCL's",
-        "none",
-        _ADVCL,
-        "github.com/yqy2001/A-InfoNCE, code; its README names no file to download",
-    ),
-    "dynacl": _Method(
-        "Luo et al., Rethinking the Effect of Data Augmentation in Adversarial Contrastive Learning, ICLR 2023",
-        f"{_BN_LISTS}; encoder_k where there is encoder_q too",
-        "imagenet",
-        _DYNACL,
-        "github.com/PKU-ML/DYNACL, links in its README",
-        is_dual=True,
-    ),
-    "dynacl++": _Method(
-        "Luo et al., Rethinking the Effect of Data Augmentation in Adversarial Contrastive Learning, ICLR 2023",
+    _method("a-infonce", "as AdvCL's", f"github.com/yqy2001/A-InfoNCE, {_NO_FILE}", fields=_PLAIN),
+    _method("dynacl", f"{_BN_LISTS}; encoder_k where there is encoder_q too", _DYNACL_README),
+    _method(
+        "dynacl++",
         "state_dict of torchvision's names, one BatchNorm; normalize; a file with two for field-aff",
-        "imagenet",
-        _DYNACL,
-        "github.com/PKU-ML/DYNACL, links in its README",
-        file="model.pt, as its code saves it",
-        is_dual=True,
+        _DYNACL_README,
+        _SAVED,
     ),
-    "air": _Method(
-        "Xu et al., Enhancing Adversarial Contrastive Learning via Adversarial Invariant Regularization, NeurIPS 2023",
-        _BN_LISTS,
-        "imagenet",
-        _AIR,
-        _BENCHMARK,
-        file="model.pt, as its code saves it",
-        is_dual=True,
-        doubtful={("cifar10", "field-alf"): _ALL_MODES, ("cifar10", "field-aff"): _ALL_MODES},
-    ),
-    "air++": _Method(
-        "Xu et al., Enhancing Adversarial Contrastive Learning via Adversarial Invariant Regularization, NeurIPS 2023",
-        "state_dict of torchvision's names; normalize",
-        "imagenet",
-        _AIR_PP,
-        _BENCHMARK,
-        file="model.pt, as its code saves it",
-        is_dual=True,
-        doubtful={("cifar10", "field-aff"): _ALL_MODES},
-    ),
+    _method("air", _BN_LISTS, _BENCHMARK, _SAVED),
+    _method("air++", "state_dict of torchvision's names; normalize", _BENCHMARK, _SAVED),
+)
+_OWN = {
+    "acl": _ACL,
+    **dict.fromkeys(("advcl", "a-infonce"), {"cifar10": _LATE, "cifar100": _LATE}),
+    **dict.fromkeys(("dynacl", "dynacl++"), _DYNACL),
+    "air": _AIR,
+    "air++": _AIR_PP,
+}
+"""Settings by the data set of the pretraining."""
+_NOT_DUAL = ("advcl", "a-infonce")
+_DOUBTFUL = {
+    ("air-cifar10", "cifar10", "field-alf"): _ALL_MODES,
+    ("air-cifar10", "cifar10", "field-aff"): _ALL_MODES,
+    ("air++-cifar10", "cifar10", "field-aff"): _ALL_MODES,
 }
 
 _CELLS: tuple[tuple[str, str, Preset], ...] = (
@@ -166,30 +139,27 @@ _ROWS = {
 }
 
 
-def _of_board(name: str, method: _Method, source: str) -> KnownEncoder:
-    published = []
-    for (pretrained, target, preset), cell in zip(_CELLS, _ROWS[name].split(), strict=True):
+def _of_board(method: KnownEncoder, source: str) -> KnownEncoder:
+    name, published = f"{method.name}-{source}", []
+    for (pretrained, target, preset), cell in zip(_CELLS, _ROWS[method.name].split(), strict=True):
         if pretrained == source and cell != "-":
             autoattack, clean = map(float, cell.split("/"))
-            remark = _DUAL if method.is_dual and preset == "field-aff" and target == source else ""
-            doubtful = method.doubtful.get((target, preset), "") if target == source else ""
-            numbers = PublishedNumbers(target, preset, _BOARD, clean, None, autoattack, doubtful, remark=remark)
-            published.append(numbers)
-    return KnownEncoder(
-        f"{name}-{source}",
-        method.paper,
-        source,
-        "resnet18" if source == "stl10" else method.encoder,
-        f"{method.dialect} (names inferred from its loaders)",
-        method.normalization,
-        file=method.file,
-        offered=method.offered,
-        own=method.own[source],
+            is_dual = preset == "field-aff" and target == source and method.name not in _NOT_DUAL
+            doubtful = _DOUBTFUL.get((name, target, preset), "")
+            numbers = PublishedNumbers(target, preset, _BOARD, clean, None, autoattack, doubtful)
+            published.append(replace(numbers, remark=_DUAL if is_dual else ""))
+    return replace(
+        method,
+        name=name,
+        source=source,
+        encoder="resnet18" if source == "stl10" else method.encoder,
+        dialect=f"{method.dialect} (names inferred from its loaders)",
+        own=_OWN[method.name][source],
         published=tuple(published),
     )
 
 
-_ON_BOARD = tuple(_of_board(name, method, source) for name, method in _METHODS.items() for source in method.own)
+_ON_BOARD = tuple(_of_board(method, source) for method in _METHODS for source in _OWN[method.name])
 _RCS = replace(
     next(one for one in _ON_BOARD if one.name == "dynacl-cifar10"),
     name="dynacl-rcs-cifar10",

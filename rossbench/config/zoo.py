@@ -12,7 +12,7 @@ from ..data import datasets
 from ..util.errors import InvalidValue
 from ..util.values import value, with_fields
 from .recipes import FINETUNINGS
-from .scenarios import Scenario
+from .scenarios import Scenario, check_encoder
 
 UNKNOWN = "unknown"
 Normalization = tuple[tuple[float, ...], tuple[float, ...]]
@@ -86,6 +86,7 @@ class KnownEncoder:
             raise InvalidValue(
                 f"KnownEncoder.name: expected lower-case letters, digits, . + _ or -, got {self.name!r:.100}"
             )
+        check_encoder("KnownEncoder", self.encoder)
         if self.sha256 and not re.fullmatch("[0-9a-f]{64}", self.sha256):
             raise InvalidValue(f"KnownEncoder.sha256: expected 64 hex digits, got {self.sha256!r:.100}")
         try:
