@@ -52,8 +52,7 @@ _AIR_PP = {
     "stl10": _STL10_OF_AIR,
 }
 _LATE = {preset: {"milestones": (15, 20)} for preset in ("field-slf", "field-alf")}
-
-
+_ADVCL = {"cifar10": _LATE, "cifar100": _LATE}
 _BN_LISTS = "state_dict; bn_list.0 clean, bn_list.1 adversarial; downsample.conv, downsample.bn; normalize"
 _DYNACL_README = "github.com/PKU-ML/DYNACL, links in its README"
 _BENCHMARK = "github.com/GodXuxilie/RobustSSL_Benchmark, model zoo"
@@ -66,7 +65,8 @@ _PAPERS = {
     "Finetuning?, NeurIPS 2021",
     "a-infonce": "Yu et al., Adversarial Contrastive Learning via Asymmetric InfoNCE, ECCV 2022",
     "dynacl": "Luo et al., Rethinking the Effect of Data Augmentation in Adversarial Contrastive Learning, ICLR 2023",
-    "air": "Xu et al., Enhancing Adversarial Contrastive Learning via Adversarial Invariant Regularization, NeurIPS 2023",
+    "air": "Xu et al., Enhancing Adversarial Contrastive Learning via Adversarial Invariant Regularization, "
+    "NeurIPS 2023",
 }
 _NO_FILE = "code; its README names no file to download"
 
@@ -99,8 +99,10 @@ _METHODS = (
 )
 _OWN = {
     "acl": _ACL,
-    **dict.fromkeys(("advcl", "a-infonce"), {"cifar10": _LATE, "cifar100": _LATE}),
-    **dict.fromkeys(("dynacl", "dynacl++"), _DYNACL),
+    "advcl": _ADVCL,
+    "a-infonce": _ADVCL,
+    "dynacl": _DYNACL,
+    "dynacl++": _DYNACL,
     "air": _AIR,
     "air++": _AIR_PP,
 }
