@@ -49,6 +49,8 @@ KINDS = {
     "show digits --epochs; show digits --finetune-epochs; show digits --train-limit; show digits --test-limit; "
     "figure tsne digits --limit; figure tsne digits --iterations; figure examples digits --count; "
     "features digits --limit; run digits --threads": _values("0 -1 1.5 x nan", HUGE, *ODD[:2]),
+    "show digits --size": _values("0 1.5 x 4097", HUGE),
+    "run digits --encoder-weights w/good.pt --encoder-bn": _values("both CLEAN", ""),
     "show digits --seed": _values("-1 1.5", str(2**62 + 1)),
     "show digits --seeds": _values("0, 0,0 -1 0:3", HUGE),
     "figure examples digits --epsilon; features digits --epsilon; figure tsne digits --perplexity; "
@@ -59,7 +61,7 @@ KINDS = {
     "run digits --device; show digits --device; report --device; audit --device": _values("tpu cuda:x cpu:0", ""),
     "report --protocol; audit --protocol; compare --protocol; figure matrix digits --protocol": _values("abc *", ""),
     "run digits --encoder": _values("/etc/passwd resnet18: module:", ""),
-    "run digits --encoder-weights": _values("none.pt folder /dev/zero hf-hub: local-dir:none", *ODD[:2], LONG),
+    "run digits --encoder-weights": _values("none.pt /dev/zero hf-hub: local-dir:none", *ODD[:2], LONG),
     "run digits --encoder-weights w/good.pt --encoder-normalization": _values(
         "/ 0,0,0/1,1 0,0,0/1,1,0 1e400,0,0/1,1,1 a,b,c/d,e,f cifar", ""
     ),
@@ -85,6 +87,7 @@ KINDS = {
     "list --scenario-file; show digits --scenario-file; run digits --scenario-file; report --scenario-file": _values(
         "none.py folder /dev/zero /proc/self/mem s/raises.py", *ODD[:2], LONG
     ),
+    "zoo ; run digits --encoder-weights w/good.pt --zoo": _values("acl acl-cifar10x ACL", *ODD, LONG),
     "show ; run ; report ; audit ; compare ; figure matrix ; layers ; features ": _values("digitz DIGITS", *ODD),
 }
 """Options that take values of the same kind, and bad ones of it."""
@@ -98,7 +101,8 @@ run digits --finetuning AFF --finetune-eps 1,0; run ross2022 --train-limit 50; r
 run digits --encoder-weights w/good.pt --epochs 3; run digits --encoder-weights w/good.pt --precision bfloat16
 run digits --encoder-weights w/good.pt --train-eps 0,1; run digits --encoder-weights w/good.pt --encoder ../x
 run digits --encoder-weights w/good.pt --set pretraining.batch_size=9
-run digits --encoder-weights hf-hub:a/b --encoder conv3
+run digits --encoder-weights hf-hub:a/b --encoder conv3; run --zoo acl-cifar10; zoo acl-cifar10 acl-cifar100
+run digits --zoo acl-cifar10 --encoder-weights w/good.pt; run --zoo acl-cifar10 --encoder-weights hf-hub:a/b
 report --html x.html --metric f1; report --html x.html --format csv; report --html x.html --intervals
 report --intervals --metric mcc; report --intervals --format json
 features digits --epsilon 1001
@@ -113,6 +117,8 @@ figure tsne digits --perplexity 100; figure tsne digits --layer x; features digi
 features digits --layer=; figure examples digits --epsilon 0
 run digits --encoder-weights local-dir:w/bad-config; run digits --encoder-weights local-dir:w/code
 run digits --encoder resnet18 --encoder-weights w/good.pt --encoder-normalization 1e300,0,0/1,1,1
+run digits --encoder resnet18 --encoder-weights w/good.pt --encoder-prefix none
+run digits --device cpu --encoder-weights folder
 """
 WEIGHTS = "code.pt code-in-archive.pt truncated.pt empty.pt nan.pt number.pt other.pt "
 WEIGHTS += "empty.safetensors pickle.safetensors nan.safetensors header.safetensors"
