@@ -27,7 +27,7 @@ from ..util.devices import resolve_device
 from ..util.errors import InvalidValue, RossbenchError
 from ..util.signals import handlers_kept
 from .progress import Task
-from .scheduler import build
+from .scheduler import LocalExecutor, build
 
 try:
     import ray
@@ -92,9 +92,7 @@ class RayExecutor:
     def submit(self, specs: Sequence[AnySpec], context: Context, task: Task) -> None:
         spec = specs[0]
         if isinstance(spec, PretrainSpec) and spec.weights:  # it is here already
-            build(specs, context, task.update)
-            task.finish()
-            _release(context, task)
+            LocalExecutor().submit(specs, context, task)
             return
         parents = [self._artifact(context, parent) for parent in spec.parents]
         state, origins = context.store.resume_path(spec), {one.key: context.origins.get(one.key) for one in specs}

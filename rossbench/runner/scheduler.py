@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -124,7 +124,7 @@ class Scheduler:
 
     def _build(self, missing: Sequence[AnySpec]) -> None:
         """Build what nobody else is building, and wait for the rest. What lacks a part that failed is left out."""
-        tracker, waiting = Tracker(missing, self.observe), list(_groups(missing))
+        tracker, waiting = Tracker(missing, self.observe), _groups(missing)
         while waiting or self.executor.busy:
             left = []
             for specs in waiting:
@@ -161,20 +161,19 @@ class Scheduler:
         return built, claimed, [spec for spec in specs if spec not in built and spec not in claimed]
 
 
-def _groups(specs: Sequence[AnySpec]) -> Iterator[list[AnySpec]]:
+def _groups(specs: Sequence[AnySpec]) -> list[list[AnySpec]]:
     """Evaluations in a row that differ in their epsilon alone are one piece of work; all else is one by one."""
 
     def work(spec: AnySpec) -> object:
         return (spec.finetune.key, spec.limit, spec.recipe) if isinstance(spec, EvaluateSpec) else spec.key
 
-    for _, alike in itertools.groupby(specs, work):
-        yield list(alike)
+    return [list(alike) for _, alike in itertools.groupby(specs, work)]
 
 
 def shard_of(cells: Sequence[EvaluateSpec], number: int, total: int) -> list[EvaluateSpec]:
     """The cells of one of ``total`` shards, from 1: whole models, those of one pretraining next to each other."""
-    pretrainings = {key: k for k, key in enumerate(dict.fromkeys(cell.finetune.pretrain.key for cell in cells))}
-    heads = {cell.finetune.key: pretrainings[cell.finetune.pretrain.key] for cell in cells}
-    models = sorted(heads, key=lambda head: heads[head])
+    heads = {cell.finetune.key: cell.finetune.pretrain.key for cell in cells}
+    pretrainings = list(heads.values())
+    models = sorted(heads, key=lambda head: pretrainings.index(heads[head]))
     mine = set(models[len(models) * (number - 1) // total : len(models) * number // total])
     return [cell for cell in cells if cell.finetune.key in mine]

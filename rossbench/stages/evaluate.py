@@ -78,8 +78,7 @@ def evaluate(
     classifier.requires_grad_(False)
     under_attack, count = sum(spec.epsilon > 0 for spec in specs), _Count(hooks)
     count.total = len(images) * (1 + under_attack)
-    parts = []
-    device = labels.device
+    parts, device = [], labels.device
 
     def without_attack(some: Tensor) -> Tensor:
         return _ranked(classifier, some.to(device).float() / 255)
@@ -88,9 +87,7 @@ def evaluate(
         parts.append(ranked)
         count.add(len(ranked))
     natural = torch.cat(parts)
-    right = (
-        natural[:, 0] == labels if specs[0].recipe.attacked == "correct" else torch.ones_like(labels, dtype=torch.bool)
-    )
+    right = (natural[:, 0] == labels) | (specs[0].recipe.attacked == "all")
     count.total = len(images) + int(right.sum()) * under_attack
     found = _Found(specs, natural, hooks)
     with resume.Saving(hooks.resume) as saving:
@@ -234,9 +231,7 @@ def save_cell(
     predicted, classes = ranked[:, 0], facts(spec.finetune.target).classes
     names = ("top1_right", "top5_right", "mcc", "precision", "recall", "f1", "right_by_class")
     scores: dict[str, Any] = dict.fromkeys(names)
-    if (
-        spec.recipe.attacked == "all" or not spec.epsilon
-    ):  # else the images that were wrong are not known under the attack
+    if spec.recipe.attacked == "all" or not spec.epsilon:  # else not known of images that were wrong without an attack
         top1, top5 = metrics.counts_right(ranked, labels).tolist()
         by_class = metrics.confusion(predicted, labels, classes).diagonal().tolist()
         scores |= {"top1_right": top1, "top5_right": top5, "right_by_class": by_class}
