@@ -27,7 +27,7 @@ from ..util.errors import InvalidValue
 from ..util.values import encode
 from . import overrides
 from .progress import Observer
-from .scheduler import Executor, LocalExecutor, Scheduler, shard_of
+from .scheduler import Executor, Scheduler, shard_of
 
 Records = dict[Place, Record]
 """(pretraining epsilon, finetuning epsilon, evaluation epsilon) -> Record."""
@@ -80,7 +80,7 @@ def run_suite(
         raise InvalidValue(f"run: expected scenarios of different names or seeds, got {names}")
     context = _context(store, data_dir, device, encoders, _origins(scenarios))
     cells = shard_of([cell for scenario in scenarios for cell in scenario.cells.values()], *shard)
-    scheduler = Scheduler(context, executor or LocalExecutor(), observe)
+    scheduler = Scheduler(context, executor or Executor(), observe)
     scheduler.check(cells)
     for scenario in scenarios:
         context.store.write_note(scenario.name, scenario.protocol, encode(note_of(scenario)))
@@ -109,7 +109,7 @@ def audit(
     wanted = {(one.name, one.protocol, row): spec for one in matrices for row, spec in one.audit_specs().items()}
     origins = {cell.key: (cell.scenario, cell.deviations) for one in matrices for cell in one.records}
     context = _context(store, data_dir, device, encoders, origins)
-    return Scheduler(context, executor or LocalExecutor(), observe).build(
+    return Scheduler(context, executor or Executor(), observe).build(
         wanted.values(),
         lambda: {place: records.read_audit(store.audit_path(spec)) for place, spec in wanted.items()},
     )

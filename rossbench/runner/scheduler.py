@@ -6,13 +6,13 @@ import itertools
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from ..config.specs import AnySpec, AuditSpec, EvaluateSpec, FinetuneSpec, PretrainSpec
 from ..models import encoders
 from ..stages import audit, evaluate, finetune, pretrain
 from ..stages.context import Context
-from ..stages.train_loop import Hooks, Tick
+from ..stages.train_loop import Hooks
 from ..util import distributed
 from ..util.errors import Damaged
 from .progress import Observer, Task, Tracker
@@ -29,46 +29,29 @@ BUILDERS: Mapping[type[AnySpec], Callable[[Sequence[Any], Context, Hooks], None]
 Result = TypeVar("Result")
 
 
-def build(specs: Sequence[AnySpec], context: Context, update: Callable[[Tick], None]) -> None:
-    """Build artifacts that differ in nothing but an evaluation's epsilon; their parents are in the store."""
-    BUILDERS[type(specs[0])](specs, context, Hooks(update, context.store.resume_path(specs[0])))
-
-
-class Executor(Protocol):
-    """Builds what a scheduler hands it, and then lets go of the locks."""
+class Executor:
+    """Builds what a scheduler hands it, and then lets go of the locks: this one in this process, at once."""
 
     @property
     def busy(self) -> bool:
         """Whether something is under way."""
+        return False
 
     def submit(self, specs: Sequence[AnySpec], context: Context, task: Task) -> None:
-        """Build artifacts, or have them built; their parents are in the store, and their locks are held."""
-
-    def wait(self) -> None:
-        """Wait a moment for what is under way."""
-
-    def check(self) -> None:
-        """Raise RossbenchError for what could not be built."""
-
-
-class LocalExecutor:
-    """Builds in this process, at once."""
-
-    busy = False
-
-    def submit(self, specs: Sequence[AnySpec], context: Context, task: Task) -> None:
+        """Build artifacts that differ in nothing but an evaluation's epsilon; their parents are in the store, and
+        their locks are held."""
         try:
-            build(specs, context, task.update)
+            BUILDERS[type(specs[0])](specs, context, Hooks(task.update, context.store.resume_path(specs[0])))
             task.finish()
         finally:
             for spec in specs:
                 context.store.locks.give(spec.key)
 
     def wait(self) -> None:
-        """Nothing is ever under way."""
+        """Wait a moment for what is under way."""
 
     def check(self) -> None:
-        """What could not be built was raised at once."""
+        """Raise RossbenchError for what could not be built and was not raised by ``submit``."""
 
 
 class Scheduler:

@@ -76,9 +76,8 @@ def evaluate(
     logits are not finite.
     """
     classifier.requires_grad_(False)
-    under_attack, count = sum(spec.epsilon > 0 for spec in specs), _Count(hooks)
-    count.total = len(images) * (1 + under_attack)
-    parts, device = [], labels.device
+    under_attack, parts, device = sum(spec.epsilon > 0 for spec in specs), [], labels.device
+    count = _Count(hooks, len(images) * (1 + under_attack))
 
     def without_attack(some: Tensor) -> Tensor:
         return _ranked(classifier, some.to(device).float() / 255)
@@ -98,7 +97,7 @@ def evaluate(
                 ranked = _ranked(classifier, adversarial.images)
                 found.add(adversarial, ranked)
                 count.add(len(ranked))
-                if found.is_old():
+                if time.monotonic() - found.saved > SAVE_EVERY:
                     saving.save(found.state())
         except Interrupted:
             saving.save(found.state())
@@ -109,8 +108,8 @@ def evaluate(
 class _Count:
     """Images so far, told to whoever watches."""
 
-    def __init__(self, hooks: Hooks) -> None:
-        self.hooks, self.done, self.total = hooks, 0, 0
+    def __init__(self, hooks: Hooks, total: int) -> None:
+        self.hooks, self.done, self.total = hooks, 0, total
 
     def add(self, images: int, resumed: bool = False) -> None:
         self.done += images
@@ -137,10 +136,6 @@ class _Found:
         with defer_signals():
             self.ranked[batch.number, batch.image] = ranked
             self.done[batch.number, batch.image] = True
-
-    def is_old(self) -> bool:
-        """Whether its state was made too long ago."""
-        return time.monotonic() - self.saved > SAVE_EVERY
 
     def state(self) -> dict[str, tuple[Tensor, Tensor]]:
         self.saved = time.monotonic()
