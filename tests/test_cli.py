@@ -443,6 +443,7 @@ def torchs():
     return cpu_seconds(3, "-c", "import torch")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("command", "share"), [("list", 0.3), ("show ross2022", 0.3), ("report --store {}", 0.5), ("report --help", 0.3)]
 )
