@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import signal
 import sys
 import types
 import warnings
@@ -181,11 +182,8 @@ def test_what_is_no_encoder_is_one_line_before_any_work(case, tmp_path):
 
 
 def test_an_interrupt_in_a_module_is_one():
-    def interrupted(module, images):
-        raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
-        pretrained.of_module(Wrapped(interrupted), SIZE)
+        pretrained.of_module(Wrapped(lambda module, images: signal.raise_signal(signal.SIGINT)), SIZE)
 
 
 NO_GRADIENT = {
@@ -206,8 +204,7 @@ NO_GRADIENT = {
 def test_a_module_without_a_gradient_is_evaluated_and_audited(case, tmp_path, caplog):
     """At epsilon 0.5 an attack by gradient leaves all as they are."""
     function, said = NO_GRADIENT[case]
-    options = {"scenario": tiny(), "store": tmp_path, "device": "cpu"}
-    found = package.evaluate_encoder(Wrapped(function), **options)
+    found = package.evaluate_encoder(Wrapped(function), scenario=tiny(), store=tmp_path, device="cpu")
     assert said in caplog.text
     assert "attack='square'" in caplog.text
     assert found[0, 0, 0.5].top1_right == found[0, 0, 0].top1_right or case == "NaN"

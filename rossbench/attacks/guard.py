@@ -50,8 +50,8 @@ class _Snapshot:
         """Name, dictionary, and what was in it: each module's attributes, then its parameters, hooks and the like."""
         self.tensors: dict[str, tuple[Tensor, Tensor, bool, Tensor | None]] = {}
         for name, module in model.named_modules():
-            inner = {f"{name}.{key}": value for key, value in vars(module).items() if isinstance(value, dict)}
-            self.contents += [(key, now, dict(now)) for key, now in {f"{name}.": vars(module), **inner}.items()]
+            inner = [(f"{name}.{_plain(key)}", now) for key, now in vars(module).items() if isinstance(now, dict)]
+            self.contents += [(key, now, dict(now)) for key, now in ((f"{name}.", vars(module)), *inner)]
             for key, value in (*vars(module).items(), *module._parameters.items(), *module._buffers.items()):
                 if isinstance(value, Tensor):
                     gradient = value.grad if value.is_leaf else None
@@ -63,10 +63,10 @@ class _Snapshot:
         moved = []
         for name, now, before in self.contents:
             if changed := [key for key in {**before, **now} if not _same(before, now, key)]:
-                moved += [name + key for key in changed] if name.endswith(".") else [name]
+                moved += [name + _plain(key) for key in changed] if name.endswith(".") else [name]
                 now.clear()  # and filled again, as the handles of hooks know this dictionary
                 now.update(before)
-        moved = [".".join(part.removeprefix("_") for part in name.split(".") if part) for name in moved]
+        moved = [name.removeprefix(".") for name in moved]
         with torch.no_grad():
             for name, (tensor, values, requires_grad, gradient) in self.tensors.items():
                 if not torch.equal(_bits(tensor), _bits(values)):
@@ -78,6 +78,10 @@ class _Snapshot:
                 if tensor.is_leaf:
                     tensor.grad = gradient
         return moved
+
+
+def _plain(key: str) -> str:
+    return key.removeprefix("_")
 
 
 def _same(before: dict[str, Any], now: dict[str, Any], key: str) -> bool:
