@@ -14,7 +14,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 import rossbench as package
-from rossbench.models import pretrained
+from rossbench.models import fingerprint, pretrained
 from rossbench.util.errors import InvalidValue
 
 SIZE = 16
@@ -80,6 +80,13 @@ def energy(module, images):
         return torch.autograd.grad(module.net(images).square().sum(), images)[0].flatten(1)
 
 
+def unbound():
+    """With a name in its closure that nothing is bound to."""
+    if not SIZE:
+        factor = 1
+    return Wrapped(lambda module, images: module.net(images) * (factor if not SIZE else 1))
+
+
 GOOD = {
     "half": lambda: net().half(),
     "bfloat16": lambda: net().bfloat16(),
@@ -100,6 +107,7 @@ GOOD = {
     "noise": of(lambda m, x: m.net(x + torch.randn_like(x))),
     "a view of its input": nn.Flatten,
     "parallel": lambda: nn.DataParallel(net()),
+    "a name without a value": unbound,
 }
 
 
@@ -306,6 +314,17 @@ def test_what_differs_in_anything_that_decides_has_another_key_and_made_twice_it
 def test_features_tell_what_no_attribute_and_no_code_does():
     found = [pretrained.of_module(of_global(value), SIZE).weights for value in (0.1, 0.3, 0.1)]
     assert found[0] == found[2] != found[1]
+
+
+def test_what_refers_back_to_the_module_is_read_once(monkeypatch):
+    """Of every layer, as Lightning's modules do to their trainer, and so to themselves."""
+    module, seen = nn.Sequential(*(nn.Identity() for _ in range(100)), nn.Flatten()), []
+    for layer in module:
+        layer.parent = [module]
+    parts = fingerprint._parts
+    monkeypatch.setattr(fingerprint, "_parts", lambda item: seen.append(item is module) or parts(item))
+    fingerprint.describe(module)
+    assert sum(seen) == 1
 
 
 def test_a_key_does_not_hang_on_threads_or_what_was_drawn_before():

@@ -35,13 +35,14 @@ _ROLES = {
 }
 _PREFERRED = {
     ("query", "key"): "MoCo is evaluated by its query encoder",
+    ("key", "query"): "DynACL is evaluated by encoder_k",  # and has several BatchNorms, as MoCo has not
     ("online", "target"): "BYOL is evaluated by its online network",
     ("base", "momentum"): "MoCo v3 is evaluated by its base encoder",
     ("", "momentum"): "solo-learn and lightly evaluate the backbone that was trained",
     ("teacher", "student"): "DINO and iBOT are evaluated by their teacher",
     ("ema", ""): "timm and torchvision evaluate the moving average",
 }
-"""Of two encoders in one file, that of the first role is taken; "" has none of these roles. DynACL: see _reason."""
+"""Of two encoders in one file, that of the first role is taken; "" has none of these roles."""
 _SOLO_LEARN = {"backbone_args", "method_kwargs", "num_large_crops", "proj_hidden_dim", "knn_eval", "cifar"}
 """Hyper-parameters of solo-learn, and of DeACL, which is built on it."""
 
@@ -148,9 +149,7 @@ def _reason(group: list[Candidate], other: list[Candidate]) -> str:
     """Why the first is taken and not the other; "" if there is no reason."""
     for one, rival in product(group, other):
         roles = _roles(one.prefix.split("."), rival.prefix.split("."))
-        if one.branches and set(roles) == {"query", "key"}:
-            return "DynACL is evaluated by encoder_k" * (roles == ("key", "query"))
-        if roles in _PREFERRED:
+        if roles in _PREFERRED and (set(roles) != {"query", "key"} or (roles[0] == "key") == bool(one.branches)):
             return _PREFERRED[roles]
     return ""
 
