@@ -257,6 +257,8 @@ NO_WEIGHTS = {
     "NaN": ("4.weight", lambda weight: weight * torch.nan, "NaN or infinity in backbone.4.weight (1 in all)"),
     "too large": ("4.weight", lambda weight: weight.double() + 1e300, "NaN or infinity in backbone.4"),
     "names": ("4.weight", lambda weight: "ones", "1 missing (4.weight)"),
+    "nested": ("4.weight", lambda weight: torch.nested.nested_tensor([weight[0], weight[1]]), "1 missing (4.weight)"),
+    "two lines": ("1.bias", lambda bias: {"a\nb": bias}, "1 missing (1.bias); 1 unknown (1.bias.a b)"),
 }
 
 
@@ -272,7 +274,8 @@ def test_what_are_no_weights_is_said_in_one_line(case, tmp_path):
 BESIDE = [
     argparse.Namespace(lr=0.1, out=pathlib.Path("runs") / "1", nested=argparse.Namespace(a=1)),
     {"best": np.float64(0.5), "epoch": np.int32(3), "done": np.bool_(True), "name": np.str_("a")},
-    {"history": np.zeros((2, 3)), "classes": np.array(["a", "b"]), "state": np.random.get_state()},
+    {"history": np.zeros((2, 3)), "classes": np.array(["a", "b"]), "mean": np.longdouble([1, 2])},
+    np.random.get_state(),
     [pathlib.Path("a"), pathlib.PurePosixPath("b"), pathlib.PureWindowsPath("c")],
     [collections.defaultdict(list, b=[1]), collections.deque([1], 3), collections.Counter("e")],
     [datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC), datetime.timedelta(1), datetime.date(2026, 1, 1)],
@@ -288,6 +291,18 @@ def test_harmless_values_beside_the_weights_are_read(beside, legacy, tmp_path):
     _torch({"state_dict": state, "more": beside}, legacy)(tmp_path / "given.pt")
     found = checkpoints.read(str(tmp_path / "given.pt"), "conv3", 16)
     assert torch.equal(found.encoder.state_dict()["backbone.0.weight"], state["0.weight"])
+
+
+def test_counters_and_means_of_a_strange_kind_are_none(tmp_path):
+    def read(name, value):
+        state = encoders.build("conv3", 16, seed=5).backbone.state_dict()
+        torch.save(prefixed(state, "model.") | {"normalize.std": torch.ones(3), name: value}, tmp_path / "given.pt")
+        return str(refusal(checkpoints.read, str(tmp_path / "given.pt"), "conv3", 16))
+
+    for strange in (torch.ones(3).to_sparse(), _quantised(torch.ones(3)), torch.ones(3, dtype=torch.complex64)):
+        assert "expected a mean and a std of three channels" in read("normalize.mean", strange)
+        counter = strange[:1] if strange.layout is torch.strided else torch.ones(1).to_sparse()
+        assert "got normalize.std [3]" in read("model.1.num_batches_tracked", counter)  # and nothing of the counter
 
 
 def test_a_path_of_another_system_and_arrays_of_an_old_numpy_are_read(tmp_path):

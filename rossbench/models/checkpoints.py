@@ -6,6 +6,7 @@ import argparse
 import datetime
 import decimal
 import logging
+import os
 import pathlib
 import pickle
 import re
@@ -120,9 +121,9 @@ _HARMLESS: list[Any] = [
 
 def _content(path: Path) -> Any:
     """What was saved in a file, of tensors and harmless values; InvalidValue says what else a file is."""
-    if path.is_dir():
+    if os.path.isdir(path):  # which no name is too long for
         raise InvalidValue(f"{path.name}: expected a file of weights, got {_folder(path)}")
-    cause: Exception | None = None
+    head, cause = b"", None
     try:
         with path.open("rb") as file:
             head = file.read(512)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ..util.errors import InvalidValue
 from . import preprocessing
-from .candidates import BRANCHES, Candidate, Layout, candidates, shared, tensors
+from .candidates import BRANCHES, Candidate, Layout, candidates, not_numbers, shared, tensors
 from .encoders import PADDINGS
 from .pretrained import UNUSED, Normalization
 
@@ -140,7 +140,7 @@ def _chosen(source: str, whole: list[Candidate], found: Mapping[str, Tensor]) ->
 def _equal(one: Candidate, other: Candidate, found: Mapping[str, Tensor]) -> bool:
     for name in one.layout.expected:
         pair = [found[candidate.keys[name]] for candidate in (one, other)]
-        if any(map(_not_weights, pair)) or pair[0].dtype != pair[1].dtype or not torch.equal(*pair):
+        if any(map(not_numbers, pair)) or pair[0].dtype != pair[1].dtype or not torch.equal(*pair):
             return False
     return True
 
@@ -186,10 +186,12 @@ def _checked(source: str, taken: Mapping[str, Tensor]) -> tuple[dict[str, Tensor
     state, kinds, lossy = {}, set(), False
     for name, tensor in taken.items():
         if name.endswith(UNUSED):
-            if tensor.numel() == 1 and not tensor.is_meta and not tensor.is_complex():
+            if tensor.numel() == 1 and not not_numbers(tensor):
                 state[name] = tensor.reshape(()).long()
             continue
-        if got := _not_weights(tensor):
+        got = not_numbers(tensor)
+        if got or not tensor.is_floating_point():
+            got = got or str(tensor.dtype).removeprefix("torch.")
             raise InvalidValue(f"{source}: expected dense floating-point weights, got {got} in {name}")
         state[name] = tensor.float()
         if name.endswith("running_var") and (state[name] < 0).any():
@@ -199,15 +201,6 @@ def _checked(source: str, taken: Mapping[str, Tensor]) -> tuple[dict[str, Tensor
             kinds.add(str(tensor.dtype).removeprefix("torch."))
             lossy = lossy or not torch.equal(state[name].double(), tensor.double())
     return state, [f"{' and '.join(sorted(kinds))} as float32{', rounded' * lossy}"] * bool(kinds)
-
-
-def _not_weights(tensor: Tensor) -> str:
-    """What a tensor is instead of dense floating-point numbers; "" if it is these."""
-    if tensor.is_meta:
-        return "no values (meta)"
-    if tensor.layout is torch.strided and tensor.is_floating_point():  # which a quantised one is not
-        return ""
-    return str(tensor.dtype if tensor.layout is torch.strided else tensor.layout).removeprefix("torch.")
 
 
 def _dropped(chosen: Candidate, others: Iterable[str], keys: Iterable[str]) -> list[str]:
