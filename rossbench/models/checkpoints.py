@@ -63,7 +63,7 @@ def read(
 
 def _from_timm(source: str, size: int) -> PretrainedEncoder:
     """Built and loaded by timm with its classifier, which makes timm check every name, and then without it."""
-    base = source.rstrip("/").rpartition("/")[2] if "/" in source else source
+    base = Path(source).name
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it tells every try
     try:
         config = timm.create_model(source, pretrained=False).pretrained_cfg
