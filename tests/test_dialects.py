@@ -342,11 +342,7 @@ def test_a_tie_is_refused_with_the_choices(case, tmp_path):
         (lambda: Net(2, names=["one", "two"]).state_dict(), {}, "missing .bn1.weight"),
         (lambda: {**Net().state_dict(), "bn1.scale": torch.ones(2)}, {}, "got 1 unknown .bn1.scale"),
         (lambda: {"weights": torch.ones(2), "epoch": 3}, {}, "the file holds weights"),
-        (
-            lambda: {"cfg": {"lr": 1}, "epoch": 3},
-            {},
-            "expected a state dict, names with tensors, got dict of cfg, epoch",
-        ),
+        (lambda: {"cfg": {"lr": 1}, "epoch": 3}, {}, "expected a state dict, .*, got dict of cfg, epoch"),
         (list, {}, "expected a state dict, names with tensors, got list"),
     ],
 )
