@@ -176,7 +176,7 @@ def load_classifier(
     (matrix,) = results.one_protocol(found)
     specs = matrix.audit_specs()
     try:
-        first, second = map(float, (row, row) if isinstance(row, (int, float)) else row)
+        first, second = map(float, (row, row) if isinstance(row, (int, float, str)) else row)
     except (TypeError, ValueError) as error:
         expected = "an epsilon, or those of pretraining and finetuning"
         raise InvalidValue(f"row: expected {expected}, got {row!r:.200}") from error
