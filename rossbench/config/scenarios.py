@@ -63,7 +63,7 @@ class Scenario:
     """To which images of source and target are resized, where they have another one; None: they have the same."""
 
     def __post_init__(self) -> None:
-        _check_name("Scenario", self.name)
+        check_name("Scenario.name", self.name)
         check_encoder("Scenario", self.encoder)
         if self.weights and not re.fullmatch("[0-9a-f]{16}", self.weights):
             raise InvalidValue(f"Scenario.weights: expected 16 hex digits, got {self.weights!r}")
@@ -102,19 +102,17 @@ class Scenario:
             ("finetune", recipe.finetuning.attack, self.finetune_epsilons or ()),
             ("eval", recipe.evaluation.attack, self.eval_epsilons),
         )
-        values = 3 * self.pixels**2
         for grid, attack, epsilons in grids:
-            most = {"L2": math.sqrt(values), "Linf": 1.0}[attack.norm]
+            most = 1.0 if attack.norm == "Linf" else math.sqrt(3 * self.pixels**2)
             if max(epsilons, default=0) > most and attack.kind.is_distance:
                 raise InvalidValue(
                     f"Scenario.{grid}_epsilons: expected at most {most:.4g}, the largest {attack.norm} distance of two "
                     f"images in [0, 1], got {max(epsilons):g}"
                 )
-        name = recipe.evaluation.attack.name
-        row = kind(name)
-        if classes < row.min_classes:
-            least = f"at least {row.min_classes} classes, which its loss needs"
-            raise InvalidValue(f"{name}: expected a target with {least}, got {self.target} with {classes}")
+        row = kind(name := recipe.evaluation.attack.name)
+        if classes < (least := row.min_classes):
+            expected = f"a target with at least {least} classes, which its loss needs"
+            raise InvalidValue(f"{name}: expected {expected}, got {self.target} with {classes}")
         if not row.is_distance and self.eval_epsilons[-1] > 1:
             raise InvalidValue(f"{name}: expected shares of at most 1 as epsilons, got {self.eval_epsilons[-1]:g}")
 
@@ -199,7 +197,7 @@ class Suite:
     description: str = ""
 
     def __post_init__(self) -> None:
-        _check_name("Suite", self.name)
+        check_name("Suite.name", self.name)
         if not self.members:
             raise InvalidValue(f"Suite.members: expected names of scenarios, got none for {self.name}")
 
@@ -211,6 +209,7 @@ def check_encoder(kind: str, name: str) -> None:
         raise InvalidValue(f"{kind}.encoder: expected {expected}, got {name!r:.100}")
 
 
-def _check_name(kind: str, name: str) -> None:
-    if not re.fullmatch(NAME, name):
-        raise InvalidValue(f"{kind}.name: expected lower-case letters, digits, . _ or -, got {name!r}")
+def check_name(what: str, name: str) -> None:
+    """InvalidValue for a name that is not spelled as NAME says."""
+    if not isinstance(name, str) or not re.fullmatch(NAME, name):
+        raise InvalidValue(f"{what}: expected lower-case letters, digits, . _ or -, got {name!r}")
