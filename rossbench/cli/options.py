@@ -107,6 +107,13 @@ def epsilons(ctx: click.Context, param: click.Parameter, value: str | None) -> t
     return None if value is None else parse_epsilons(value)
 
 
+def epsilon(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
+    found = None if value is None else parse_epsilons(value)
+    if found is not None and len(found) != 1:
+        raise click.BadParameter(f"expected one epsilon, got {value}", ctx, param)
+    return found and found[0]
+
+
 def models(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[tuple[float, float], ...]:
     return () if value is None else parse_models(value)
 
@@ -261,6 +268,7 @@ overrides = together(
         help="Which of its BatchNorms, where it has several.  [default: adversarial]",
     ),
     option("--encoder-prefix", metavar="NAME", help="Which encoder of the file, such as teacher or encoder_q."),
+    option("--name", "encoder_name", help="What to call the encoder in tables, figures and comparisons."),
     option("--precision", type=click.Choice(["float32", "bfloat16"]), help="Pretraining precision."),
     option("--attacked", type=click.Choice(["all", "correct"]), help="Attack all or only correctly classified images."),
     option("--attack", help="Evaluation attack: name, settings or both, such as pgd,steps=100,restarts=5."),

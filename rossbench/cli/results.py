@@ -33,6 +33,9 @@ EXIT_FAILED_AUDIT = 3
     show_default=True,
 )
 @click.option("--intervals", is_flag=True, help="Show 95 % Wilson intervals; one seed only.")
+@click.option(
+    "--sort", callback=options.epsilon, metavar="EPSILON", help="Best model at this evaluation epsilon first."
+)
 @options.file_option("html", "Write an HTML report with all figures to this file.")
 @options.protocol
 @options.store
@@ -45,6 +48,7 @@ def report(
     metric: str | None,
     form: str,
     intervals: bool,
+    sort: float | None,
     save: Path | None,
     protocol: str | None,
     store: Path,
@@ -53,8 +57,10 @@ def report(
 ) -> None:
     """Print result tables: one row per model, one column per evaluation epsilon."""
     matrices = results.load(Store(store), names, protocol)
-    if save is not None and (form, metric, intervals) != ("table", None, False):
-        raise click.UsageError("--html: expected no --format, --metric or --intervals, since a page has its own")
+    if save is not None and (form, metric, intervals, sort) != ("table", None, False, None):
+        raise click.UsageError("--html: expected no --format, --metric, --intervals or --sort: a page has its own")
+    if sort is not None and form in formats.DATA:
+        raise click.UsageError(f"--sort: expected a table, markdown or latex, got {form}, which is by scenario")
     if intervals and form in formats.DATA:
         raise click.UsageError(f"--intervals: expected a table, markdown or latex, got {form}, which has the counts")
     if save is not None:
@@ -62,8 +68,20 @@ def report(
     elif form in formats.DATA:
         click.echo(formats.DATA[form](matrices, metric), nl=False)
     else:
-        families = [(family, metric or family[0].metric) for family in tables.families(matrices)]
-        _print([tables.over_seeds(family, shown, intervals) for family, shown in families], form)
+        _print(_tables(matrices, metric, intervals, sort), form)
+
+
+def _tables(
+    matrices: list[results.ResultMatrix], metric: str | None, intervals: bool, sort: float | None
+) -> list[tables.Table]:
+    groups = tables.together(matrices)
+    sorts = [sort if sort in {column for one in group for column in one.columns} else None for group in groups]
+    if sort not in sorts:  # over_seeds says what there is
+        sorts = [sort] * len(groups)
+    return [
+        tables.over_seeds(group, metric or group[0].metric, intervals, by)
+        for group, by in zip(groups, sorts, strict=True)
+    ]
 
 
 def _write_page(

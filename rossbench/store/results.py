@@ -10,12 +10,12 @@ from operator import attrgetter
 from typing import Any
 
 from .. import registry
-from ..config.recipes import Evaluation
+from ..config.recipes import MODULE, Evaluation
 from ..config.scenarios import Place, Row
 from ..config.specs import AuditSpec
 from ..util.epsilons import EPS, format_epsilon, format_model
 from ..util.errors import InvalidValue, StoreError, UnknownName, one_line, unknown
-from .records import Audit, Record, RunNote, read_audit, read_notes, read_record
+from .records import Audit, Record, RunNote, names_of_encoders, read_audit, read_notes, read_record
 from .store import Store
 
 MISSING = "—"
@@ -74,6 +74,10 @@ class ResultMatrix:
     registered_rows: tuple[Row, ...]
     registered_columns: tuple[float, ...]
     cells: dict[Place, Record | None]
+    encoder_name: str = ""
+    """As it was given; a part of the hash behind it where another encoder of these has the same name."""
+    conflicts: tuple[str, ...] = ()
+    """Of several encoders or stores."""
     audits: dict[Row, Audit] = field(default_factory=dict)
     """Of those models whose evaluations, as they are now, have been audited."""
 
@@ -93,6 +97,33 @@ class ResultMatrix:
     def weights(self) -> str:
         """The hash of an encoder that was given, not pretrained; empty for others."""
         return next((record.spec.finetune.pretrain.weights for record in self.records), "")
+
+    @cached_property
+    def encoder_id(self) -> str:
+        """What the matrices of one encoder agree in: its weights, or its pretraining but for seed and epsilon."""
+        specs = [record.spec.finetune.pretrain for record in self.records]
+        if self.weights or not specs:
+            return self.weights
+        return replace(max(specs, key=lambda spec: spec.epsilon), seed=0, epsilon=1.0).key
+
+    @property
+    def is_named(self) -> bool:
+        """Whether its models are told by a name or a hash, not by their epsilons alone."""
+        return bool(self.encoder_name or self.weights)
+
+    @property
+    def encoder(self) -> str:
+        """The encoder's name; else the architecture, with the first half of the hash of given weights."""
+        if self.encoder_name or not self.records:
+            return self.encoder_name or "encoder"
+        architecture = self.records[0].spec.finetune.pretrain.encoder.removeprefix(MODULE)
+        return f"{architecture} {self.weights[:8]}".rstrip()
+
+    def model(self, row: Row) -> str:
+        """What a model is called: ``mine-v3``, or ``resnet18 ε=1`` where it was pretrained here."""
+        if not self.weights:
+            return f"{self.encoder} {EPS}={format_model(*row)}"
+        return self.encoder + (f", finetuned {EPS}={format_epsilon(row[1])}" if row[1] else "")
 
     @property
     def task(self) -> str:
@@ -140,13 +171,13 @@ class ResultMatrix:
         if self.seed != self.registered_seed:
             notes.append(f"seed {self.seed} (registered: {self.registered_seed})")
         rows, columns = sorted(self.registered_rows), list(self.registered_columns)
-        if self.rows != rows:
+        if self.rows != rows and not self.weights:  # an encoder that is given has one row
             shown, expected = (", ".join(format_model(*row) for row in some) for some in (self.rows, rows))
             notes.append(f"rows {shown} (registered: {expected})")
         if self.columns != columns:
             shown, expected = (", ".join(map(format_epsilon, some)) for some in (self.columns, columns))
             notes.append(f"columns {shown} (registered: {expected})")
-        notes += self.collapse_notes()
+        notes += [*self.collapse_notes(), *self.conflicts]
         missing = len(self.cells) - len(self.records)
         if missing:
             notes.append(f"{missing} of {len(self.cells)} cells are missing, shown as {MISSING}")
@@ -164,15 +195,31 @@ class ResultMatrix:
         """How the numbers were made, from the records themselves."""
         if not self.records:
             return "nothing evaluated yet"
+        called = f"{self.encoder_name}: " if self.encoder_name else ""
+        images, how = self.how().split(", ", 1)
+        told = f"{images}, {called}{self.architecture}, {how}"
+        return f"{self.name}, protocol {self.protocol}, seed {self.seed}: {told}"
+
+    @property
+    def architecture(self) -> str:
+        """The encoder, with the hash of given weights; and whether all of it was finetuned."""
+        finetune = next((record.spec.finetune for record in self.records), None)
+        if finetune is None:
+            return "nothing evaluated yet"
+        given = f" of given weights {self.weights}" if self.weights else ""
+        return finetune.pretrain.encoder + given + ", finetuned in full" * (finetune.recipe.trained == "full")
+
+    def how(self) -> str:
+        """How many test images, and how they were attacked."""
         record = self.records[-1]
-        spec, pretrain = record.spec, record.spec.finetune.pretrain
+        spec = record.spec
         how = str(spec.recipe.attack) if spec.epsilon else "no attack"
         if spec.epsilon and spec.recipe.attacked == "correct":
             how += ", of images right without it"
-        encoder = pretrain.encoder + (f" of given weights {pretrain.weights}" if pretrain.weights else "")
-        if spec.finetune.recipe.trained == "full":
-            encoder += ", finetuned in full"
-        return f"{self.name}, protocol {self.protocol}, seed {self.seed}: {record.n} test images, {encoder}, {how}"
+        return f"{record.n} test images, {how}"
+
+
+_OF_NOTE = {field.name for field in fields(RunNote)} - {"cells", "encoder_name"}
 
 
 def differences(deviations: Mapping[str, tuple[Any, Any]]) -> str:
@@ -200,7 +247,8 @@ def load(store: Store, names: Sequence[str] = (), protocol: str | None = None) -
     all, UnknownName for a name or protocol of which it holds none.
     """
     runs: dict[tuple[str, str], list[RunNote]] = {}
-    for _, note in read_notes(store):
+    notes = [note for _, note in read_notes(store)]
+    for note in notes:
         runs.setdefault((note.name, note.protocol), []).append(note)
     if not runs:
         raise StoreError(f"nothing to report in {store.root}: expected a store that rossbench run has written")
@@ -213,7 +261,8 @@ def load(store: Store, names: Sequence[str] = (), protocol: str | None = None) -
             if protocol not in hashes:
                 raise unknown(f"protocol of {one}" if one else "protocol", protocol, hashes)
         chosen = [place for place in chosen if place[1] == protocol]
-    matrices = [_merged(store, runs[place]) for place in chosen]
+    named = names_of_encoders(notes)
+    matrices = told_apart([_merged(store, runs[place], named) for place in chosen])
     filled = {matrix.name for matrix in matrices if matrix.records}
     if protocol is not None or not filled:
         return matrices
@@ -233,7 +282,21 @@ def _stored(name: str, stored: set[str], store: Store) -> list[str]:
     return found
 
 
-def _merged(store: Store, runs: list[RunNote]) -> ResultMatrix:
+def told_apart(matrices: Sequence[ResultMatrix]) -> list[ResultMatrix]:
+    """The matrices; where different encoders have one name, with a part of a hash behind it, and a note of that."""
+    found = []
+    for one in matrices:
+        alike = [other for other in matrices if one.encoder_name and other.encoder_name == one.encoder_name]
+        alike = [other for other in alike if other.name == one.name or (other.weights and one.weights)]
+        if len({other.encoder_id for other in alike}) > 1:
+            note = f"different encoders are named {one.encoder_name}; a hash behind it tells them apart"
+            name = f"{one.encoder_name} {one.weights[:8] or one.protocol}"
+            one = replace(one, encoder_name=name, conflicts=(*one.conflicts, note))
+        found.append(one)
+    return found
+
+
+def _merged(store: Store, runs: list[RunNote], named: Mapping[str, RunNote]) -> ResultMatrix:
     note = max(runs, key=lambda run: len(run.deviations))  # of notes that disagree, the one that warns
     if note.name in registry.names():  # registered anew since, perhaps
         now = replace(registry.get(note.name), seed=note.seed)
@@ -246,8 +309,11 @@ def _merged(store: Store, runs: list[RunNote]) -> ResultMatrix:
         place = (*row, column)
         path = store.record_path(keys[place]) if place in keys else None
         cells[place] = store.intact(read_record, path) if path is not None and path.exists() else None
-    told = {field.name: getattr(note, field.name) for field in fields(note) if field.name not in ("cells", "schema")}
+    told = {field.name: getattr(note, field.name) for field in fields(ResultMatrix) if field.name in _OF_NOTE}
     matrix = ResultMatrix(**told, cells=cells)
+    naming = named.get(matrix.weights or f"{matrix.name}-{matrix.family}")
+    if naming is not None:
+        matrix = replace(matrix, encoder_name=naming.encoder_name)
     if (store.root / "audit").is_dir():
         specs = {row: spec for row, spec in matrix.audit_specs().items() if spec in store}
         audits = {row: store.intact(read_audit, store.audit_path(spec)) for row, spec in specs.items()}
