@@ -149,7 +149,7 @@ WRONG = [
 WRONG_OF_A_STORE = [
     ("compare digits@0", "expected two models, such as digits@0 digits@1, got digits@0"),
     ("compare digits@0 digit@1", "did you mean digits?"),
-    ("compare digits@0 digits@0.5", "expected some of 0, 1, got 0.5"),
+    ("compare digits@0 digits@0.5", "unknown model of digits '0.5'; known: conv3 ε=0, conv3 ε=1"),
     ("report --intervals --metric mcc", "expected top1, top5, robust of one seed, got mcc of seed 0"),
     ("report --intervals --format csv", "--intervals: expected a table, markdown or latex, got csv"),
     ("report --intervals --html x.html", "--html: expected no --format, --metric or --intervals"),

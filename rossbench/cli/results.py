@@ -14,7 +14,6 @@ from ..report import audits, formats, tables
 from ..report import published as comparing
 from ..store import results
 from ..store.store import Store
-from ..util.epsilons import check_models, parse_models
 from ..util.errors import NotComparable
 from . import options
 from .terminal import Console
@@ -151,10 +150,11 @@ def compare(
 ) -> None:
     """Compare results with the published numbers, under the same protocol; or two models.
 
-    Two models are NAME@MODEL, such as digits@0 digits@1 or digits-low-to-low-finetuning@1:0: McNemar's test on the
-    same test images says at each epsilon whether their difference is more than noise.
+    Two models are NAME@MODEL, such as digits@0 digits@1, digits-low-to-low-finetuning@1:0 or digits@mine-v3, or plainly
+    MODEL where one scenario alone has it: McNemar's test on the same test images says at each epsilon whether their
+    difference is more than noise.
     """
-    if any("@" in name for name in names):
+    if any("@" in name for name in names) or (names and not results.are_scenarios(Store(store), names)):
         _print([_compare_models(names, Store(store), protocol)], form)
         return
     comparisons = comparing.compare(results.load(Store(store), names, protocol))
@@ -168,16 +168,11 @@ def compare(
 
 
 def _compare_models(names: Sequence[str], store: Store, protocol: str | None) -> tables.Table:
-    """Two models, each NAME@MODEL."""
-    places = [name.rpartition("@") for name in names]
-    models = [parse_models(model) for name, _, model in places if name]
-    if len(names) != 2 or len(models) != 2 or any(len(model) != 1 for model in models):
+    """Two models, each NAME@MODEL or MODEL."""
+    if len(names) != 2:
         raise click.UsageError(f"expected two models, such as digits@0 digits@1, got {' '.join(names)}")
-    matrices = [results.one_protocol(results.load(store, [name], protocol)) for name, _, _ in places]
-    for of, model in zip(matrices, models, strict=True):
-        check_models(model, {row for matrix in of for row in matrix.rows})
+    found = [results.find_model(store, name, protocol) for name in names]
     with Console(stderr=True).status("loading torch"):
-        from ..report.figure_data import choose
+        from ..report.figure_data import Model
         from ..report.model_comparison import compare_models
-    first, second = (choose(of, model)[0] for of, model in zip(matrices, models, strict=True))
-    return compare_models(store, first, second)
+    return compare_models(store, *(Model(*one) for one in found))

@@ -112,14 +112,24 @@ def to_csv(matrices: Sequence[ResultMatrix], metric: str | None) -> str:
     """One line a cell; the value is empty where the cell is missing. Without a metric: each matrix's own."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["scenario", "protocol", "seed", *_PLACE, "metric", "value", "n", "key", "audit", "notes"])
+    writer.writerow(["scenario", "protocol", "seed", "model", *_PLACE, "metric", "value", "n", "key", "audit", "notes"])
     for matrix in matrices:
         shown, notes = metric or matrix.metric, "; ".join(matrix.notes())
         for place, record in matrix.cells.items():
             value = matrix.value(place[:2], place[2], shown)
             found = ["", "", ""] if record is None else [value, record.n, record.key]
             audit = matrix.audits[place[:2]].summary if place[:2] in matrix.audits else ""
-            line = [matrix.name, matrix.protocol, matrix.seed, *place, shown, *found, audit, notes]
+            line = [
+                matrix.name,
+                matrix.protocol,
+                matrix.seed,
+                matrix.model(place[:2]),
+                *place,
+                shown,
+                *found,
+                audit,
+                notes,
+            ]
             writer.writerow(map(_csv, line))
     return buffer.getvalue()
 
@@ -144,6 +154,7 @@ def to_json(matrices: Sequence[ResultMatrix], metric: str | None) -> str:
         ]
         cells = [
             {
+                "model": matrix.model(place[:2]),
                 **dict(zip(_PLACE, place, strict=True)),
                 "value": matrix.value(place[:2], place[2], shown),
                 "record": record and asdict(record),

@@ -185,17 +185,15 @@ def _audit(family: Sequence[ResultMatrix], row: Row) -> tuple[str, bool]:
 
 
 def _notes(group: Sequence[Sequence[ResultMatrix]]) -> list[str]:
-    told = [(family[0].encoder, note) for family in group for note in _of_family(family)]
-    if len(group) > 1:
-        shared = {note for _, note in told if sum(other == note for _, other in told) == len(group)}
-        told = [("" if note in shared else f"{encoder}: ", note) for encoder, note in told]
-        notes = [start + note for start, note in told]
-    else:
-        notes = [note for _, note in told]
+    of: dict[str, list[str]] = {}
+    for family in group:
+        for note in dict.fromkeys(_of_family(family)):
+            of.setdefault(note, []).append(family[0].encoder)
+    notes = [note if len(who) == len(group) else f"{', '.join(who)}: {note}" for note, who in of.items()]
     if any(audit.verdict == "fail" for family in group for matrix in family for audit in matrix.audits.values()):
         why = f"rossbench audit {group[0][0].name} says why"
         notes.append(f"AUDIT FAILED where numbers have {FAILED}: do not trust them; {why}")
-    return list(dict.fromkeys(notes))
+    return notes
 
 
 def _of_family(family: Sequence[ResultMatrix]) -> list[str]:
@@ -221,7 +219,7 @@ def _caption(group: Sequence[Sequence[ResultMatrix]]) -> str:
         if len(group[0]) > 1:
             told = told.replace(f"protocol {first.protocol}, seed {first.seed}", _seeds(group[0]), 1)
     else:
-        of = (f"{one[0].encoder}: {one[0].architecture}, protocol {one[0].protocol}, {_seeds(one)}" for one in group)
+        of = (f"{one[0].encoder} is {one[0].architecture}, protocol {one[0].protocol}, {_seeds(one)}" for one in group)
         told = "; ".join([f"{first.name}, {first.how()}", *of])
     most = max(map(len, group))
     return told + (f"; mean ± sample deviation over {most} seeds" if most > 1 else "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
@@ -12,7 +13,7 @@ from typing import Any
 from .. import registry
 from ..config.recipes import MODULE, Evaluation
 from ..config.scenarios import Place, Row
-from ..config.specs import AuditSpec
+from ..config.specs import AuditSpec, PretrainSpec
 from ..util.epsilons import EPS, format_epsilon, format_model
 from ..util.errors import InvalidValue, StoreError, UnknownName, one_line, unknown
 from .records import Audit, Record, RunNote, names_of_encoders, read_audit, read_notes, read_record
@@ -116,14 +117,11 @@ class ResultMatrix:
         """The encoder's name; else the architecture, with the first half of the hash of given weights."""
         if self.encoder_name or not self.records:
             return self.encoder_name or "encoder"
-        architecture = self.records[0].spec.finetune.pretrain.encoder.removeprefix(MODULE)
-        return f"{architecture} {self.weights[:8]}".rstrip()
+        return encoder_of(self.records[0].spec.finetune.pretrain)
 
     def model(self, row: Row) -> str:
         """What a model is called: ``mine-v3``, or ``resnet18 ε=1`` where it was pretrained here."""
-        if not self.weights:
-            return f"{self.encoder} {EPS}={format_model(*row)}"
-        return self.encoder + (f", finetuned {EPS}={format_epsilon(row[1])}" if row[1] else "")
+        return model_of(self.encoder, bool(self.weights), row)
 
     @property
     def task(self) -> str:
@@ -220,6 +218,18 @@ class ResultMatrix:
 
 
 _OF_NOTE = {field.name for field in fields(RunNote)} - {"cells", "encoder_name"}
+
+
+def encoder_of(spec: PretrainSpec) -> str:
+    """What an encoder without a name is called: its architecture, with the first half of the hash of given weights."""
+    return f"{spec.encoder.removeprefix(MODULE)} {spec.weights[:8]}".rstrip()
+
+
+def model_of(encoder: str, is_given: bool, row: Row) -> str:
+    """What a model of an encoder is called, by the epsilons of its training; a given one has none of pretraining."""
+    if not is_given:
+        return f"{encoder} {EPS}={format_model(*row)}"
+    return encoder + (f", finetuned {EPS}={format_epsilon(row[1])}" if row[1] else "")
 
 
 def differences(deviations: Mapping[str, tuple[Any, Any]]) -> str:
@@ -321,11 +331,52 @@ def _merged(store: Store, runs: list[RunNote], named: Mapping[str, RunNote]) -> 
     return matrix
 
 
+def are_scenarios(store: Store, names: Sequence[str]) -> bool:
+    """Whether a name is one of a scenario or suite, stored or registered; else all may be of models."""
+    known = {note.name for _, note in read_notes(store)} | {*registry.names(), *(one.name for one in registry.suites())}
+    return any(name in known for name in names)
+
+
+def find_model(store: Store, text: str, protocol: str | None = None) -> tuple[ResultMatrix, Row]:
+    """The model of ``NAME@MODEL``, or of ``MODEL`` alone, and its matrix.
+
+    ``MODEL``: what tables call it, such as ``mine-v3`` or ``resnet18 ε=1`` (ε= may be left out); its epsilons, ``1`` or
+    ``1:0``, of one pretrained here if there is one; or the hash of given weights. UnknownName lists what there is,
+    InvalidValue what several there are to choose from.
+    """
+    name, _, model = text.rpartition("@")
+    matrices = [one for one in load(store, [name] if name else [], protocol) if one.records]
+    models = [(one, row) for one in matrices for row in one.audit_specs()]
+    plain = _plain_model(model)
+    found = [(one, row) for one, row in models if plain in (_plain_model(one.model(row)), _plain_model(one.encoder))]
+    exact = [(one, row) for one, row in found if plain == _plain_model(one.model(row))]
+    found = exact or found or [(one, row) for one, row in models if model == one.weights[:8] != ""]
+    for given in (False, True):  # those that were given have no epsilon of their own
+        found = found or [
+            (one, row)
+            for one, row in models
+            if bool(one.weights) is given and _plain_model(format_model(*row)) == plain
+        ]
+    if not found:
+        raise unknown(f"model of {name or store.root}", model, {one.model(row) for one, row in models})
+    if len({one.audit_specs()[row].finetune for one, row in found}) > 1:
+        choices = "; ".join(f"{one.name}@{one.model(row)}, protocol {one.protocol}" for one, row in found)
+        raise InvalidValue(f"{text}: expected one model, got several; name it, or give --protocol: {choices}")
+    return found[0]
+
+
+def _plain_model(text: str) -> str:
+    """A model as it is looked for: however ε is written, and what is around it."""
+    return " ".join(re.sub(r"\b(ε|eps(ilon)?)\s*=\s*", " ", text.replace(",", " ")).split())
+
+
 def one_protocol(matrices: Sequence[ResultMatrix]) -> list[ResultMatrix]:
     """The matrices; InvalidValue, with what to choose from, if a scenario of them ran under several protocols."""
     by_name = {one.name: [other for other in matrices if other.name == one.name] for one in matrices}
     for name, runs in by_name.items():
         if len(runs) > 1:
-            choices = "; ".join(f"{one.protocol} ({'; '.join(one.notes()) or 'as registered'})" for one in runs)
+            named = [f"{one.encoder}; " if one.is_named else "" for one in runs]
+            told = [start + ("; ".join(one.notes()) or "as registered") for start, one in zip(named, runs, strict=True)]
+            choices = "; ".join(f"{one.protocol} ({text})" for one, text in zip(runs, told, strict=True))
             raise InvalidValue(f"{name}: expected runs under one protocol, got several; choose: {choices}")
     return list(matrices)
