@@ -152,7 +152,7 @@ WRONG_OF_A_STORE = [
     ("compare digits@0 digits@0.5", "unknown model of digits '0.5'; known: conv3 ε=0, conv3 ε=1"),
     ("report --intervals --metric mcc", "expected top1, top5, robust of one seed, got mcc of seed 0"),
     ("report --intervals --format csv", "--intervals: expected a table, markdown or latex, got csv"),
-    ("report --intervals --html x.html", "--html: expected no --format, --metric or --intervals"),
+    ("report --intervals --html x.html", "--html: expected no --format, --metric, --intervals or --sort"),
 ]
 
 
@@ -635,7 +635,10 @@ def test_several_seeds_are_run_shown_and_compared(rossbench):
     assert len(protocols) == 2
     for protocol in protocols:
         assert rossbench("report", "--intervals", "--protocol", protocol)[1].count("[") == 2
-    assert "expected runs under one protocol, got several; choose" in rossbench("compare", "digits@1", "digits@1")[2]
+    assert (
+        "expected one model, got several; name it, or give --protocol"
+        in rossbench("compare", "digits@1", "digits@1")[2]
+    )
 
 
 def test_two_models_are_compared_on_the_same_images(rossbench, audited):

@@ -12,6 +12,7 @@ from rich.markup import escape
 
 from ..report import audits, formats, tables
 from ..report import published as comparing
+from ..report import ranking as rankings
 from ..store import results
 from ..store.store import Store
 from ..util.errors import NotComparable
@@ -35,6 +36,7 @@ EXIT_FAILED_AUDIT = 3
 @click.option(
     "--sort", callback=options.epsilon, metavar="EPSILON", help="Best model at this evaluation epsilon first."
 )
+@click.option("--ranking", is_flag=True, help="Rank all encoders by mean robust accuracy over epsilons and targets.")
 @options.file_option("html", "Write an HTML report with all figures to this file.")
 @options.protocol
 @options.store
@@ -48,14 +50,17 @@ def report(
     form: str,
     intervals: bool,
     sort: float | None,
+    ranking: bool,
     save: Path | None,
     protocol: str | None,
     store: Path,
     data_dir: Path | None,
     device: str,
 ) -> None:
-    """Print result tables: one row per model, one column per evaluation epsilon."""
+    """Print result tables: one row per model, one column per evaluation epsilon; or a ranking."""
     matrices = results.load(Store(store), names, protocol)
+    if ranking and (save, intervals, sort) != (None, False, None):
+        raise click.UsageError("--ranking: expected no --html, --intervals or --sort: it has intervals and an order")
     if save is not None and (form, metric, intervals, sort) != ("table", None, False, None):
         raise click.UsageError("--html: expected no --format, --metric, --intervals or --sort: a page has its own")
     if sort is not None and form in formats.DATA:
@@ -64,10 +69,19 @@ def report(
         raise click.UsageError(f"--intervals: expected a table, markdown or latex, got {form}, which has the counts")
     if save is not None:
         _write_page(save, names, matrices, store, data_dir, device)
+    elif ranking:
+        _rank(rankings.rankings(matrices, metric), form)
     elif form in formats.DATA:
         click.echo(formats.DATA[form](matrices, metric), nl=False)
     else:
         _print(_tables(matrices, metric, intervals, sort), form)
+
+
+def _rank(found: list[rankings.Ranking], form: str) -> None:
+    if form in rankings.DATA:
+        click.echo(rankings.DATA[form](found), nl=False)
+    else:
+        _print(list(map(rankings.to_table, found)), form)
 
 
 def _tables(

@@ -21,7 +21,7 @@ FAILED = "!"
 
 @dataclass(frozen=True)
 class Table:
-    """A table as texts, ready for every format; its columns are evaluation epsilons."""
+    """A table as texts, ready for every format."""
 
     title: str
     labels: list[str]
@@ -34,6 +34,13 @@ class Table:
     notes: list[str] = field(default_factory=list)
     """What a reader must know before the numbers."""
     caption: str = ""
+    over: str = f"evaluation {EPS}"
+    """What stands above the columns, which are then epsilons; empty where they are not."""
+
+    @property
+    def heads(self) -> list[str]:
+        """Of all columns, each by itself."""
+        return [*self.labels, *(f"{EPS}={column}" if self.over else column for column in self.columns)]
 
 
 def over_seeds(
@@ -87,7 +94,7 @@ def over_seeds(
         columns=list(map(format_epsilon, columns)),
         lines=lines,
         bold={(order.index(i), k) for i, k in _best(means, shown)},
-        notes=_notes(group),
+        notes=notes_of(group),
         caption=_caption(group),
     )
 
@@ -103,14 +110,19 @@ def together(matrices: Sequence[ResultMatrix]) -> list[list[ResultMatrix]]:
     for matrix in sorted(matrices, key=lambda one: bool(one.weights)):  # stable: else as they come
         place: tuple[Any, ...] = (matrix.name, matrix.family)
         if matrix.records:
-            finetune = max((record.spec.finetune for record in matrix.records), key=lambda spec: spec.epsilon)
-            how = encode([asdict(finetune.recipe), asdict(matrix.evaluation)])
-            place = (matrix.name, how, finetune.limit, finetune.pretrain.size, matrix.records[0].spec.limit)
+            place = (matrix.name, *how_tested(matrix))
             if not matrix.is_named and nameless.setdefault(place, matrix.encoder_id) != matrix.encoder_id:
                 place = (*place, matrix.encoder_id)
         groups.setdefault(place, []).append(matrix)
     first = {matrix.name: i for i, matrix in reversed([*enumerate(matrices)])}
     return sorted(groups.values(), key=lambda group: first[group[0].name])
+
+
+def how_tested(matrix: ResultMatrix) -> tuple[Any, ...]:
+    """What matrices agree in that were finetuned and evaluated alike, whatever their encoder and target."""
+    finetune = max((record.spec.finetune for record in matrix.records), key=lambda spec: spec.epsilon)
+    how = encode([asdict(finetune.recipe), asdict(matrix.evaluation)])
+    return how, finetune.limit, finetune.pretrain.size, matrix.records[0].spec.limit
 
 
 def _column(columns: Sequence[float], wanted: float) -> int:
@@ -184,12 +196,13 @@ def _audit(family: Sequence[ResultMatrix], row: Row) -> tuple[str, bool]:
     return worst.summary, worst.verdict == "fail"
 
 
-def _notes(group: Sequence[Sequence[ResultMatrix]]) -> list[str]:
+def notes_of(group: Sequence[Sequence[ResultMatrix]]) -> list[str]:
+    """What a reader must know before the numbers of some families; what not all have, with their encoders."""
     of: dict[str, list[str]] = {}
     for family in group:
         for note in dict.fromkeys(_of_family(family)):
             of.setdefault(note, []).append(family[0].encoder)
-    notes = [note if len(who) == len(group) else f"{', '.join(who)}: {note}" for note, who in of.items()]
+    notes = [note if len(who) == len(group) else f"{', '.join(dict.fromkeys(who))}: {note}" for note, who in of.items()]
     if any(audit.verdict == "fail" for family in group for matrix in family for audit in matrix.audits.values()):
         why = f"rossbench audit {group[0][0].name} says why"
         notes.append(f"AUDIT FAILED where numbers have {FAILED}: do not trust them; {why}")

@@ -360,7 +360,9 @@ def find_model(store: Store, text: str, protocol: str | None = None) -> tuple[Re
     if not found:
         raise unknown(f"model of {name or store.root}", model, {one.model(row) for one, row in models})
     if len({one.audit_specs()[row].finetune for one, row in found}) > 1:
-        choices = "; ".join(f"{one.name}@{one.model(row)}, protocol {one.protocol}" for one, row in found)
+        choices = "; ".join(
+            f"{one.name}@{one.model(row)}, protocol {one.protocol}, seed {one.seed}" for one, row in found
+        )
         raise InvalidValue(f"{text}: expected one model, got several; name it, or give --protocol: {choices}")
     return found[0]
 
