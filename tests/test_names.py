@@ -15,7 +15,7 @@ from rossbench.models import encoders, pretrained
 from rossbench.report import formats, page, tables
 from rossbench.report.figure_data import choose, labels
 from rossbench.runner import run as runner
-from rossbench.store import results
+from rossbench.store import lookup, results
 from rossbench.store.store import Store
 from rossbench.util.errors import InvalidValue, UnknownName
 
@@ -137,9 +137,9 @@ def test_equal_names_of_different_encoders_are_told_apart(several, tmp_path):
 def test_a_model_is_found_by_its_name(several, text, model):
     if model is None:
         with pytest.raises(UnknownName, match="unknown model of digits"):
-            results.find_model(Store(several), text)
+            lookup.find_model(Store(several), text)
     else:
-        matrix, row = results.find_model(Store(several), text)
+        matrix, row = lookup.find_model(Store(several), text)
         assert matrix.model(row) == model
 
 
@@ -147,7 +147,7 @@ def test_a_model_that_may_be_several_is_asked_for(several):
     with pytest.raises(
         InvalidValue, match=r"conv3: expected one model, got several; name it, .*conv3 ε=0, .*conv3 ε=1"
     ):
-        results.find_model(Store(several), "conv3")
+        lookup.find_model(Store(several), "conv3")
 
 
 def test_every_output_tells_the_name(several, rossbench_):

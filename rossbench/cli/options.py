@@ -200,6 +200,8 @@ _of_store: dict[str, Any] = {
     "help": "Folder of artifacts and records.",
 }
 store = option("--out", "--store", "store", type=FOLDER, **_of_store)
+stores = option("--out", "--store", "stores", type=FOLDER, multiple=True, **_of_store | {"default": [STORE]})
+"""Read together."""
 store_to_write = option("--out", "--store", "store", type=FOLDER, callback=_check_writable, **_of_store)
 data_dir = option("--data-dir", type=FOLDER, help="[default: ROSSBENCH_DATA or ~/.cache/rossbench/data]")
 tensorboard = option(

@@ -14,6 +14,8 @@ from ..report import audits, formats, tables
 from ..report import published as comparing
 from ..report import ranking as rankings
 from ..store import results
+from ..store.lookup import are_scenarios, find_model
+from ..store.several import load_several
 from ..store.store import Store
 from ..util.errors import NotComparable
 from . import options
@@ -39,7 +41,7 @@ EXIT_FAILED_AUDIT = 3
 @click.option("--ranking", is_flag=True, help="Rank all encoders by mean robust accuracy over epsilons and targets.")
 @options.file_option("html", "Write an HTML report with all figures to this file.")
 @options.protocol
-@options.store
+@options.stores
 @options.data_dir
 @options.device
 @options.scenario_file
@@ -53,12 +55,17 @@ def report(
     ranking: bool,
     save: Path | None,
     protocol: str | None,
-    store: Path,
+    stores: tuple[Path, ...],
     data_dir: Path | None,
     device: str,
 ) -> None:
-    """Print result tables: one row per model, one column per evaluation epsilon; or a ranking."""
-    matrices = results.load(Store(store), names, protocol)
+    """Print result tables: one row per model, one column per evaluation epsilon; or a ranking.
+
+    Several --store are read together; where they contradict each other, a note says so.
+    """
+    if save is not None and len(stores) > 1:
+        raise click.UsageError(f"--html: expected one --store, from which figures are drawn, got {len(stores)}")
+    matrices = load_several(list(map(Store, stores)), names, protocol)
     if ranking and (save, intervals, sort) != (None, False, None):
         raise click.UsageError("--ranking: expected no --html, --intervals or --sort: it has intervals and an order")
     if save is not None and (form, metric, intervals, sort) != ("table", None, False, None):
@@ -68,7 +75,7 @@ def report(
     if intervals and form in formats.DATA:
         raise click.UsageError(f"--intervals: expected a table, markdown or latex, got {form}, which has the counts")
     if save is not None:
-        _write_page(save, names, matrices, store, data_dir, device)
+        _write_page(save, names, matrices, stores[0], data_dir, device)
     elif ranking:
         _rank(rankings.rankings(matrices, metric), form)
     elif form in formats.DATA:
@@ -168,7 +175,7 @@ def compare(
     MODEL where one scenario alone has it: McNemar's test on the same test images says at each epsilon whether their
     difference is more than noise.
     """
-    if any("@" in name for name in names) or (names and not results.are_scenarios(Store(store), names)):
+    if any("@" in name for name in names) or (names and not are_scenarios(Store(store), names)):
         _print([_compare_models(names, Store(store), protocol)], form)
         return
     comparisons = comparing.compare(results.load(Store(store), names, protocol))
@@ -185,7 +192,7 @@ def _compare_models(names: Sequence[str], store: Store, protocol: str | None) ->
     """Two models, each NAME@MODEL or MODEL."""
     if len(names) != 2:
         raise click.UsageError(f"expected two models, such as digits@0 digits@1, got {' '.join(names)}")
-    found = [results.find_model(store, name, protocol) for name in names]
+    found = [find_model(store, name, protocol) for name in names]
     with Console(stderr=True).status("loading torch"):
         from ..report.figure_data import Model
         from ..report.model_comparison import compare_models

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
@@ -249,12 +248,14 @@ def _plain(value: Any) -> str:
     return str(value) or "none"
 
 
-def load(store: Store, names: Sequence[str] = (), protocol: str | None = None) -> list[ResultMatrix]:
+def load(
+    store: Store, names: Sequence[str] = (), protocol: str | None = None, apart: bool = True
+) -> list[ResultMatrix]:
     """The matrices in a store: all, or those of some scenarios and suites in their order, or of one protocol.
 
     Runs of a scenario that differ in their grids alone are one matrix. One without a record, as a failed try leaves,
     is left out where it is neither asked for nor all there is. Raises StoreError if the store holds none at
-    all, UnknownName for a name or protocol of which it holds none.
+    all, UnknownName for a name or protocol of which it holds none. ``apart``: see told_apart.
     """
     runs: dict[tuple[str, str], list[RunNote]] = {}
     notes = [note for _, note in read_notes(store)]
@@ -272,7 +273,9 @@ def load(store: Store, names: Sequence[str] = (), protocol: str | None = None) -
                 raise unknown(f"protocol of {one}" if one else "protocol", protocol, hashes)
         chosen = [place for place in chosen if place[1] == protocol]
     named = names_of_encoders(notes)
-    matrices = told_apart([_merged(store, runs[place], named) for place in chosen])
+    matrices = [_merged(store, runs[place], named) for place in chosen]
+    if apart:
+        matrices = told_apart(matrices)
     filled = {matrix.name for matrix in matrices if matrix.records}
     if protocol is not None or not filled:
         return matrices
@@ -329,47 +332,6 @@ def _merged(store: Store, runs: list[RunNote], named: Mapping[str, RunNote]) -> 
         audits = {row: store.intact(read_audit, store.audit_path(spec)) for row, spec in specs.items()}
         matrix.audits.update({row: audit for row, audit in audits.items() if audit is not None})
     return matrix
-
-
-def are_scenarios(store: Store, names: Sequence[str]) -> bool:
-    """Whether a name is one of a scenario or suite, stored or registered; else all may be of models."""
-    known = {note.name for _, note in read_notes(store)} | {*registry.names(), *(one.name for one in registry.suites())}
-    return any(name in known for name in names)
-
-
-def find_model(store: Store, text: str, protocol: str | None = None) -> tuple[ResultMatrix, Row]:
-    """The model of ``NAME@MODEL``, or of ``MODEL`` alone, and its matrix.
-
-    ``MODEL``: what tables call it, such as ``mine-v3`` or ``resnet18 ε=1`` (ε= may be left out); its epsilons, ``1`` or
-    ``1:0``, of one pretrained here if there is one; or the hash of given weights. UnknownName lists what there is,
-    InvalidValue what several there are to choose from.
-    """
-    name, _, model = text.rpartition("@")
-    matrices = [one for one in load(store, [name] if name else [], protocol) if one.records]
-    models = [(one, row) for one in matrices for row in one.audit_specs()]
-    plain = _plain_model(model)
-    found = [(one, row) for one, row in models if plain in (_plain_model(one.model(row)), _plain_model(one.encoder))]
-    exact = [(one, row) for one, row in found if plain == _plain_model(one.model(row))]
-    found = exact or found or [(one, row) for one, row in models if model == one.weights[:8] != ""]
-    for given in (False, True):  # those that were given have no epsilon of their own
-        found = found or [
-            (one, row)
-            for one, row in models
-            if bool(one.weights) is given and _plain_model(format_model(*row)) == plain
-        ]
-    if not found:
-        raise unknown(f"model of {name or store.root}", model, {one.model(row) for one, row in models})
-    if len({one.audit_specs()[row].finetune for one, row in found}) > 1:
-        choices = "; ".join(
-            f"{one.name}@{one.model(row)}, protocol {one.protocol}, seed {one.seed}" for one, row in found
-        )
-        raise InvalidValue(f"{text}: expected one model, got several; name it, or give --protocol: {choices}")
-    return found[0]
-
-
-def _plain_model(text: str) -> str:
-    """A model as it is looked for: however ε is written, and what is around it."""
-    return " ".join(re.sub(r"\b(ε|eps(ilon)?)\s*=\s*", " ", text.replace(",", " ")).split())
 
 
 def one_protocol(matrices: Sequence[ResultMatrix]) -> list[ResultMatrix]:
