@@ -9,7 +9,6 @@ from __future__ import annotations
 import enum
 import functools
 import hashlib
-import inspect
 import types
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -41,7 +40,7 @@ def describe(module: nn.Module) -> str:
     Made of a module that has not computed yet, since one may keep in an attribute what it has seen.
     """
     digest = hashlib.sha256()
-    _add(digest.update, module, 0)
+    _add(digest.update, module)
     return digest.hexdigest()
 
 
@@ -74,9 +73,9 @@ def _rounded(features: Tensor, step: float) -> str:
     return f"{list(values.shape)} {round(torch.tensor(size).log().item() / step)} {whole}"
 
 
-def _add(update: Callable[[bytes], None], item: Any, depth: int) -> None:
-    """Add an item of any kind: its kind, and what is in it."""
-    update(f"\n{depth} {type(item).__qualname__} ".encode())
+def _add(update: Callable[[bytes], None], item: Any, around: tuple[int, ...] = ()) -> None:
+    """Add an item of any kind: its kind, and what is in it. ``around``: the items that this one is in."""
+    update(f"\n{len(around)} {type(item).__qualname__} ".encode())
     if isinstance(item, Tensor):
         dense = item.detach().cpu().to_dense() if item.layout != torch.strided else item.detach().cpu()
         update(f"{list(item.shape)} {item.dtype} ".encode())
@@ -85,9 +84,9 @@ def _add(update: Callable[[bytes], None], item: Any, depth: int) -> None:
         update(f"{item.shape} {item.dtype} ".encode() + item.tobytes())
     elif item is None or isinstance(item, _PLAIN):
         update(repr(item).encode())
-    elif depth < _DEEPEST:
+    elif len(around) < _DEEPEST and id(item) not in around:
         for part in _parts(item):
-            _add(update, part, depth + 1)
+            _add(update, part, (*around, id(item)))
 
 
 _PLAIN = (bool, int, float, complex, str, bytes, enum.Enum, torch.dtype, torch.device, numpy.generic)
@@ -112,8 +111,9 @@ def _parts(item: Any) -> Iterable[Any]:
     if isinstance(item, types.MethodType):
         return (item.__func__,)
     if isinstance(item, types.FunctionType):
-        cells = inspect.getclosurevars(item).nonlocals
-        return item.__code__, item.__defaults__, item.__kwdefaults__, cells
+        cells = zip(item.__code__.co_freevars, item.__closure__ or (), strict=True)
+        values = {name: cell.cell_contents for name, cell in cells if cell != types.CellType()}  # but for empty ones
+        return item.__code__, item.__defaults__, item.__kwdefaults__, values
     if isinstance(item, types.CodeType):
         return item.co_code, item.co_names, item.co_consts
     if isinstance(item, (type, types.ModuleType, types.BuiltinFunctionType)):

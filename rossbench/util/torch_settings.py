@@ -5,43 +5,34 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
-
-class _Setting(NamedTuple):
-    read: Callable[[], Any]
-    write: Callable[[Any], Any]
-
-
-_SETTINGS = {
-    "grad mode": _Setting(torch.is_grad_enabled, torch.set_grad_enabled),
-    "default dtype": _Setting(torch.get_default_dtype, torch.set_default_dtype),
-    "default device": _Setting(torch.get_default_device, torch.set_default_device),
-    "anomaly detection": _Setting(torch.is_anomaly_enabled, torch.autograd.set_detect_anomaly),
-    "deterministic algorithms": _Setting(
-        torch.are_deterministic_algorithms_enabled, torch.use_deterministic_algorithms
-    ),
-    "matmul precision": _Setting(torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),
-    "number of threads": _Setting(torch.get_num_threads, torch.set_num_threads),
+_SETTINGS: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
+    "grad mode": (torch.is_grad_enabled, torch.set_grad_enabled),
+    "default dtype": (torch.get_default_dtype, torch.set_default_dtype),
+    "default device": (torch.get_default_device, torch.set_default_device),
+    "anomaly detection": (torch.is_anomaly_enabled, torch.autograd.set_detect_anomaly),
+    "deterministic algorithms": (torch.are_deterministic_algorithms_enabled, torch.use_deterministic_algorithms),
+    "matmul precision": (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),
+    "number of threads": (torch.get_num_threads, torch.set_num_threads),
     **{
-        f"cudnn.{flag}": _Setting(
-            partial(getattr, torch.backends.cudnn, flag), partial(setattr, torch.backends.cudnn, flag)
-        )
+        f"cudnn.{flag}": (partial(getattr, torch.backends.cudnn, flag), partial(setattr, torch.backends.cudnn, flag))
         for flag in ("enabled", "benchmark", "deterministic", "allow_tf32")
     },
 }
+"""How each is read and written."""
 
 
 @contextlib.contextmanager
 def kept_settings(moved: list[str]) -> Iterator[None]:
     """torch's settings are afterwards as before; the names of those that were not are added to ``moved``."""
-    before = {name: setting.read() for name, setting in _SETTINGS.items()}
+    before = {name: read() for name, (read, _) in _SETTINGS.items()}
     try:
         yield
     finally:
-        for name, setting in _SETTINGS.items():
-            if setting.read() != before[name]:
+        for name, (read, write) in _SETTINGS.items():
+            if read() != before[name]:
                 moved.append(name)
-                setting.write(before[name])
+                write(before[name])
