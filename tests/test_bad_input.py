@@ -125,13 +125,13 @@ report --metric f2 => 'f2' is not one of
 report digits --protocol abc => unknown protocol of digits 'abc'; known:
 report --intervals --metric mcc => expected top1, top5, robust of one seed, got mcc of seed 0
 report --intervals --format csv => --intervals: expected a table, markdown or latex, got csv
-report --html x.html --metric f1 => --html: expected no --format, --metric or --intervals
+report --html x.html --metric f1 => --html: expected no --format, --metric, --intervals or --sort
 report --html no/page.html => expected a file in a folder that exists, got no/page.html
 store list --out folder => expected a store that rossbench run has written
 compare => expected runs with published numbers, cifar10-to-cifar10,
 compare digits@0 => expected two models, such as digits@0 digits@1, got digits@0
 compare digits@0 digit@1 => did you mean digits?
-compare digits@0 digits@0.5 => expected some of 0, 1, got 0.5
+compare digits@0 digits@0.5 => unknown model of digits '0.5'; known: conv3 ε=0, conv3 ε=1
 figure pie digits => No such command 'pie'
 figure tsne digitz => unknown scenario in
 figure robustness digits --models 2 => models: expected some of 0, 1, got 2

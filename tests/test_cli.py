@@ -552,7 +552,10 @@ def test_several_seeds_are_run_shown_and_compared(rossbench):
     assert len(protocols) == 2
     for protocol in protocols:
         assert rossbench("report", "--intervals", "--protocol", protocol)[1].count("[") == 2
-    assert "expected runs under one protocol, got several; choose" in rossbench("compare", "digits@1", "digits@1")[2]
+    assert (
+        "expected one model, got several; name it, or give --protocol"
+        in rossbench("compare", "digits@1", "digits@1")[2]
+    )
 
 
 def test_two_models_are_compared_on_the_same_images(rossbench, audited):

@@ -35,9 +35,9 @@ HOMES = {
 }
 """Modules, or folders, that alone import a library."""
 NO_TORCH = {"config", "data", "registry", "cli", "report.tables", "report.formats", "report.published", "report.audits"}
-NO_TORCH |= {"report.dataframe"}
+NO_TORCH |= {"report.dataframe", "report.ranking"}
 NO_TORCH.add("attacks.table")
-NO_TORCH |= {f"store.{name}" for name in ("store", "records", "results", "maintenance")}
+NO_TORCH |= {f"store.{name}" for name in ("store", "records", "results", "several", "lookup", "maintenance")}
 NO_TORCH |= {f"util.{name}" for name in ("errors", "encoding", "locks", "signals", "statistics", "torchrun")}
 NO_TORCH |= {"util.values", "util.epsilons", "util.backend"}
 """Modules, or folders, whose import loads no torch: what list, show and report need."""

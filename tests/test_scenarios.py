@@ -173,6 +173,7 @@ RECIPES = values(
 SCENARIOS = values(
     Scenario,
     name=st.sampled_from(["x", "y"]),
+    encoder_name=st.sampled_from(["", "mine-v3", "resnet 18"]),
     source=st.sampled_from(["cifar10", "cifar100"]),
     target=st.sampled_from(["cifar10", "cifar100"]),
     encoder=st.sampled_from(["conv3", "resnet18:cifar", "vit_tiny_patch16_224.augreg_in21k", "module:Own"]),

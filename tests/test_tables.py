@@ -638,7 +638,7 @@ def test_whatever_names_are_csv_is_read_as_it_was_written_and_runs_no_formula(fi
     matrix.cells[0, 0, 0.5] = dataclasses.replace(matrix.cells[0, 0, 0.5], mcc=mcc)
     text = formats.to_csv([matrix], "mcc")
     rows = list(csv.reader(io.StringIO(text, newline="")))
-    assert [len(row) for row in rows] == [12] * 3
+    assert [len(row) for row in rows] == [13] * 3
     first = dict(zip(rows[0], rows[1], strict=True))
     told = {"scenario": name, "protocol": other, "notes": "; ".join(matrix.notes())}
     for column, meant in told.items():

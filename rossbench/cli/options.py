@@ -93,6 +93,13 @@ def epsilons(ctx: click.Context, param: click.Parameter, value: str | None) -> t
     return None if value is None else parse_epsilons(value)
 
 
+def epsilon(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
+    found = None if value is None else parse_epsilons(value)
+    if found is not None and len(found) != 1:
+        raise click.BadParameter(f"expected one epsilon, got {value}", ctx, param)
+    return found and found[0]
+
+
 def models(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[tuple[float, float], ...]:
     return () if value is None else parse_models(value)
 
@@ -184,6 +191,8 @@ _of_store: dict[str, Any] = {
     "help": "Folder of artifacts and records.",
 }
 store = option("--out", "--store", "store", type=FOLDER, **_of_store)
+stores = option("--out", "--store", "stores", type=FOLDER, multiple=True, **_of_store | {"default": [STORE]})
+"""Read together."""
 store_to_write = option("--out", "--store", "store", type=FOLDER, callback=_check_writable, **_of_store)
 data_dir = option("--data-dir", type=FOLDER, help="[default: ROSSBENCH_DATA or ~/.cache/rossbench/data]")
 tensorboard = option(
@@ -258,6 +267,7 @@ overrides = together(
         help="Which of its BatchNorms, where it has several.  [default: adversarial]",
     ),
     option("--encoder-prefix", metavar="NAME", help="Which encoder of the file, such as teacher or encoder_q."),
+    option("--name", "encoder_name", help="What to call the encoder in tables, figures and comparisons."),
     option("--precision", type=click.Choice(["float32", "bfloat16"]), help="Pretraining precision."),
     option("--attacked", type=click.Choice(["all", "correct"]), help="Attack all or only correctly classified images."),
     option("--attack", help="Evaluation attack: name, settings or both, such as pgd,steps=100,restarts=5."),

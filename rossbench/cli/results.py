@@ -13,9 +13,11 @@ from rich.markup import escape
 from .. import registry
 from ..report import audits, formats, tables, zoo
 from ..report import published as comparing
+from ..report import ranking as rankings
 from ..store import results
+from ..store.lookup import are_of_models, find_model
+from ..store.several import load_several
 from ..store.store import Store
-from ..util.epsilons import check_models, parse_models
 from ..util.errors import InvalidValue, NotComparable
 from . import options
 from .terminal import Console
@@ -34,9 +36,13 @@ EXIT_FAILED_AUDIT = 3
     show_default=True,
 )
 @click.option("--intervals", is_flag=True, help="Show 95 % Wilson intervals; one seed only.")
+@click.option(
+    "--sort", callback=options.epsilon, metavar="EPSILON", help="Best model at this evaluation epsilon first."
+)
+@click.option("--ranking", is_flag=True, help="Rank all encoders by mean robust accuracy over epsilons and targets.")
 @options.file_option("html", "Write an HTML report with all figures to this file.")
 @options.protocol
-@options.store
+@options.stores
 @options.data_dir
 @options.device
 @options.scenario_file
@@ -46,25 +52,57 @@ def report(
     metric: str | None,
     form: str,
     intervals: bool,
+    sort: float | None,
+    ranking: bool,
     save: Path | None,
     protocol: str | None,
-    store: Path,
+    stores: tuple[Path, ...],
     data_dir: Path | None,
     device: str,
 ) -> None:
-    """Print result tables: one row per model, one column per evaluation epsilon."""
-    matrices = results.load(Store(store), names, protocol)
-    if save is not None and (form, metric, intervals) != ("table", None, False):
-        raise click.UsageError("--html: expected no --format, --metric or --intervals, since a page has its own")
+    """Print result tables: one row per model, one column per evaluation epsilon; or a ranking.
+
+    Several --store are read together; where they contradict each other, a note says so.
+    """
+    if save is not None and len(stores) > 1:
+        raise click.UsageError(f"--html: expected one --store, from which figures are drawn, got {len(stores)}")
+    matrices = load_several(list(map(Store, stores)), names, protocol)
+    if ranking and (save, intervals, sort) != (None, False, None):
+        raise click.UsageError("--ranking: expected no --html, --intervals or --sort: it has intervals and an order")
+    if save is not None and (form, metric, intervals, sort) != ("table", None, False, None):
+        raise click.UsageError("--html: expected no --format, --metric, --intervals or --sort: a page has its own")
+    if sort is not None and form in formats.DATA:
+        raise click.UsageError(f"--sort: expected a table, markdown or latex, got {form}, which is by scenario")
     if intervals and form in formats.DATA:
         raise click.UsageError(f"--intervals: expected a table, markdown or latex, got {form}, which has the counts")
     if save is not None:
-        _write_page(save, names, matrices, store, data_dir, device)
+        _write_page(save, names, matrices, stores[0], data_dir, device)
+    elif ranking:
+        _rank(rankings.rankings(matrices, metric), form)
     elif form in formats.DATA:
         click.echo(formats.DATA[form](matrices, metric), nl=False)
     else:
-        families = [(family, metric or family[0].metric) for family in tables.families(matrices)]
-        _print([tables.over_seeds(family, shown, intervals) for family, shown in families], form)
+        _print(_tables(matrices, metric, intervals, sort), form)
+
+
+def _rank(found: list[rankings.Ranking], form: str) -> None:
+    if form in rankings.DATA:
+        click.echo(rankings.DATA[form](found), nl=False)
+    else:
+        _print(list(map(rankings.to_table, found)), form)
+
+
+def _tables(
+    matrices: list[results.ResultMatrix], metric: str | None, intervals: bool, sort: float | None
+) -> list[tables.Table]:
+    groups = tables.together(matrices)
+    sorts = [sort if sort in {column for one in group for column in one.columns} else None for group in groups]
+    if sort not in sorts:  # over_seeds says what there is
+        sorts = [sort] * len(groups)
+    return [
+        tables.over_seeds(group, metric or group[0].metric, intervals, by)
+        for group, by in zip(groups, sorts, strict=True)
+    ]
 
 
 def _write_page(
@@ -134,10 +172,11 @@ def compare(
 ) -> None:
     """Compare results with the published numbers, under the same protocol; or two models.
 
-    Two models are NAME@MODEL, such as digits@0 digits@1 or digits-low-to-low-finetuning@1:0: McNemar's test on the
-    same test images says at each epsilon whether their difference is more than noise.
+    Two models are NAME@MODEL, such as digits@0 digits@1, digits-low-to-low-finetuning@1:0 or digits@mine-v3, or plainly
+    MODEL where one scenario alone has it: McNemar's test on the same test images says at each epsilon whether their
+    difference is more than noise.
     """
-    if any("@" in name for name in names):
+    if any("@" in name for name in names) or (names and are_of_models(Store(store), names)):
         _print([_compare_models(names, Store(store), protocol)], form)
         return
     matrices = _named(names, Store(store), protocol)
@@ -173,16 +212,11 @@ def _named(names: Sequence[str], store: Store, protocol: str | None) -> list[res
 
 
 def _compare_models(names: Sequence[str], store: Store, protocol: str | None) -> tables.Table:
-    """Two models, each NAME@MODEL."""
-    places = [name.rpartition("@") for name in names]
-    models = [parse_models(model) for name, _, model in places if name]
-    if len(names) != 2 or len(models) != 2 or any(len(model) != 1 for model in models):
+    """Two models, each NAME@MODEL or MODEL."""
+    if len(names) != 2:
         raise click.UsageError(f"expected two models, such as digits@0 digits@1, got {' '.join(names)}")
-    matrices = [results.one_protocol(results.load(store, [name], protocol)) for name, _, _ in places]
-    for of, model in zip(matrices, models, strict=True):
-        check_models(model, {row for matrix in of for row in matrix.rows})
+    found = [find_model(store, name, protocol) for name in names]
     with Console(stderr=True).status("loading torch"):
-        from ..report.figure_data import choose
+        from ..report.figure_data import Model
         from ..report.model_comparison import compare_models
-    first, second = (choose(of, model)[0] for of, model in zip(matrices, models, strict=True))
-    return compare_models(store, first, second)
+    return compare_models(store, *(Model(*one) for one in found))

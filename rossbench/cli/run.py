@@ -258,8 +258,8 @@ def run(
     if as_json:
         click.echo(formats.DATA["json"](stored, None), nl=False)
     else:
-        for family in tables.families(stored):
-            Console().print(formats.to_rich(tables.over_seeds(family, family[0].metric), console.width))
+        for group in tables.together(stored):
+            Console().print(formats.to_rich(tables.over_seeds(group, group[0].metric), console.width))
     again = f"rossbench report {name}" + (f" --out {shlex.quote(str(store))}" if str(store) != options.STORE else "")
     file = click.get_current_context().meta.get(options.FILE)
     if file is not None and name not in {scenario.name for scenario in scenarios}:  # a store does not know suites

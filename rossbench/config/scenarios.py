@@ -16,6 +16,7 @@ from pydantic import Field
 
 from ..attacks.table import kind
 from ..data import datasets
+from ..util.epsilons import is_number
 from ..util.errors import InvalidValue
 from ..util.values import Count, Epsilons, Pixels, Seed, distinct, flatten, value
 from .recipes import Recipe
@@ -28,6 +29,8 @@ Place = tuple[float, float, float]
 """A cell's epsilons: of pretraining, finetuning and evaluation."""
 NAME = r"[a-z0-9][a-z0-9._-]{0,63}"
 """How names of scenarios, suites and data sets are spelled: such a file's name leads nowhere else."""
+_CALLED = re.compile(r"\w([\w.+ -]{0,62}\w)?")
+"""How names of encoders are spelled; one that reads as a number would be taken for an epsilon."""
 _ENCODER = re.compile(r"[a-z0-9][\w.-]{0,99}(:cifar(-pad2)?)?|module:.+", re.IGNORECASE | re.ASCII)
 
 
@@ -61,10 +64,16 @@ class Scenario:
     (``rossbench.weights``), whose encoder the run is given. The only training epsilon is then 0."""
     size: Pixels | None = None
     """To which images of source and target are resized, where they have another one; None: they have the same."""
+    encoder_name: str = ""
+    """What tables, figures and comparisons call the encoder: letters, digits, spaces and ``. _ + -``, at most 64, and
+    no number. It changes no result and no key; empty: the architecture."""
 
     def __post_init__(self) -> None:
         check_name("Scenario.name", self.name)
         check_encoder("Scenario", self.encoder)
+        if self.encoder_name and (not _CALLED.fullmatch(self.encoder_name) or is_number(self.encoder_name)):
+            expected = "at most 64 letters, digits, spaces and . _ + -, and no number"
+            raise InvalidValue(f"name of the encoder: expected {expected}, got {self.encoder_name!r:.100}")
         if self.weights and not re.fullmatch("[0-9a-f]{16}", self.weights):
             raise InvalidValue(f"Scenario.weights: expected 16 hex digits, got {self.weights!r}")
         if self.weights and self.train_epsilons != (0,):
@@ -173,7 +182,15 @@ class Scenario:
         return name not in _NOT_PROTOCOL and not (self.weights and name.startswith("recipe.pretraining."))
 
 
-_NOT_PROTOCOL = ("name", "description", "recipe.name", "train_epsilons", "finetune_epsilons", "eval_epsilons")
+_NOT_PROTOCOL = (
+    "name",
+    "description",
+    "encoder_name",
+    "recipe.name",
+    "train_epsilons",
+    "finetune_epsilons",
+    "eval_epsilons",
+)
 
 
 def specs_of(scenarios: Iterable[Scenario]) -> Iterator[AnySpec]:

@@ -17,7 +17,8 @@ def to_rich(matrix: ResultMatrix) -> RenderableType:
     shown: list[RenderableType] = []
     for row, audit in matrix.audits.items():
         seed = f", seed {matrix.seed}" if matrix.seed else ""
-        shown.append(Text(f"{matrix.name}{seed}, model {EPS} {format_model(*row)}: {audit.summary}", "bold"))
+        model = matrix.model(row) if matrix.is_named else f"model {EPS} {format_model(*row)}"
+        shown.append(Text(f"{matrix.name}{seed}, {model}: {audit.summary}", "bold"))
         table = Table(show_edge=False)
         table.add_column("verdict", no_wrap=True)
         table.add_column("check")

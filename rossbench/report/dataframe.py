@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..store.records import Record
-from ..store.results import METRICS, differences, load
+from ..store.results import METRICS, differences, encoder_of, load, model_of
 from ..store.store import Store
 from ..util.errors import InvalidValue
 
@@ -17,7 +17,20 @@ if TYPE_CHECKING:
 
 _EPSILONS = ("pretrain_epsilon", "finetune_epsilon", "eval_epsilon")
 _LAST = ("top1_low", "top1_high", "audit", "collapsed", "key", "deviations")
-COLUMNS = ("scenario", "protocol", "seed", "source", "target", "encoder", *_EPSILONS, "attack", "n", *METRICS, *_LAST)
+COLUMNS = (
+    "scenario",
+    "protocol",
+    "seed",
+    "source",
+    "target",
+    "model",
+    "encoder",
+    *_EPSILONS,
+    "attack",
+    "n",
+    *METRICS,
+    *_LAST,
+)
 
 
 def results(
@@ -29,7 +42,7 @@ def results(
 
     ``names``, ``protocol``: of a store, only these scenarios and suites, and this protocol. Rates are in [0, 1], mcc in
     [-1, 1], NaN where not all images were attacked; ``docs/records.md`` describes the columns. Records alone know
-    neither their protocol nor their audit. Raises RossbenchError.
+    neither their protocol, nor their audit, nor an encoder's name. Raises RossbenchError.
     """
     import pandas
 
@@ -37,7 +50,7 @@ def results(
         store = store_or_records if isinstance(store_or_records, Store) else Store(store_or_records)
         rows = list(_of_store(store, names, protocol))
     else:
-        rows = [_row(one, one.scenario, None, None, one.deviations) for one in _records(store_or_records)]
+        rows = [_row(one, one.scenario, None, None, one.deviations, None) for one in _records(store_or_records)]
     return pandas.DataFrame(rows, columns=COLUMNS)
 
 
@@ -47,7 +60,7 @@ def _of_store(store: Store, names: Sequence[str], protocol: str | None) -> Itera
             if record is not None:
                 audit = matrix.audits.get((row[0], row[1]))
                 verdict = audit.verdict if audit else None
-                yield _row(record, matrix.name, matrix.protocol, verdict, matrix.deviations)
+                yield _row(record, matrix.name, matrix.protocol, verdict, matrix.deviations, matrix.encoder)
 
 
 def _records(given: Any) -> Iterator[Record]:
@@ -61,13 +74,19 @@ def _records(given: Any) -> Iterator[Record]:
 
 
 def _row(
-    record: Record, scenario: str, protocol: str | None, verdict: str | None, deviations: Mapping[str, tuple[Any, Any]]
+    record: Record,
+    scenario: str,
+    protocol: str | None,
+    verdict: str | None,
+    deviations: Mapping[str, tuple[Any, Any]],
+    encoder: str | None,
 ) -> list[Any]:
     spec, finetune, pretrain = record.spec, record.spec.finetune, record.spec.finetune.pretrain
+    model = model_of(encoder or encoder_of(pretrain), bool(pretrain.weights), (pretrain.epsilon, finetune.epsilon))
     numbers = [metric.of(record) for metric in METRICS.values()]
     numbers += record.interval("top1") or (None, None)
     return [
-        *(scenario, protocol, record.seed, pretrain.source, finetune.target, pretrain.encoder),
+        *(scenario, protocol, record.seed, pretrain.source, finetune.target, model, pretrain.encoder),
         *(pretrain.epsilon, finetune.epsilon, spec.epsilon),
         *(str(spec.recipe.attack) if spec.epsilon else "none", record.n),
         *(math.nan if number is None else number for number in numbers),

@@ -37,7 +37,13 @@ class Model:
 
     @property
     def label(self) -> str:
-        return f"{self.matrix.task.removeprefix('RoSS ')}, {EPS} = {format_model(*self.row)}"
+        task = self.matrix.task.removeprefix("RoSS ")
+        return f"{task}, {self.name if self.matrix.is_named else f'{EPS} = {self.name}'}"
+
+    @property
+    def name(self) -> str:
+        """Of a named encoder what tables call it; else the epsilons."""
+        return self.matrix.model(self.row) if self.matrix.is_named else format_model(*self.row)
 
     @cached_property
     def records(self) -> dict[float, Record]:
@@ -162,6 +168,8 @@ def labels(models: Sequence[Model]) -> list[str]:
     for model in models:
         first, second = map(format_epsilon, model.row)
         label = f"model {EPS} = {first}" if first == second else f"model {EPS} = {first}, finetuned {second}"
+        if any(one.matrix.is_named for one in models):
+            label = model.matrix.model(model.row)
         short.append(label + ", collapsed" * model.collapsed)
     tasks = [model.matrix.task.removeprefix("RoSS ") for model in models]
     names = [model.matrix.name for model in models]

@@ -22,7 +22,7 @@ from .tables import Table
 
 def to_rich(table: Table, width: int = 80) -> RenderableType:
     """For a terminal; as many tables as it takes to cut off no column."""
-    heads = [*table.labels, *(f"{EPS}={column}" for column in table.columns)]
+    heads = table.heads
     lines = [[*labels, *cells] for labels, cells in table.lines]
     sizes = [3 + max(map(len, column)) for column in zip(heads, *lines, strict=True)]
     first = len(table.labels)
@@ -49,9 +49,8 @@ def to_rich(table: Table, width: int = 80) -> RenderableType:
 
 
 def to_markdown(table: Table) -> str:
-    head = [*table.labels, *(f"{EPS}={column}" for column in table.columns)]
     lines = [f"### {one_line(table.title)}", "", *(f"> {one_line(note)}\n" for note in table.notes)]
-    lines += [_markdown(head), "|---:" * len(head) + "|"]
+    lines += [_markdown(table.heads), "|---:" * len(table.heads) + "|"]
     lines += [_markdown([*labels, *cells]) for labels, cells in table.lines]
     return "\n".join([*lines, "", one_line(table.caption), ""])
 
@@ -71,7 +70,10 @@ def to_latex(table: Table) -> str:
             rf"\caption{{{_latex(said)}}}",
             rf"\begin{{tabular}}{{{'r' * (before + len(table.columns))}}}",
             r"\toprule",
-            rf"{'& ' * before}\multicolumn{{{len(table.columns)}}}{{c}}{{Evaluation $\varepsilon$}} \\",
+            *(
+                [rf"{'& ' * before}\multicolumn{{{len(table.columns)}}}{{c}}{{Evaluation $\varepsilon$}} \\"]
+                * bool(table.over)
+            ),
             _latex_row([*table.labels, *table.columns]),
             r"\midrule",
             *(_latex_row([*labels, *cells]) for labels, cells in table.lines),
@@ -112,19 +114,29 @@ def to_csv(matrices: Sequence[ResultMatrix], metric: str | None) -> str:
     """One line a cell; the value is empty where the cell is missing. Without a metric: each matrix's own."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["scenario", "protocol", "seed", *_PLACE, "metric", "value", "n", "key", "audit", "notes"])
+    writer.writerow(["scenario", "protocol", "seed", "model", *_PLACE, "metric", "value", "n", "key", "audit", "notes"])
     for matrix in matrices:
         shown, notes = metric or matrix.metric, "; ".join(matrix.notes())
         for place, record in matrix.cells.items():
             value = matrix.value(place[:2], place[2], shown)
             found = ["", "", ""] if record is None else [value, record.n, record.key]
             audit = matrix.audits[place[:2]].summary if place[:2] in matrix.audits else ""
-            line = [matrix.name, matrix.protocol, matrix.seed, *place, shown, *found, audit, notes]
-            writer.writerow(map(_csv, line))
+            line = [
+                matrix.name,
+                matrix.protocol,
+                matrix.seed,
+                matrix.model(place[:2]),
+                *place,
+                shown,
+                *found,
+                audit,
+                notes,
+            ]
+            writer.writerow(map(csv_cell, line))
     return buffer.getvalue()
 
 
-def _csv(cell: object) -> object:
+def csv_cell(cell: object) -> object:
     """A text in one line that no spreadsheet takes for a formula; a number as it is."""
     if not isinstance(cell, str):
         return cell
@@ -144,6 +156,7 @@ def to_json(matrices: Sequence[ResultMatrix], metric: str | None) -> str:
         ]
         cells = [
             {
+                "model": matrix.model(place[:2]),
                 **dict(zip(_PLACE, place, strict=True)),
                 "value": matrix.value(place[:2], place[2], shown),
                 "record": record and asdict(record),

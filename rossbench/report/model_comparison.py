@@ -6,7 +6,7 @@ import torch
 
 from ..store import artifacts
 from ..store.store import Store
-from ..util.epsilons import format_epsilon, format_model
+from ..util.epsilons import format_epsilon
 from ..util.errors import InvalidValue
 from ..util.statistics import mcnemar
 from .figure_data import Model, shared
@@ -20,7 +20,7 @@ def compare_models(store: Store, first: Model, second: Model) -> Table:
 
     InvalidValue if the two were evaluated on different images, or have no epsilon in common.
     """
-    names = [f"{one.matrix.name}@{format_model(*one.row)}" for one in (first, second)]
+    names = [one.matrix.name + "@" + one.name for one in (first, second)]
     columns, told, count = shared([first, second]), [], 0
     recipes = [one.matrix.evaluation for one in (first, second)]
     ways = [f"{recipe.attack} of {recipe.attacked} images" for recipe in recipes]

@@ -52,7 +52,7 @@ def render(names: Sequence[str], matrices: Sequence[ResultMatrix], figures: Sequ
         eps=EPS,
         sections=_sections(names, matrices),
         over_seeds=tables.over_seeds,
-        families=tables.families,
+        together=tables.together,
         metrics=list(METRICS),
         figures=places,
         matrices=matrices,

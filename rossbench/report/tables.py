@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import statistics
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 from ..config.scenarios import Row
 from ..store.results import METRICS, MISSING, Metric, ResultMatrix
 from ..util.epsilons import EPS, format_epsilon
 from ..util.errors import InvalidValue
 from ..util.statistics import mean_deviation
+from ..util.values import encode
 
 FAILED = "!"
 """Behind the numbers of a model whose audit failed."""
@@ -18,7 +21,7 @@ FAILED = "!"
 
 @dataclass(frozen=True)
 class Table:
-    """A table as texts, ready for every format; its columns are evaluation epsilons."""
+    """A table as texts, ready for every format."""
 
     title: str
     labels: list[str]
@@ -31,47 +34,122 @@ class Table:
     notes: list[str] = field(default_factory=list)
     """What a reader must know before the numbers."""
     caption: str = ""
+    over: str = f"evaluation {EPS}"
+    """What stands above the columns, which are then epsilons; empty where they are not."""
+
+    @property
+    def heads(self) -> list[str]:
+        """Of all columns, each by itself."""
+        return [*self.labels, *(f"{EPS}={column}" if self.over else column for column in self.columns)]
 
 
-def over_seeds(family: Sequence[ResultMatrix], metric: str, intervals: bool = False) -> Table:
-    """The table of matrices that differ in their seed alone: where there are several, means and sample deviations.
+def over_seeds(
+    matrices: Sequence[ResultMatrix], metric: str, intervals: bool = False, sort: float | None = None
+) -> Table:
+    """The table of matrices that ``together`` puts side by side: a line a model, over seeds its mean and deviation.
 
-    A line a model, the best of a column bold; then what adversarial finetuning improved. Audits have a column, and mark
-    the numbers of a model whose audit failed. ``intervals``: each rate of a single matrix with its 95 % Wilson
-    interval; InvalidValue for what is no rate.
+    The best of a column is bold; after the models comes what adversarial finetuning improved. Audits have a column, and
+    mark the numbers of a model whose audit failed. ``intervals``: each rate with its 95 % Wilson interval; InvalidValue
+    for what is no rate or of several seeds. ``sort``: the evaluation epsilon whose column orders the models, best
+    first; InvalidValue if there is none.
     """
-    shown = METRICS[metric]
-    if intervals and (len(family) > 1 or not shown.is_count):
+    shown, group = METRICS[metric], families(matrices)
+    if intervals and (len(group) < len(matrices) or not shown.is_count):
         rates = ", ".join(name for name, one in METRICS.items() if one.is_count)
-        raise InvalidValue(f"intervals: expected {rates} of one seed, got {metric} of {_seeds(family)}")
-    rows = sorted({row for matrix in family for row in matrix.rows})
-    columns = sorted({column for matrix in family for column in matrix.columns})
-    split, audited = any(row[0] != row[1] for row in rows), any(matrix.audits for matrix in family)
-    lines, means = [], {}
-    for i, row in enumerate(rows):
+        several = next((family for family in group if len(family) > 1), matrices)
+        raise InvalidValue(f"intervals: expected {rates} of one seed, got {metric} of {_seeds(several)}")
+    models = [(family, row) for family in group for row in sorted({row for matrix in family for row in matrix.rows})]
+    columns = sorted({column for matrix in matrices for column in matrix.columns})
+    known = {
+        (i, k): _known(*model, column, metric) for i, model in enumerate(models) for k, column in enumerate(columns)
+    }
+    means = {place: statistics.fmean(values) for place, values in known.items() if values}
+    order = list(range(len(models)))
+    if sort is not None:
+        k = _column(columns, sort)
+        order.sort(key=lambda i: -means.get((i, k), -math.inf))
+    audited, split = any(matrix.audits for matrix in matrices), any(first != second for _, (first, second) in models)
+    named = any(matrix.is_named for matrix in matrices)
+    lines = []
+    for i in order:
+        family, row = models[i]
         summary, failed = _audit(family, row)
-        cells = []
-        for k, column in enumerate(columns):
-            known = [value for matrix in family if (value := matrix.value(row, column, metric)) is not None]
-            interval = _interval(family[0], row, column, metric) if intervals else ""
-            cells.append(_over(known, shown) + interval + FAILED * failed)
-            if known:
-                means[i, k] = statistics.fmean(known)
-        lines.append(([format_epsilon(one) for one in (row if split else row[:1])] + [summary] * audited, cells))
-    for robust, standard in sorted({pair for matrix in family for pair in matrix.pairs}):
-        several = sum(row[0] == robust[0] and row[1] > 0 for row in rows) > 1
-        what = f"improvement, {format_epsilon(robust[1])}" if several else "improvement"
-        gains = [_over(_gains(family, robust, standard, column, metric), shown, "+") for column in columns]
-        lines.append(([format_epsilon(robust[0]), what] + [""] * audited, gains))
+        cells = [
+            _over(known[i, k], shown)
+            + (_interval(family[0], row, column, metric) if intervals else "")
+            + FAILED * failed
+            for k, column in enumerate(columns)
+        ]
+        label = [family[0].model(row)] if named else [format_epsilon(one) for one in (row if split else row[:1])]
+        lines.append((label + [summary] * audited, cells))
+    for family in group:
+        lines += [
+            (label + [""] * audited, [_over(_gains(family, *pair, column, metric), shown, "+") for column in columns])
+            for label, pair in _improvements(family, named)
+        ]
+    epsilons = [f"pretrained {EPS}", f"finetuned {EPS}"] if split else [f"model {EPS}"]
     return Table(
-        title=f"{shown.label}, {family[0].task}",
-        labels=([f"pretrained {EPS}", f"finetuned {EPS}"] if split else [f"model {EPS}"]) + ["audit"] * audited,
+        title=f"{shown.label}, {matrices[0].task}",
+        labels=(["model"] if named else epsilons) + ["audit"] * audited,
         columns=list(map(format_epsilon, columns)),
         lines=lines,
-        bold=_best(means, shown),
-        notes=_notes(family),
-        caption=_caption(family),
+        bold={(order.index(i), k) for i, k in _best(means, shown)},
+        notes=notes_of(group),
+        caption=_caption(group),
     )
+
+
+def together(matrices: Sequence[ResultMatrix]) -> list[list[ResultMatrix]]:
+    """Matrices of one scenario that were finetuned and evaluated alike, for one table: all encoders, all seeds.
+
+    Those pretrained here come first. Encoders without a name that differ in their pretraining would not be told apart,
+    so each has a table of its own.
+    """
+    groups: dict[tuple[Any, ...], list[ResultMatrix]] = {}
+    nameless: dict[tuple[Any, ...], str] = {}
+    for matrix in sorted(matrices, key=lambda one: bool(one.weights)):  # stable: else as they come
+        place: tuple[Any, ...] = (matrix.name, matrix.family)
+        if matrix.records:
+            place = (matrix.name, *how_tested(matrix))
+            if not matrix.is_named and nameless.setdefault(place, matrix.encoder_id) != matrix.encoder_id:
+                place = (*place, matrix.encoder_id)
+        groups.setdefault(place, []).append(matrix)
+    first = {matrix.name: i for i, matrix in reversed([*enumerate(matrices)])}
+    return sorted(groups.values(), key=lambda group: first[group[0].name])
+
+
+def how_tested(matrix: ResultMatrix) -> tuple[Any, ...]:
+    """What matrices agree in that were finetuned and evaluated alike, whatever their encoder and target."""
+    finetune = max((record.spec.finetune for record in matrix.records), key=lambda spec: spec.epsilon)
+    how = encode([asdict(finetune.recipe), asdict(matrix.evaluation)])
+    return how, finetune.limit, finetune.pretrain.size, matrix.records[0].spec.limit
+
+
+def _column(columns: Sequence[float], wanted: float) -> int:
+    for k, column in enumerate(columns):
+        if math.isclose(column, wanted):
+            return k
+    known = ", ".join(map(format_epsilon, columns))
+    raise InvalidValue(f"--sort: expected an evaluation epsilon of the table, {known}, got {format_epsilon(wanted)}")
+
+
+def _known(family: Sequence[ResultMatrix], row: Row, column: float, metric: str) -> list[float]:
+    return [value for matrix in family if (value := matrix.value(row, column, metric)) is not None]
+
+
+def _improvements(family: Sequence[ResultMatrix], named: bool) -> Iterator[tuple[list[str], tuple[Row, Row]]]:
+    """Labels of the lines that say what adversarial finetuning improved, and the models that each compares."""
+    pairs = sorted({pair for matrix in family for pair in matrix.pairs})
+    for robust, standard in pairs:
+        several = sum(other[0][0] == robust[0] for other in pairs) > 1
+        what = f"improvement, {format_epsilon(robust[1])}" if several else "improvement"
+        yield (
+            [f"{family[0].model(robust)}, improvement"] if named else [format_epsilon(robust[0]), what],
+            (
+                robust,
+                standard,
+            ),
+        )
 
 
 def families(matrices: Sequence[ResultMatrix]) -> list[list[ResultMatrix]]:
@@ -118,24 +196,46 @@ def _audit(family: Sequence[ResultMatrix], row: Row) -> tuple[str, bool]:
     return worst.summary, worst.verdict == "fail"
 
 
-def _notes(family: Sequence[ResultMatrix]) -> list[str]:
-    notes = list(dict.fromkeys(note for matrix in family for note in matrix.notes()))
-    if len(family) > 1:
-        notes = [note for note in notes if not note.startswith("seed ")]
-        if len({frozenset(place for place in one.cells if one.cells[place]) for one in family}) > 1:
-            notes.append("the seeds have different cells; each mean is over the seeds that have it")
-    if any(audit.verdict == "fail" for matrix in family for audit in matrix.audits.values()):
-        why = f"rossbench audit {family[0].name} says why"
+def notes_of(group: Sequence[Sequence[ResultMatrix]]) -> list[str]:
+    """What a reader must know before the numbers of some families; what not all have, with their encoders."""
+    of: dict[str, list[str]] = {}
+    for family in group:
+        for note in dict.fromkeys(_of_family(family)):
+            of.setdefault(note, []).append(family[0].encoder)
+    notes = [note if len(who) == len(group) else f"{', '.join(dict.fromkeys(who))}: {note}" for note, who in of.items()]
+    if any(audit.verdict == "fail" for family in group for matrix in family for audit in matrix.audits.values()):
+        why = f"rossbench audit {group[0][0].name} says why"
         notes.append(f"AUDIT FAILED where numbers have {FAILED}: do not trust them; {why}")
     return notes
 
 
-def _caption(family: Sequence[ResultMatrix]) -> str:
-    first = family[0]
-    if len(family) == 1:
-        return first.caption()
-    told = first.caption().replace(f"protocol {first.protocol}, seed {first.seed}", _seeds(family), 1)
-    return f"{told}; mean ± sample deviation over {len(family)} seeds"
+def _of_family(family: Sequence[ResultMatrix]) -> list[str]:
+    by_label = ("encoder", "weights") if family[0].is_named else ()
+    told = [{name: item for name, item in one.deviations.items() if name not in by_label} for one in family]
+    notes = [
+        note
+        for one, deviations in zip(family, told, strict=True)
+        for note in replace(one, deviations=deviations).notes()
+    ]
+    if len(family) > 1:
+        notes = [note for note in notes if not note.startswith("seed ")]
+        if len({frozenset(place for place in one.cells if one.cells[place]) for one in family}) > 1:
+            notes.append("the seeds have different cells; each mean is over the seeds that have it")
+    return notes
+
+
+def _caption(group: Sequence[Sequence[ResultMatrix]]) -> str:
+    """How the numbers were made; of several encoders each, with its protocol and seeds."""
+    first = group[0][0]
+    if len(group) == 1:
+        told = first.caption()
+        if len(group[0]) > 1:
+            told = told.replace(f"protocol {first.protocol}, seed {first.seed}", _seeds(group[0]), 1)
+    else:
+        of = (f"{one[0].encoder} is {one[0].architecture}, protocol {one[0].protocol}, {_seeds(one)}" for one in group)
+        told = "; ".join([f"{first.name}, {first.how()}", *of])
+    most = max(map(len, group))
+    return told + (f"; mean ± sample deviation over {most} seeds" if most > 1 else "")
 
 
 def _seeds(family: Sequence[ResultMatrix]) -> str:

@@ -19,7 +19,7 @@ from ..util.values import flatten, parse, with_fields
 SAME = "same"
 _OF_SCENARIO = (
     *("encoder", "train_epsilons", "finetune_epsilons", "eval_epsilons"),
-    *("train_limit", "test_limit", "seed", "size"),
+    *("train_limit", "test_limit", "seed", "size", "encoder_name"),
 )
 _SHORTHANDS = {
     **{field: field for field in _OF_SCENARIO},

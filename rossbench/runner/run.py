@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from types import NoneType
 from typing import Any
@@ -24,11 +26,11 @@ from ..store.store import Store
 from ..util.devices import resolve_device
 from ..util.epsilons import check_models
 from ..util.errors import InvalidValue
-from ..util.values import encode
 from . import overrides
 from .progress import Observer
 from .scheduler import Executor, Scheduler, shard_of
 
+log = logging.getLogger(__name__)
 Records = dict[Place, Record]
 """(pretraining epsilon, finetuning epsilon, evaluation epsilon) -> Record."""
 
@@ -83,9 +85,9 @@ def run_suite(
     scheduler = Scheduler(context, executor or Executor(), observe)
     scheduler.check(cells)
     known = {one.weights: one.account.get("zoo", "") for one in encoders}
-    for scenario in scenarios:
-        note = note_of(scenario, known.get(scenario.weights, ""))
-        context.store.write_note(scenario.name, scenario.protocol, encode(note))
+    notes = [note_of(scenario, known.get(scenario.weights, "")) for scenario in scenarios]
+    for note in _named(context.store, notes):
+        context.store.write_note(note.name, note.protocol, note.encoded())
     return scheduler.build(cells, lambda: _read(context.store, scenarios, {cell.key for cell in cells}))
 
 
@@ -123,6 +125,7 @@ def evaluate_encoder(
     mean: RGB | float = 0.0,
     std: RGB | float = 1.0,
     scenario: Scenario | str = "cifar10-to-cifar100",
+    name: str = "",
     store: Store | Path | str = "rossbench-store",
     data_dir: Path | str | None = None,
     device: str = "auto",
@@ -135,7 +138,7 @@ def evaluate_encoder(
     in [0, 1] less ``mean``, over ``std``, channel by channel (or one number for all), and is copied, so it stays as it
     is. It is tried on a few images before any work: see models.probe. What is in the store is known by the module's
     weights, buffers, attributes, code and features of these images: see models.fingerprint. It is audited too:
-    ``rossbench report`` and ``audit`` show it.
+    ``rossbench report`` and ``audit`` show it, as ``name``, which changes no result; see Scenario.encoder_name.
 
     ``options``, as on the command line: ``attack`` (such as "autoattack-standard" or "pgd,steps=100"), ``attacked``,
     ``epsilons`` and ``finetune_eps`` (numbers), ``finetuning`` ("SLF", "ALF", "AFF"), ``finetune_epochs``,
@@ -144,7 +147,7 @@ def evaluate_encoder(
     """
     one = overrides.with_options(_scenario(scenario), options)
     given = pretrained.of_module(module, one.pixels, (mean, std))
-    one = dataclasses.replace(one, encoder=given.name, weights=given.weights, train_epsilons=(0.0,))
+    one = dataclasses.replace(one, encoder=given.name, weights=given.weights, train_epsilons=(0.0,), encoder_name=name)
     where: dict[str, Any] = {"store": store, "data_dir": data_dir, "device": device, "observe": observe}
     found = run_suite([one], encoders=[given], **where)[one.name]
     audit([one.name], protocol=one.protocol, encoders=[given], **where)
@@ -250,4 +253,24 @@ def note_of(scenario: Scenario, zoo: str = "") -> records.RunNote:
         registered_columns=registered.eval_epsilons,
         cells=tuple((*place, spec.key) for place, spec in scenario.cells.items()),
         zoo=zoo,
+        encoder_name=scenario.encoder_name,
+        weights=scenario.weights if scenario.encoder_name else "",
     )
+
+
+def _named(store: Store, notes: Sequence[records.RunNote]) -> Iterator[records.RunNote]:
+    """The notes, each name with its time: that of an earlier run that gave the same, else now. A new name is said."""
+    if not any(note.encoder_name for note in notes):
+        yield from notes
+        return
+    known = records.names_of_encoders(note for _, note in records.read_notes(store))
+    for note in notes:
+        before = known.get(records.place_of_name(note))
+        if note.encoder_name and before is not None and before.encoder_name == note.encoder_name:
+            note = dataclasses.replace(note, named=before.named)
+        elif note.encoder_name:
+            if before is not None:
+                log.warning("%s: its encoder %s is named %s now", note.name, before.encoder_name, note.encoder_name)
+            note = dataclasses.replace(note, named=datetime.now(UTC).isoformat(timespec="microseconds"))
+            known[records.place_of_name(note)] = note
+        yield note

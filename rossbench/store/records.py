@@ -6,7 +6,8 @@ import functools
 import importlib.metadata
 import platform
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,7 +16,7 @@ from pydantic import Field
 from ..config.scenarios import NAME
 from ..config.specs import AuditSpec, EvaluateSpec
 from ..util.errors import InvalidValue, error_context, unknown
-from ..util.values import Count, Epsilons, NotNegative, Seed, Share, read, value
+from ..util.values import Count, Epsilons, NotNegative, Seed, Share, encode, read, value
 from .store import SUMS, Store, read_file
 
 Verdicts = Literal["pass", "warn", "fail"]
@@ -153,7 +154,27 @@ class RunNote:
     """Epsilons of pretraining, finetuning and evaluation, and the key of the evaluation."""
     zoo: str = ""
     """The known encoder that the weights were said to be; see registry.encoder."""
+    encoder_name: str = ""
+    """Empty where none was given; weights and named are then empty too."""
+    weights: str = ""
+    """Of a named encoder that was given, as Scenario.weights."""
+    named: str = ""
+    """When it was, as ISO 8601 in UTC: the newest name counts."""
     schema: Literal[5] = 5
+
+    def encoded(self) -> bytes:
+        """For the store. Without a name there are the same bytes, and so the same file, as before there were names."""
+        return encode({name: item for name, item in asdict(self).items() if item != ""})
+
+
+def names_of_encoders(notes: Iterable[RunNote]) -> dict[str, RunNote]:
+    """The note with the newest name of each encoder: by the hash of given weights, or by scenario and family."""
+    named = sorted((note for note in notes if note.encoder_name), key=lambda note: note.named)
+    return {place_of_name(note): note for note in named}
+
+
+def place_of_name(note: RunNote) -> str:
+    return note.weights or f"{note.name}-{note.family}"
 
 
 def read_audit(path: Path) -> Audit:

@@ -10,12 +10,12 @@ from operator import attrgetter
 from typing import Any
 
 from .. import registry
-from ..config.recipes import Evaluation
+from ..config.recipes import MODULE, Evaluation
 from ..config.scenarios import Place, Row
-from ..config.specs import AuditSpec
+from ..config.specs import AuditSpec, PretrainSpec
 from ..util.epsilons import EPS, format_epsilon, format_model
 from ..util.errors import InvalidValue, StoreError, UnknownName, one_line, unknown
-from .records import Audit, Record, RunNote, read_audit, read_notes, read_record
+from .records import Audit, Record, RunNote, names_of_encoders, read_audit, read_notes, read_record
 from .store import Store
 
 MISSING = "—"
@@ -74,6 +74,10 @@ class ResultMatrix:
     registered_rows: tuple[Row, ...]
     registered_columns: tuple[float, ...]
     cells: dict[Place, Record | None]
+    encoder_name: str = ""
+    """As it was given; a part of the hash behind it where another encoder of these has the same name."""
+    conflicts: tuple[str, ...] = ()
+    """Of several encoders or stores."""
     audits: dict[Row, Audit] = field(default_factory=dict)
     """Of those models whose evaluations, as they are now, have been audited."""
     zoo: str = ""
@@ -95,6 +99,30 @@ class ResultMatrix:
     def weights(self) -> str:
         """The hash of an encoder that was given, not pretrained; empty for others."""
         return next((record.spec.finetune.pretrain.weights for record in self.records), "")
+
+    @cached_property
+    def encoder_id(self) -> str:
+        """What the matrices of one encoder agree in: its weights, or its pretraining but for seed and epsilon."""
+        specs = [record.spec.finetune.pretrain for record in self.records]
+        if self.weights or not specs:
+            return self.weights
+        return replace(max(specs, key=lambda spec: spec.epsilon), seed=0, epsilon=1.0).key
+
+    @property
+    def is_named(self) -> bool:
+        """Whether its models are told by a name or a hash, not by their epsilons alone."""
+        return bool(self.encoder_name or self.weights)
+
+    @property
+    def encoder(self) -> str:
+        """The encoder's name; else the architecture, with the first half of the hash of given weights."""
+        if self.encoder_name or not self.records:
+            return self.encoder_name or "encoder"
+        return encoder_of(self.records[0].spec.finetune.pretrain)
+
+    def model(self, row: Row) -> str:
+        """What a model is called: ``mine-v3``, or ``resnet18 ε=1`` where it was pretrained here."""
+        return model_of(self.encoder, bool(self.weights), row)
 
     @property
     def task(self) -> str:
@@ -142,13 +170,13 @@ class ResultMatrix:
         if self.seed != self.registered_seed:
             notes.append(f"seed {self.seed} (registered: {self.registered_seed})")
         rows, columns = sorted(self.registered_rows), list(self.registered_columns)
-        if self.rows != rows:
+        if self.rows != rows and not self.weights:  # an encoder that is given has one row
             shown, expected = (", ".join(format_model(*row) for row in some) for some in (self.rows, rows))
             notes.append(f"rows {shown} (registered: {expected})")
         if self.columns != columns:
             shown, expected = (", ".join(map(format_epsilon, some)) for some in (self.columns, columns))
             notes.append(f"columns {shown} (registered: {expected})")
-        notes += self.collapse_notes()
+        notes += [*self.collapse_notes(), *self.conflicts]
         missing = len(self.cells) - len(self.records)
         if missing:
             notes.append(f"{missing} of {len(self.cells)} cells are missing, shown as {MISSING}")
@@ -166,15 +194,43 @@ class ResultMatrix:
         """How the numbers were made, from the records themselves."""
         if not self.records:
             return "nothing evaluated yet"
+        called = f"{self.encoder_name}: " if self.encoder_name else ""
+        images, how = self.how().split(", ", 1)
+        told = f"{images}, {called}{self.architecture}, {how}"
+        return f"{self.name}, protocol {self.protocol}, seed {self.seed}: {told}"
+
+    @property
+    def architecture(self) -> str:
+        """The encoder, with the hash of given weights; and whether all of it was finetuned."""
+        finetune = next((record.spec.finetune for record in self.records), None)
+        if finetune is None:
+            return "nothing evaluated yet"
+        given = f" of given weights {self.weights}" if self.weights else ""
+        return finetune.pretrain.encoder + given + ", finetuned in full" * (finetune.recipe.trained == "full")
+
+    def how(self) -> str:
+        """How many test images, and how they were attacked."""
         record = self.records[-1]
-        spec, pretrain = record.spec, record.spec.finetune.pretrain
+        spec = record.spec
         how = str(spec.recipe.attack) if spec.epsilon else "no attack"
         if spec.epsilon and spec.recipe.attacked == "correct":
             how += ", of images right without it"
-        encoder = pretrain.encoder + (f" of given weights {pretrain.weights}" if pretrain.weights else "")
-        if spec.finetune.recipe.trained == "full":
-            encoder += ", finetuned in full"
-        return f"{self.name}, protocol {self.protocol}, seed {self.seed}: {record.n} test images, {encoder}, {how}"
+        return f"{record.n} test images, {how}"
+
+
+_OF_NOTE = {field.name for field in fields(RunNote)} - {"cells", "encoder_name"}
+
+
+def encoder_of(spec: PretrainSpec) -> str:
+    """What an encoder without a name is called: its architecture, with the first half of the hash of given weights."""
+    return f"{spec.encoder.removeprefix(MODULE)} {spec.weights[:8]}".rstrip()
+
+
+def model_of(encoder: str, is_given: bool, row: Row) -> str:
+    """What a model of an encoder is called, by the epsilons of its training; a given one has none of pretraining."""
+    if not is_given:
+        return f"{encoder} {EPS}={format_model(*row)}"
+    return encoder + (f", finetuned {EPS}={format_epsilon(row[1])}" if row[1] else "")
 
 
 def differences(deviations: Mapping[str, tuple[Any, Any]], other: str = "registered") -> str:
@@ -194,15 +250,18 @@ def _plain(value: Any) -> str:
     return str(value) or "none"
 
 
-def load(store: Store, names: Sequence[str] = (), protocol: str | None = None) -> list[ResultMatrix]:
+def load(
+    store: Store, names: Sequence[str] = (), protocol: str | None = None, apart: bool = True
+) -> list[ResultMatrix]:
     """The matrices in a store: all, or those of some scenarios and suites in their order, or of one protocol.
 
     Runs of a scenario that differ in their grids alone are one matrix. One without a record, as a failed try leaves,
     is left out where it is neither asked for nor all there is. Raises StoreError if the store holds none at
-    all, UnknownName for a name or protocol of which it holds none.
+    all, UnknownName for a name or protocol of which it holds none. ``apart``: see told_apart.
     """
     runs: dict[tuple[str, str], list[RunNote]] = {}
-    for _, note in read_notes(store):
+    notes = [note for _, note in read_notes(store)]
+    for note in notes:
         runs.setdefault((note.name, note.protocol), []).append(note)
     if not runs:
         raise StoreError(f"nothing to report in {store.root}: expected a store that rossbench run has written")
@@ -215,7 +274,10 @@ def load(store: Store, names: Sequence[str] = (), protocol: str | None = None) -
             if protocol not in hashes:
                 raise unknown(f"protocol of {one}" if one else "protocol", protocol, hashes)
         chosen = [place for place in chosen if place[1] == protocol]
-    matrices = [_merged(store, runs[place]) for place in chosen]
+    named = names_of_encoders(notes)
+    matrices = [_merged(store, runs[place], named) for place in chosen]
+    if apart:
+        matrices = told_apart(matrices)
     filled = {matrix.name for matrix in matrices if matrix.records}
     if protocol is not None or not filled:
         return matrices
@@ -235,7 +297,21 @@ def _stored(name: str, stored: set[str], store: Store) -> list[str]:
     return found
 
 
-def _merged(store: Store, runs: list[RunNote]) -> ResultMatrix:
+def told_apart(matrices: Sequence[ResultMatrix]) -> list[ResultMatrix]:
+    """The matrices; where different encoders have one name, with a part of a hash behind it, and a note of that."""
+    found = []
+    for one in matrices:
+        alike = [other for other in matrices if one.encoder_name and other.encoder_name == one.encoder_name]
+        alike = [other for other in alike if other.name == one.name or (other.weights and one.weights)]
+        if len({other.encoder_id for other in alike}) > 1:
+            note = f"different encoders are named {one.encoder_name}; a hash behind it tells them apart"
+            name = f"{one.encoder_name} {one.weights[:8] or one.protocol}"
+            one = replace(one, encoder_name=name, conflicts=(*one.conflicts, note))
+        found.append(one)
+    return found
+
+
+def _merged(store: Store, runs: list[RunNote], named: Mapping[str, RunNote]) -> ResultMatrix:
     note = max(runs, key=lambda run: len(run.deviations))  # of notes that disagree, the one that warns
     if note.name in registry.names():  # registered anew since, perhaps
         now = replace(registry.get(note.name), seed=note.seed)
@@ -248,8 +324,11 @@ def _merged(store: Store, runs: list[RunNote]) -> ResultMatrix:
         place = (*row, column)
         path = store.record_path(keys[place]) if place in keys else None
         cells[place] = store.intact(read_record, path) if path is not None and path.exists() else None
-    told = {field.name: getattr(note, field.name) for field in fields(note) if field.name not in ("cells", "schema")}
+    told = {field.name: getattr(note, field.name) for field in fields(ResultMatrix) if field.name in _OF_NOTE}
     matrix = ResultMatrix(**told, cells=cells)
+    naming = named.get(matrix.weights or f"{matrix.name}-{matrix.family}")
+    if naming is not None:
+        matrix = replace(matrix, encoder_name=naming.encoder_name)
     if (store.root / "audit").is_dir():
         specs = {row: spec for row, spec in matrix.audit_specs().items() if spec in store}
         audits = {row: store.intact(read_audit, store.audit_path(spec)) for row, spec in specs.items()}
@@ -262,6 +341,8 @@ def one_protocol(matrices: Sequence[ResultMatrix]) -> list[ResultMatrix]:
     by_name = {one.name: [other for other in matrices if other.name == one.name] for one in matrices}
     for name, runs in by_name.items():
         if len(runs) > 1:
-            choices = "; ".join(f"{one.protocol} ({'; '.join(one.notes()) or 'as registered'})" for one in runs)
+            named = [f"{one.encoder}; " if one.is_named else "" for one in runs]
+            told = [start + ("; ".join(one.notes()) or "as registered") for start, one in zip(named, runs, strict=True)]
+            choices = "; ".join(f"{one.protocol} ({text})" for one, text in zip(runs, told, strict=True))
             raise InvalidValue(f"{name}: expected runs under one protocol, got several; choose: {choices}")
     return list(matrices)

@@ -21,6 +21,14 @@ def fraction(text: str) -> Fraction:
     return Fraction(text.strip())
 
 
+def is_number(text: str) -> bool:
+    """Whether a text reads as one epsilon."""
+    try:
+        return fraction(text) >= 0
+    except (ValueError, ZeroDivisionError):
+        return False
+
+
 def parse_epsilons(text: str) -> tuple[float, ...]:
     """Epsilons from ``0,0.5,8/255`` or ``start:stop:step`` (stop included), or both, joined by commas.
 

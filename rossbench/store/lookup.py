@@ -1,0 +1,56 @@
+"""Models of a store by what tables call them. No torch."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from .. import registry
+from ..config.scenarios import Row
+from ..util.epsilons import format_model
+from ..util.errors import InvalidValue, unknown
+from .records import read_notes
+from .results import ResultMatrix, load
+from .store import Store
+
+
+def are_of_models(store: Store, names: Sequence[str]) -> bool:
+    """Whether all names may be of models: none is that of a scenario, a suite or a published encoder."""
+    known = {note.name for _, note in read_notes(store)} | {*registry.names()}
+    known |= {one.name for one in (*registry.suites(), *registry.encoders())}
+    return known.isdisjoint(names)
+
+
+def find_model(store: Store, text: str, protocol: str | None = None) -> tuple[ResultMatrix, Row]:
+    """The model of ``NAME@MODEL``, or of ``MODEL`` alone, and its matrix.
+
+    ``MODEL``: what tables call it, such as ``mine-v3`` or ``resnet18 ε=1`` (ε= may be left out); its epsilons, ``1`` or
+    ``1:0``, of one pretrained here if there is one; or the hash of given weights. UnknownName lists what there is,
+    InvalidValue what several there are to choose from.
+    """
+    name, _, model = text.rpartition("@")
+    matrices = [one for one in load(store, [name] if name else [], protocol) if one.records]
+    models = [(one, row) for one in matrices for row in one.audit_specs()]
+    plain = _plain_model(model)
+    found = [(one, row) for one, row in models if plain in (_plain_model(one.model(row)), _plain_model(one.encoder))]
+    exact = [(one, row) for one, row in found if plain == _plain_model(one.model(row))]
+    found = exact or found or [(one, row) for one, row in models if model == one.weights[:8] != ""]
+    for given in (False, True):  # those that were given have no epsilon of their own
+        found = found or [
+            (one, row)
+            for one, row in models
+            if bool(one.weights) is given and _plain_model(format_model(*row)) == plain
+        ]
+    if not found:
+        raise unknown(f"model of {name or store.root}", model, {one.model(row) for one, row in models})
+    if len({one.audit_specs()[row].finetune for one, row in found}) > 1:
+        choices = "; ".join(
+            f"{one.name}@{one.model(row)}, protocol {one.protocol}, seed {one.seed}" for one, row in found
+        )
+        raise InvalidValue(f"{text}: expected one model, got several; name it, or give --protocol: {choices}")
+    return found[0]
+
+
+def _plain_model(text: str) -> str:
+    """A model as it is looked for: however ε is written, and what is around it."""
+    return " ".join(re.sub(r"\b(ε|eps(ilon)?)\s*=\s*", " ", text.replace(",", " ")).split())
