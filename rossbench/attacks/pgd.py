@@ -117,7 +117,7 @@ def perturb(
     return adversarial, extremes(adversarial, images, attack.norm, epsilon)
 
 
-def input_gradient(model: nn.Module, images: Tensor) -> Tensor | None:
+def input_gradient(model: Callable[[Tensor], Tensor], images: Tensor) -> Tensor | None:
     """Of the sum of all that a model gives for images, at these; None if none reaches them. Raises what asking does."""
     leaf = images.detach().clone().requires_grad_()
     with torch.enable_grad():

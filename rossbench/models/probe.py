@@ -55,8 +55,9 @@ class OwnEncoder(Encoder):
         expected, got, way_out = f"one tensor of features, [{len(images)}, d]", None, ""
         if not isinstance(made, Tensor):
             got, way_out = _contents(made), _choice(made)
-        elif made.layout != torch.strided:
-            got, way_out = str(made.layout), "; return features.to_dense()"
+        elif made.is_nested or made.layout != torch.strided:
+            got = "a nested tensor" if made.is_nested else str(made.layout)
+            way_out = "; return one of rows of the same length" if made.is_nested else "; return features.to_dense()"
         elif made.dim() != 2 or not made.shape[1]:
             expected, got = "one vector of features an image", f"shape {tuple(made.shape)}"
             way_out = "; flatten or pool it, such as by features.flatten(1)" if made.dim() > 2 else ""
@@ -116,7 +117,8 @@ def _distance(features: Tensor, others: Tensor) -> float:
 def _look_for_gradient(encoder: OwnEncoder, images: Tensor) -> None:
     try:
         with seeded(0):
-            gradient = input_gradient(encoder, images)
+            weights = torch.linspace(1, 2, encoder.features)  # else features that sum to one number have none
+            gradient = input_gradient(lambda leaf: encoder(leaf) * weights, images)
     except RossbenchError:
         raise
     except Exception as error:  # in a backward pass of the user's own, for one
@@ -130,9 +132,8 @@ def _look_for_gradient(encoder: OwnEncoder, images: Tensor) -> None:
         said = one_line(f"asking for the gradient at the image raises {error!r:.200}")
     else:
         finite = gradient is None or bool(gradient.isfinite().all())
-        said = (
-            "no gradient reaches the image" if gradient is None else "" if finite else "gradients are NaN or infinite"
-        )
+        zero = finite and (gradient is None or not gradient.any())
+        said = "no gradient reaches the image" if zero else "" if finite else "gradients are NaN or infinite"
     if said:
         log.warning(
             "encoder %s: %s, so attacks by gradient find nothing there, and the audit will say so; attacks without "
