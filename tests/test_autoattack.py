@@ -192,6 +192,7 @@ def test_square_in_l2_takes_one_norm_of_a_window_for_each_channel():
 def test_square_attacks_small_images_too(size, norm, generator):
     images = torch.rand(8, 3, size, size, generator=generator)
     model = nn.Sequential(nn.Flatten(), nn.Linear(3 * size**2, 4)).requires_grad_(False)
+    model[1].bias.zero_()
     model[1].weight.copy_((torch.arange(model[1].weight.numel()) * 7919 % 13).view(4, -1) / 13 - 0.5)
     labels, radii = model(images).argmax(1), torch.full((8,), 0.5)
     found = run_attack(model, images, labels, attack("square", norm), radii, Draws(0, 8, torch.arange(8)))
@@ -341,7 +342,7 @@ def test_an_attack_of_ones_own(trained, own_registry):
 @pytest.mark.parametrize(
     ("function", "message"),
     [
-        (lambda m, x, y, e, a: x + 1, "expected a L2 distance of at most epsilon"),
+        (lambda m, x, y, e, a: x + 1, "expected L2 distances of at most epsilon"),
         (lambda m, x, y, e, a: x[:, :1], r"attack 'own': expected images \(48, 3, 16, 16\), got \(48, 1, 16, 16\)"),
         (lambda m, x, y, e, a: None, r"attack 'own': expected images \(48, 3, 16, 16\), got NoneType"),
         (lambda m, x, y, e, a: x * torch.nan, "expected finite"),

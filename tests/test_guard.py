@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch.nn.modules import module as hooks
 
 from rossbench import registry
 from rossbench.attacks.table import Attack
@@ -56,6 +57,11 @@ def train_a_step(model, images):
     model.requires_grad_(False)
 
 
+class Zero(nn.Linear):
+    def forward(self, x):
+        return super().forward(x) * 0
+
+
 def add_nan(model, images):
     model[0].weight[0] = torch.nan
 
@@ -81,6 +87,12 @@ MOVED = {
     "another dtype": (lambda m, x: torch.set_default_dtype(torch.float64), "default dtype"),
     "cudnn": (lambda m, x: setattr(torch.backends.cudnn, "benchmark", True), r"cudnn\.benchmark"),
     "anomalies": (lambda m, x: torch.autograd.set_detect_anomaly(True), "anomaly detection"),
+    "autocast": (lambda m, x: torch.set_autocast_enabled("cpu", True), "autocast on cpu"),
+    "hooks of all": (
+        lambda m, x: hooks.register_module_forward_hook(lambda *given: None),
+        "hooks of all modules .forward",
+    ),
+    "another class": (lambda m, x: setattr(m[4], "__class__", Zero), "class of 4"),
     "threads": (lambda m, x: torch.set_num_threads(torch.get_num_threads() + 1), "number of threads"),
 }
 
@@ -110,6 +122,40 @@ def test_what_an_attack_moved_is_put_back_and_named(case, own_registry):
     assert [read() for read in SETTINGS] == settings
     assert not torch.backends.cudnn.benchmark
     assert all(one.grad is None for one in module.parameters())
+
+
+@pytest.mark.parametrize(
+    ("place", "name", "other"),
+    [
+        (nn.Linear, "forward", lambda layer, x: x[:, :5]),
+        (nn.functional, "relu", lambda x, inplace=False: x),
+        (nn.Conv2d, "_conv_forward", lambda layer, x, weight, bias: torch.conv2d(x, -weight, bias)),
+    ],
+)
+def test_what_an_attack_moved_outside_the_model_is_seen_by_what_the_model_gives(
+    place, name, other, own_registry, monkeypatch
+):
+    def replace(model, images):
+        monkeypatch.setattr(place, name, other)
+
+    with pytest.raises(AttackError, match="got other outputs of the model"):
+        attacked(model(), leave(replace))
+
+
+RETURNED = {
+    "complex": lambda x: x.to(torch.complex64),
+    "whole": lambda x: x.round().long(),
+    "of 8 bits": lambda x: x.to(torch.float8_e4m3fn),
+    "sparse": lambda x: x.to_sparse(),
+    "meta": lambda x: x.to("meta"),
+    "a list": list,
+}
+
+
+@pytest.mark.parametrize("case", RETURNED)
+def test_what_are_no_images_is_an_attack_error(case, own_registry):
+    with pytest.raises(AttackError, match=r"attack 'own': expected images \(6, 3, 8, 8\), got (list|some of|a tensor)"):
+        attacked(model(), lambda m, x, *more: RETURNED[case](x))
 
 
 def by_gradient(model, images):

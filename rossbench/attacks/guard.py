@@ -11,17 +11,19 @@ from torch import Tensor, nn
 
 from ..util.errors import AttackError, RossbenchError, one_line
 from ..util.memory import is_out_of_memory
+from ..util.seeds import seeded
 from ..util.signals import Interrupted
 from ..util.torch_settings import kept_settings
 
 
 @contextlib.contextmanager
-def guarded(name: str, model: nn.Module) -> Iterator[None]:
-    """A call of a user's attack on a model that others use too.
+def guarded(name: str, model: nn.Module, image: Tensor) -> Iterator[None]:
+    """A call of a user's attack on a model that others use too. ``image``: [1, c, h, w], to see what it gives.
 
     Whatever it raises is an AttackError with its name, but for interrupts and errors of rossbench's own. So is what it
     has moved: tensors and attributes of the model, hooks and modes among them, or torch's settings. They are put back.
     """
+    outputs = [_outputs(model, image) for _ in range(2)]
     before, moved = _Snapshot(model), list[str]()
     try:
         with kept_settings(moved):
@@ -34,12 +36,21 @@ def guarded(name: str, model: nn.Module) -> Iterator[None]:
         raise AttackError(one_line(f"attack {name!r}: expected adversarial images, got {error!r:.300}")) from error
     finally:
         moved += before.put_back()
+    if not moved and torch.equal(*outputs) and not torch.allclose(_outputs(model, image), outputs[0], 1e-3, 1e-5, True):
+        moved = ["outputs of the model"]  # by a class or a function that was replaced, for one
     if moved:
         more = f" and {len(moved) - 3} more" if len(moved) > 3 else ""
         raise AttackError(
             f"attack {name!r}: expected the model and torch's settings as they were, got other {', '.join(moved[:3])}"
             f"{more}; give the attack a copy of the model, copy.deepcopy(model), to change"
         )
+
+
+@torch.no_grad()
+def _outputs(model: nn.Module, image: Tensor) -> Tensor:
+    with seeded(0, image.device):
+        outputs: Tensor = model(image)
+    return outputs
 
 
 class _Snapshot:
@@ -53,6 +64,7 @@ class _Snapshot:
             }
             for module in model.modules()
         }
+        self.classes = {module: type(module) for module in self.attributes}
         self.names = {module: name for name, module in model.named_modules()}
         found = (
             (f"{name}.{key}".strip("."), value)
@@ -71,6 +83,9 @@ class _Snapshot:
         moved = []
         for module, before in self.attributes.items():
             now = vars(module)
+            if type(module) is not self.classes[module]:
+                moved.append(f"class of {self.names[module] or 'the model'}")
+                module.__class__ = self.classes[module]
             for key in {**before, **now}:
                 if not _same(before, now, key):
                     moved.append(f"{self.names[module]}.{key.removeprefix('_')}".strip("."))

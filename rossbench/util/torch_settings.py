@@ -15,6 +15,11 @@ class _Setting(NamedTuple):
     write: Callable[[Any], Any]
 
 
+def _refill(kept: dict[Any, Any], content: dict[Any, Any]) -> None:
+    kept.clear()
+    kept.update(content)
+
+
 _SETTINGS = {
     "grad mode": _Setting(torch.is_grad_enabled, torch.set_grad_enabled),
     "default dtype": _Setting(torch.get_default_dtype, torch.set_default_dtype),
@@ -25,6 +30,22 @@ _SETTINGS = {
     ),
     "matmul precision": _Setting(torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),
     "number of threads": _Setting(torch.get_num_threads, torch.set_num_threads),
+    **{
+        f"autocast on {kind}": _Setting(
+            partial(torch.is_autocast_enabled, kind), partial(torch.set_autocast_enabled, kind)
+        )
+        for kind in ("cpu", "cuda")
+    },
+    **{
+        f"hooks of all modules ({name.removeprefix('_global_').removesuffix('_hooks')})": _Setting(
+            partial(dict, hooks), partial(_refill, hooks)
+        )
+        for name, hooks in vars(torch.nn.modules.module).items()
+        if name.startswith("_global_") and name.endswith("_hooks")
+    },
+    "mkldnn.enabled": _Setting(
+        partial(getattr, torch.backends.mkldnn, "enabled"), partial(setattr, torch.backends.mkldnn, "enabled")
+    ),
     **{
         f"cudnn.{flag}": _Setting(
             partial(getattr, torch.backends.cudnn, flag), partial(setattr, torch.backends.cudnn, flag)
