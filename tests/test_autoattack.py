@@ -192,8 +192,8 @@ def test_square_in_l2_takes_one_norm_of_a_window_for_each_channel():
 def test_square_attacks_small_images_too(size, norm, generator):
     images = torch.rand(8, 3, size, size, generator=generator)
     model = nn.Sequential(nn.Flatten(), nn.Linear(3 * size**2, 4)).requires_grad_(False)
-    model[1].bias.zero_()
     model[1].weight.copy_((torch.arange(model[1].weight.numel()) * 7919 % 13).view(4, -1) / 13 - 0.5)
+    model[1].bias.copy_(-model[1].weight.sum(1) / 2)  # gray is a tie
     labels, radii = model(images).argmax(1), torch.full((8,), 0.5)
     found = run_attack(model, images, labels, attack("square", norm), radii, Draws(0, 8, torch.arange(8)))
     assert (model(found).argmax(1) != labels).any()
