@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -24,8 +26,12 @@ _ADVERSARIAL, _CLEAN = re.compile(r"adv\w*|pgd|aux\w*|attack\w*"), re.compile(r"
 
 
 def tensors(content: object, prefix: str = "", around: tuple[int, ...] = ()) -> Iterator[tuple[str, Tensor]]:
-    """Every tensor of nested containers under its path; ``around``: the containers around this one."""
+    """Every tensor of nested containers under its path; ``around``: the containers around this one.
+
+    A mean and a std in three numbers, as configurations hold them, are tensors too.
+    """
     pairs: Iterable[tuple[object, object]] = ()
+    content = vars(content) if isinstance(content, (argparse.Namespace, SimpleNamespace)) else content
     if isinstance(content, Mapping):
         pairs = content.items()
     elif isinstance(content, (list, tuple)):
@@ -33,7 +39,9 @@ def tensors(content: object, prefix: str = "", around: tuple[int, ...] = ()) -> 
     for key, value in pairs:
         if isinstance(value, np.ndarray) and value.dtype.kind in "fiub":
             value = torch.from_numpy(value.astype(value.dtype.newbyteorder("=")))
-        if isinstance(value, Tensor):
+        if key in ("mean", "std") and isinstance(value, (list, tuple)) and [*map(type, value)] == [float] * 3:
+            value = torch.tensor(value)
+        if isinstance(value, Tensor) and not value.is_nested:
             yield f"{prefix}{key}", value.detach()
         elif id(value) not in (*around, id(content)) and len(around) < 20:
             yield from tensors(value, f"{prefix}{key}.", (*around, id(content)))
