@@ -7,10 +7,11 @@ import torch
 from torch import nn
 from torch.nn.modules import module as hooks
 
+import rossbench as package
 from rossbench import registry
 from rossbench.attacks.table import Attack
 from rossbench.attacks.task import Draws, run_attack
-from rossbench.util.errors import AttackError
+from rossbench.util.errors import AttackError, InvalidValue
 
 COUNT = 6
 
@@ -250,7 +251,15 @@ def test_on_the_command_line_it_is_exit_code_2(rossbench, tmp_path, line):
     assert err.count("\n") == 1
 
 
-@pytest.mark.parametrize("text", ["torch.set_grad_enabled(False)", "torch.set_default_dtype(torch.float64); 1 / 0"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "torch.set_grad_enabled(False)",
+        "torch.set_default_dtype(torch.float64); 1 / 0",
+        "torch.set_default_device('meta')",
+        "torch.set_autocast_enabled('cpu', True)",
+    ],
+)
 def test_a_scenario_file_leaves_torch_as_it_was(rossbench, tmp_path, text):
     (tmp_path / "mine.py").write_text(f"import torch\n{text}\n")
     code, _, err = rossbench("list", "--scenario-file", "mine.py")
@@ -258,3 +267,14 @@ def test_a_scenario_file_leaves_torch_as_it_was(rossbench, tmp_path, text):
     assert "mine.py: expected" in err
     assert torch.is_grad_enabled()
     assert torch.get_default_dtype() == torch.float32
+    assert torch.empty(0).device.type == "cpu"
+    assert not torch.is_autocast_enabled("cpu")
+
+
+def test_a_run_refuses_settings_of_torch_with_which_none_is_right(tmp_path):
+    with (
+        torch.no_grad(),
+        pytest.raises(InvalidValue, match="expected torch's grad mode True, got False; use a context"),
+    ):
+        package.run("digits", store=tmp_path / "store", device="cpu")
+    assert not (tmp_path / "store").exists()

@@ -161,8 +161,8 @@ def check(found: Sequence[float], norm: str, name: str = "pgd") -> None:
     beyond, low, high = found
     if not math.isfinite(beyond):
         raise AttackError(
-            f"attack {name!r}: expected finite gradients, got NaN or infinity: a model in training has diverged, or its encoder "
-            "has no finite gradient at some images, as a square root has none at black pixels"
+            f"attack {name!r}: expected finite gradients, got NaN or infinity: a model in training has diverged, or "
+            "its encoder has no finite gradient at some images, as a square root has none at black pixels"
         )
     if beyond > 1e-6:  # the resolution of pixels near 1
         raise AttackError(

@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 
 import torch
 
+from .errors import InvalidValue
+
 
 class _Setting(NamedTuple):
     read: Callable[[], Any]
@@ -66,3 +68,24 @@ def kept_settings(moved: list[str]) -> Iterator[None]:
             if setting.read() != before[name]:
                 moved.append(name)
                 setting.write(before[name])
+
+
+_NEEDED = {
+    "grad mode": True,
+    "default dtype": torch.float32,
+    "default device": torch.device("cpu"),
+    "autocast on cpu": False,
+    "autocast on cuda": False,
+}
+"""Without which no run is right."""
+
+
+def check_settings(put_back: bool = False) -> None:
+    """InvalidValue for a setting that no run is right with; ``put_back``: afterwards it is as it has to be."""
+    found = {name: _SETTINGS[name].read() for name in _NEEDED}
+    wrong = [name for name, value in found.items() if value != _NEEDED[name]]
+    for name in wrong if put_back else ():
+        _SETTINGS[name].write(_NEEDED[name])
+    if wrong:
+        told = ", ".join(f"{name} {_NEEDED[name]}, got {found[name]}" for name in wrong)
+        raise InvalidValue(f"expected torch's {told}; use a context such as torch.no_grad() where another is needed")
