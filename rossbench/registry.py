@@ -15,16 +15,15 @@ import contextlib
 import functools
 import importlib.metadata
 import logging
-import re
 import runpy
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
 from .attacks.table import ATTACKS, AttackFunction, AttackKind, kind, user_kind
 from .config.builtin import BUILTIN
-from .config.scenarios import NAME, Scenario, Suite
+from .config.scenarios import Scenario, Suite, check_name
 from .data import datasets
 from .util.errors import InvalidValue, RossbenchError, UnknownName, one_line, unknown
 from .util.signals import Interrupted
@@ -75,12 +74,9 @@ def register_attack(name: str, function: AttackFunction) -> AttackFunction:
     settings; it returns images within the radius, in [0, 1], which is checked. torch's global generators are seeded
     for it. Results are stored under the name alone: a function that has changed needs another.
     """
-    if not isinstance(name, str) or not re.fullmatch(NAME, name):
-        raise InvalidValue(f"attack name: expected lower-case letters, digits, . _ or -, got {name!r}")
+    _check_new("attack", name, ATTACKS)
     if not callable(function):
         raise InvalidValue(f"attack {name!r}: expected a function, got {function!r}")
-    if name in ATTACKS:
-        raise InvalidValue(f"attack {name!r} is registered already; choose another name")
     ATTACKS[name] = user_kind(name, function)
     return function
 
@@ -93,17 +89,18 @@ def register_folder(name: str, path: Path | str, *, size: int) -> datasets.Datas
     listed now, and read when it is needed. Results are stored under the name alone: other images, or another size, need
     another name. Returns what is known of it: classes and counts.
     """
-    if not isinstance(name, str) or not re.fullmatch(NAME, name):
-        raise InvalidValue(f"data set name: expected lower-case letters, digits, . _ or -, got {name!r}")
-    if name in datasets.DATASETS:
-        raise InvalidValue(f"data set {name!r} is registered already; choose another name")
-    if not isinstance(path, (str, Path)):
-        raise InvalidValue(f"data set {name!r}: expected the path of a folder, got {path!r:.200}")
+    _check_new("data set", name, datasets.DATASETS)
     try:
         datasets.DATASETS[name] = datasets.folder_info(Path(path).expanduser().absolute(), size)
-    except (InvalidValue, ValueError, RuntimeError) as error:  # no path, or a home that is not known
+    except (TypeError, ValueError, RuntimeError) as error:  # no path, or a home that is not known
         raise InvalidValue(one_line(f"data set {name!r}: {error}")) from error
     return datasets.DATASETS[name]
+
+
+def _check_new(what: str, name: str, known: Collection[str]) -> None:
+    check_name(f"{what} name", name)
+    if name in known:
+        raise InvalidValue(f"{what} {name!r} is registered already; choose another name")
 
 
 def attack(name: str) -> AttackKind:

@@ -3,6 +3,7 @@
 import collections
 import copy
 import logging
+import signal
 import sys
 import types
 import warnings
@@ -14,7 +15,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 import rossbench as package
-from rossbench.models import pretrained
+from rossbench.models import fingerprint, pretrained
 from rossbench.util.errors import InvalidValue
 
 SIZE = 16
@@ -80,6 +81,13 @@ def energy(module, images):
         return torch.autograd.grad(module.net(images).square().sum(), images)[0].flatten(1)
 
 
+def unbound():
+    """With a name in its closure that nothing is bound to."""
+    if not SIZE:
+        factor = 1
+    return Wrapped(lambda module, images: module.net(images) * (factor if not SIZE else 1))
+
+
 GOOD = {
     "half": lambda: net().half(),
     "bfloat16": lambda: net().bfloat16(),
@@ -100,6 +108,7 @@ GOOD = {
     "noise": of(lambda m, x: m.net(x + torch.randn_like(x))),
     "a view of its input": nn.Flatten,
     "parallel": lambda: nn.DataParallel(net()),
+    "a name without a value": unbound,
 }
 
 
@@ -115,7 +124,16 @@ def test_it_works_in_float32_is_copied_and_made_twice_is_the_same(case):
     assert features.shape == (5, encoder.features)
 
 
+def nan():
+    module = nn.Sequential(nn.Flatten(), nn.Linear(3 * SIZE**2, 2))
+    nn.init.constant_(module[1].weight, torch.nan)
+    return module
+
+
 ONE_LINE = {
+    "no module": (lambda: len, "expected a torch.nn.Module"),
+    "another size": (lambda: nn.Sequential(nn.Flatten(), nn.Linear(5, 2)), "expected a module that maps float"),
+    "NaN weights": (nan, r"got NaN or infinity in backbone\.1\.weight"),
     "complex output": (of(lambda m, x: torch.fft.fft(m.net(x))), "of a float type, got complex64; return their real"),
     "integers": (of(lambda m, x: m.net(x).long()), r"float type, got int64; return features\.float\(\)"),
     "truth": (of(lambda m, x: m.net(x) > 0), "float type, got bool"),
@@ -177,11 +195,8 @@ def test_what_is_no_encoder_is_one_line_before_any_work(case, tmp_path):
 
 
 def test_an_interrupt_in_a_module_is_one():
-    def interrupted(module, images):
-        raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
-        pretrained.of_module(Wrapped(interrupted), SIZE)
+        pretrained.of_module(Wrapped(lambda module, images: signal.raise_signal(signal.SIGINT)), SIZE)
 
 
 NO_GRADIENT = {
@@ -203,8 +218,7 @@ NO_GRADIENT = {
 def test_a_module_without_a_gradient_is_evaluated_and_audited(case, tmp_path, caplog):
     """At epsilon 0.5 an attack by gradient leaves all as they are."""
     function, said = NO_GRADIENT[case]
-    options = {"scenario": tiny(), "store": tmp_path, "device": "cpu"}
-    found = package.evaluate_encoder(Wrapped(function), **options)
+    found = package.evaluate_encoder(Wrapped(function), scenario=tiny(), store=tmp_path, device="cpu")
     assert said in caplog.text
     assert "attack='square'" in caplog.text
     assert found[0, 0, 0.5].top1_right == found[0, 0, 0].top1_right or case == "NaN"
@@ -336,6 +350,17 @@ def test_what_differs_in_anything_that_decides_has_another_key_and_made_twice_it
 def test_features_tell_what_no_attribute_and_no_code_does():
     found = [pretrained.of_module(of_global(value), SIZE).weights for value in (0.1, 0.3, 0.1)]
     assert found[0] == found[2] != found[1]
+
+
+def test_what_refers_back_to_the_module_is_read_once(monkeypatch):
+    """Of every layer, as Lightning's modules do to their trainer, and so to themselves."""
+    module, seen = nn.Sequential(*(nn.Identity() for _ in range(100)), nn.Flatten()), []
+    for layer in module:
+        layer.parent = [module]
+    parts = fingerprint._parts
+    monkeypatch.setattr(fingerprint, "_parts", lambda item: seen.append(item is module) or parts(item))
+    fingerprint.describe(module)
+    assert sum(seen) == 1
 
 
 def test_a_key_does_not_hang_on_threads_or_what_was_drawn_before():

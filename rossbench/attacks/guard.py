@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -54,42 +54,35 @@ def _outputs(model: nn.Module, image: Tensor) -> Tensor:
 
 
 class _Snapshot:
-    """All that a model is: the attributes of its modules, and the values of its tensors."""
+    """All that a model is: the attributes of its modules, dictionaries among them, and the values of its tensors."""
 
     def __init__(self, model: nn.Module) -> None:
-        self.attributes = {
-            module: {
-                key: _Was(value, dict(value) if isinstance(value, dict) else None)
-                for key, value in vars(module).items()
-            }
-            for module in model.modules()
-        }
-        self.classes = {module: type(module) for module in self.attributes}
-        self.names = {module: name for name, module in model.named_modules()}
-        found = (
-            (f"{name}.{key}".strip("."), value)
-            for module, name in self.names.items()
-            for values in (vars(module), module._parameters, module._buffers)
-            for key, value in values.items()
-        )
-        tensors = {name: value for name, value in found if isinstance(value, Tensor)}
-        self.tensors = {
-            name: (tensor, tensor.detach().clone(), tensor.requires_grad, tensor.grad if tensor.is_leaf else None)
-            for name, tensor in tensors.items()
-        }
+        self.classes = [(name, module, type(module)) for name, module in model.named_modules()]
+        self.contents: list[tuple[str, dict[str, Any], dict[str, Any]]] = []
+        """Name, dictionary, and what was in it: each module's attributes, then its parameters, hooks and the like."""
+        self.tensors: dict[str, tuple[Tensor, Tensor, bool, Tensor | None]] = {}
+        for name, module in model.named_modules():
+            inner = [(f"{name}.{_plain(key)}", now) for key, now in vars(module).items() if isinstance(now, dict)]
+            self.contents += [(key, now, dict(now)) for key, now in ((f"{name}.", vars(module)), *inner)]
+            for key, value in (*vars(module).items(), *module._parameters.items(), *module._buffers.items()):
+                if isinstance(value, Tensor):
+                    gradient = value.grad if value.is_leaf else None
+                    kept = value, value.detach().clone(), value.requires_grad, gradient
+                    self.tensors[f"{name}.{key}".strip(".")] = kept
 
     def put_back(self) -> list[str]:
         """What had been moved, by name."""
         moved = []
-        for module, before in self.attributes.items():
-            now = vars(module)
-            if type(module) is not self.classes[module]:
-                moved.append(f"class of {self.names[module] or 'the model'}")
-                module.__class__ = self.classes[module]
-            for key in {**before, **now}:
-                if not _same(before, now, key):
-                    moved.append(f"{self.names[module]}.{key.removeprefix('_')}".strip("."))
-                    _restore(before, now, key)
+        for name, module, cls in self.classes:
+            if type(module) is not cls:
+                moved.append(f"class of {name or 'the model'}")
+                module.__class__ = cls
+        for name, now, before in self.contents:
+            if changed := [key for key in {**before, **now} if not _same(before, now, key)]:
+                moved += [name + _plain(key) for key in changed] if name.endswith(".") else [name]
+                now.clear()  # and filled again, as the handles of hooks know this dictionary
+                now.update(before)
+        moved = [name.removeprefix(".") for name in moved]
         with torch.no_grad():
             for name, (tensor, values, requires_grad, gradient) in self.tensors.items():
                 if not torch.equal(_bits(tensor), _bits(values)):
@@ -103,32 +96,15 @@ class _Snapshot:
         return moved
 
 
-class _Was(NamedTuple):
-    """An attribute."""
-
-    value: Any
-    content: dict[Any, Any] | None
-    """Of a dictionary, which holds parameters, buffers, modules or hooks."""
+def _plain(key: str) -> str:
+    return key.removeprefix("_")
 
 
-def _same(before: dict[str, _Was], now: dict[str, Any], key: str) -> bool:
+def _same(before: dict[str, Any], now: dict[str, Any], key: str) -> bool:
     if key not in before or key not in now:
         return False
-    (value, content), found = before[key], now[key]
-    if content is not None:
-        return found is value and [*content] == [*value] and all(content[name] is value[name] for name in content)
+    value, found = before[key], now[key]
     return found is value or (type(found) is type(value) and isinstance(value, (int, float, str)) and found == value)
-
-
-def _restore(before: dict[str, _Was], now: dict[str, Any], key: str) -> None:
-    if key not in before:
-        del now[key]
-        return
-    value, content = before[key]
-    now[key] = value
-    if content is not None:  # the same dictionary, which the handles of hooks know
-        value.clear()
-        value.update(content)
 
 
 def _bits(tensor: Tensor) -> Tensor:

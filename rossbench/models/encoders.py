@@ -38,9 +38,8 @@ class Encoder(nn.Module):
         with torch.no_grad():
             backbone.eval()
             probe = self(torch.zeros(1, 3, size, size))
-        if not isinstance(probe, Tensor) or probe.ndim != 2:
-            got = f"shape {tuple(probe.shape)}" if isinstance(probe, Tensor) else type(probe).__name__
-            raise InvalidValue(f"encoder: expected one vector of features an image, got {got}")
+        if probe.ndim != 2:
+            raise InvalidValue(f"encoder: expected one vector of features an image, got shape {tuple(probe.shape)}")
         self.features: int = probe.shape[1]
 
     def forward(self, images: Tensor) -> Tensor:

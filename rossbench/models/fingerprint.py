@@ -9,7 +9,6 @@ from __future__ import annotations
 import enum
 import functools
 import hashlib
-import inspect
 import sys
 import types
 from collections.abc import Callable, Iterable, Mapping
@@ -120,8 +119,9 @@ def _parts(item: Any) -> Iterable[Any]:
     if isinstance(item, property):
         return (item.fget,)
     if isinstance(item, types.FunctionType):
-        cells = inspect.getclosurevars(item).nonlocals
-        return item.__code__, item.__defaults__, item.__kwdefaults__, cells
+        cells = zip(item.__code__.co_freevars, item.__closure__ or (), strict=True)
+        values = {name: cell.cell_contents for name, cell in cells if cell != types.CellType()}  # but for empty ones
+        return item.__code__, item.__defaults__, item.__kwdefaults__, values
     if isinstance(item, types.CodeType):
         return item.co_code, item.co_names, item.co_consts
     if isinstance(item, type):

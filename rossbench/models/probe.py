@@ -39,42 +39,42 @@ class OwnEncoder(Encoder):
         except BaseException as error:  # a user's own code may raise anything, SystemExit too
             if is_out_of_memory(error):
                 raise
-            hint = "; where it needs gradients, use torch.enable_grad()" if "not require grad" in str(error) else ""
+            hint = "where it needs gradients, use torch.enable_grad()" if "not require grad" in str(error) else ""
             expected = f"a module that maps float {list(images.shape)} to features"
-            said = f"encoder {self.kind}: expected {expected}, got {error!r:.300}{hint}"
-            raise InvalidValue(one_line(said)) from error
+            raise self.refusal(expected, f"{error!r:.300}", hint) from error
         if moved:
-            raise InvalidValue(
-                f"encoder {self.kind}: expected torch's settings as they were, got other {', '.join(moved)}; "
-                "use a context such as torch.no_grad() in forward"
-            )
+            expected, got = "torch's settings as they were", f"other {', '.join(moved)}"
+            raise self.refusal(expected, got, "use a context such as torch.no_grad() in forward")
         return self._judged(made, images)
+
+    def refusal(self, expected: str, got: str, way_out: str = "") -> InvalidValue:
+        """In one line."""
+        said = f"encoder {self.kind}: expected {expected}, got {got}"
+        return InvalidValue(one_line("; ".join(filter(None, (said, way_out)))))
 
     def _judged(self, made: Any, images: Tensor) -> Tensor:
         """Features in float32 of what the module gave."""
-        expected, got, way_out = f"one tensor of features, [{len(images)}, d]", None, ""
+        one = f"one tensor of features, [{len(images)}, d]"
         if not isinstance(made, Tensor):
-            got, way_out = _contents(made), _choice(made)
-        elif made.is_nested or made.layout != torch.strided:
-            got = "a nested tensor" if made.is_nested else str(made.layout)
-            way_out = "; return one of rows of the same length" if made.is_nested else "; return features.to_dense()"
-        elif made.dim() != 2 or not made.shape[1]:
-            expected, got = "one vector of features an image", f"shape {tuple(made.shape)}"
-            way_out = "; flatten or pool it, such as by features.flatten(1)" if made.dim() > 2 else ""
-        elif len(made) != len(images):
-            got = f"shape {tuple(made.shape)}"
-        elif made.shape[1] != getattr(self, "features", made.shape[1]):
-            got, way_out = f"shape {tuple(made.shape)}", f"; d was {self.features} for another number of images"
-        elif not made.is_floating_point():
-            expected, got = "features of a float type", str(made.dtype).removeprefix("torch.")
-            way_out = (
-                "; return their real numbers, such as .abs()" if made.is_complex() else "; return features.float()"
-            )
-        elif made.device != images.device:
-            expected, got = f"features on the device of the images, {images.device}", str(made.device)
-            way_out = "; move nothing in forward"
-        if got is not None:
-            raise InvalidValue(one_line(f"encoder {self.kind}: expected {expected}, got {got}{way_out}"))
+            raise self.refusal(one, *_other_kind(made))
+        if made.is_nested:
+            raise self.refusal(one, "a nested tensor", "return one of rows of the same length")
+        shape = f"shape {tuple(made.shape)}"
+        if made.layout != torch.strided:
+            raise self.refusal(one, str(made.layout), "return features.to_dense()")
+        if made.dim() != 2 or not made.shape[1]:
+            way_out = "flatten or pool it, such as by features.flatten(1)" if made.dim() > 2 else ""
+            raise self.refusal("one vector of features an image", shape, way_out)
+        if len(made) != len(images):
+            raise self.refusal(one, shape)
+        if made.shape[1] != getattr(self, "features", made.shape[1]):
+            raise self.refusal(one, shape, f"d was {self.features} for another number of images")
+        if not made.is_floating_point():
+            way_out = "return their real numbers, such as .abs()" if made.is_complex() else "return features.float()"
+            raise self.refusal("features of a float type", str(made.dtype).removeprefix("torch."), way_out)
+        if made.device != images.device:
+            expected = f"features on the device of the images, {images.device}"
+            raise self.refusal(expected, str(made.device), "move nothing in forward")
         features: Tensor = made.float()
         return features
 
@@ -90,22 +90,16 @@ def probe(encoder: OwnEncoder, images: Tensor) -> None:
         every = first.clone()
         beside = encoder(torch.cat([images[:1], images[1:].flip(0)]))
         if not torch.equal(first.nan_to_num(), every.nan_to_num()):
-            raise InvalidValue(
-                f"encoder {encoder.kind}: expected new features from every call, got memory that the next call "
-                "overwrites; return features.clone()"
-            )
+            got = "memory that the next call overwrites"
+            raise encoder.refusal("new features from every call", got, "return features.clone()")
         alone, again = [encoder(images[:n])[:1] for n in (1, 2)], encoder(images)
-    for name, features in zip(("a black", "a white"), every, strict=False):
+    for name, features in (("a black image", every[0]), ("a white image", every[1]), ("noise", every)):
         if not features.isfinite().all():
-            raise InvalidValue(f"encoder {encoder.kind}: expected finite features, got NaN or infinity of {name} image")
-    if not every.isfinite().all():
-        raise InvalidValue(f"encoder {encoder.kind}: expected finite features, got NaN or infinity of noise")
+            raise encoder.refusal("finite features", f"NaN or infinity of {name}")
     moved = _distance(beside[:1], every[:1])
     if torch.equal(again, every) and (moved > _BESIDE or max(_distance(one, every[:1]) for one in alone) > _ALONE):
-        raise InvalidValue(
-            f"encoder {encoder.kind}: expected features of an image that hang on it alone, got others beside other "
-            "images; a BatchNorm without running statistics, or another mean over the batch, does that"
-        )
+        reason = "a BatchNorm without running statistics, or another mean over the batch, does that"
+        raise encoder.refusal("features of an image that hang on it alone", "others beside other images", reason)
     _look_for_gradient(encoder, images)
 
 
@@ -124,11 +118,10 @@ def _look_for_gradient(encoder: OwnEncoder, images: Tensor) -> None:
     except Exception as error:  # in a backward pass of the user's own, for one
         if is_out_of_memory(error):
             raise
-        if "use_reentrant" in str(error) or "torch.utils.checkpoint" in str(error) or "Checkpointing" in str(error):
-            raise InvalidValue(
-                f"encoder {encoder.kind}: expected gradients at the image, got a reentrant checkpoint, which has none; "
-                "use torch.utils.checkpoint.checkpoint(..., use_reentrant=False)"
-            ) from error
+        if any(word in str(error) for word in ("use_reentrant", "torch.utils.checkpoint", "Checkpointing")):
+            got = "a reentrant checkpoint, which has none"
+            way_out = "use torch.utils.checkpoint.checkpoint(..., use_reentrant=False)"
+            raise encoder.refusal("gradients at the image", got, way_out) from error
         said = one_line(f"asking for the gradient at the image raises {error!r:.200}")
     else:
         finite = gradient is None or bool(gradient.isfinite().all())
@@ -143,21 +136,16 @@ def _look_for_gradient(encoder: OwnEncoder, images: Tensor) -> None:
         )
 
 
-def _contents(made: Any) -> str:
-    """What came, with the shapes of the tensors in it."""
+def _other_kind(made: Any) -> tuple[str, str]:
+    """What came that is no tensor, with the shapes of the tensors in it; and how to give the one that is meant."""
     items = _items(made)
-    if not items:
-        return type(made).__name__
-    told = (f"{name} {list(part.shape) if isinstance(part, Tensor) else type(part).__name__}" for name, part in items)
-    return f"{type(made).__name__} of {', '.join(told)}"[:200]
-
-
-def _choice(made: Any) -> str:
-    """How to give the one that is meant."""
-    for name, part in _items(made):
+    parts = [f"{name} {list(part.shape) if isinstance(part, Tensor) else type(part).__name__}" for name, part in items]
+    kind = type(made).__name__
+    got = f"{kind} of {', '.join(parts)}"[:200] if parts else kind
+    for name, part in items:
         if isinstance(part, Tensor) and part.dim() == 2:
-            return f"; return the one that is meant, such as output{name}"
-    return "; return torch.from_numpy(...) of it" if type(made).__name__ == "ndarray" else "; return a torch.Tensor"
+            return got, f"return the one that is meant, such as output{name}"
+    return got, "return torch.from_numpy(...) of it" if kind == "ndarray" else "return a torch.Tensor"
 
 
 def _items(made: Any) -> list[tuple[str, Any]]:

@@ -28,7 +28,7 @@ from ..util.torch_settings import check_settings
 from ..util.values import encode
 from . import overrides
 from .progress import Observer
-from .scheduler import Executor, LocalExecutor, Scheduler, shard_of
+from .scheduler import Executor, Scheduler, shard_of
 
 Records = dict[Place, Record]
 """(pretraining epsilon, finetuning epsilon, evaluation epsilon) -> Record."""
@@ -74,17 +74,14 @@ def run_suite(
     """
     given = [suite] if isinstance(suite, (str, Suite)) else suite
     if not isinstance(given, Sequence):
-        raise InvalidValue(
-            f"run_suite: expected the name of a suite, a Suite, or a list of scenarios, got {suite!r:.200}"
-        )
+        raise InvalidValue(f"run_suite: expected a suite or its name, or a list of scenarios, got {suite!r:.200}")
     scenarios = [one for item in given for one in ([item] if isinstance(item, Scenario) else registry.members(item))]
-    if len({(scenario.name, scenario.seed) for scenario in scenarios}) < len(scenarios):
-        raise InvalidValue(
-            f"run: expected scenarios of different names or seeds, got {[one.name for one in scenarios]}"
-        )
+    if len({(one.name, one.seed) for one in scenarios}) < len(scenarios):
+        names = [one.name for one in scenarios]
+        raise InvalidValue(f"run: expected scenarios of different names or seeds, got {names}")
     context = _context(store, data_dir, device, encoders, _origins(scenarios))
     cells = shard_of([cell for scenario in scenarios for cell in scenario.cells.values()], *shard)
-    scheduler = Scheduler(context, executor or LocalExecutor(), observe)
+    scheduler = Scheduler(context, executor or Executor(), observe)
     scheduler.check(cells)
     for scenario in scenarios:
         context.store.write_note(scenario.name, scenario.protocol, encode(note_of(scenario)))
@@ -113,7 +110,7 @@ def audit(
     wanted = {(one.name, one.protocol, row): spec for one in matrices for row, spec in one.audit_specs().items()}
     origins = {cell.key: (cell.scenario, cell.deviations) for one in matrices for cell in one.records}
     context = _context(store, data_dir, device, encoders, origins)
-    return Scheduler(context, executor or LocalExecutor(), observe).build(
+    return Scheduler(context, executor or Executor(), observe).build(
         wanted.values(),
         lambda: {place: records.read_audit(store.audit_path(spec)) for place, spec in wanted.items()},
     )
@@ -170,27 +167,22 @@ def load_classifier(
     ``mean``, ``std``: what evaluate_encoder was given, which no store holds. InvalidValue lists the rows there are.
     """
     store = store if isinstance(store, Store) else Store(store)
-    name = scenario.name if isinstance(scenario, Scenario) else scenario
-    protocol = scenario.protocol if isinstance(scenario, Scenario) else protocol
+    name, protocol = (scenario.name, scenario.protocol) if isinstance(scenario, Scenario) else (scenario, protocol)
+    found, encoder = results.load(store, [name], protocol), None
     if module is not None:
         given = pretrained.of_module(module, _scenario(scenario).pixels, (mean, std))
-        found = [one for one in results.load(store, [name], protocol) if one.weights == given.weights]
+        found, encoder = [one for one in found if one.weights == given.weights], given.encoder
         if not found:
             raise InvalidValue(f"load_classifier: expected a module that {name} was run with, got another one")
-    else:
-        given, found = None, results.load(store, [name], protocol)
     (matrix,) = results.one_protocol(found)
     specs = matrix.audit_specs()
-    epsilons = (row, row) if isinstance(row, (int, float)) else row
-    if not (isinstance(epsilons, Sequence) and [*map(type, epsilons)] in _PAIRS):
-        raise InvalidValue(f"row: expected an epsilon, or those of pretraining and finetuning, got {row!r:.200}")
-    check_models([(epsilons[0], epsilons[1])], specs)
-    spec = specs[epsilons[0], epsilons[1]].finetune
-    encoder = None if given is None else given.encoder
-    return artifacts.load_classifier(store, spec, encoder).requires_grad_(False)
-
-
-_PAIRS = [[one, other] for one in (int, float) for other in (int, float)]
+    try:
+        first, second = map(float, (row, row) if isinstance(row, (int, float, str)) else row)
+    except (TypeError, ValueError) as error:
+        expected = "an epsilon, or those of pretraining and finetuning"
+        raise InvalidValue(f"row: expected {expected}, got {row!r:.200}") from error
+    check_models([(first, second)], specs)
+    return artifacts.load_classifier(store, specs[first, second].finetune, encoder).requires_grad_(False)
 
 
 def _scenario(given: Scenario | str) -> Scenario:

@@ -5,16 +5,11 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
 from .errors import InvalidValue
-
-
-class _Setting(NamedTuple):
-    read: Callable[[], Any]
-    write: Callable[[Any], Any]
 
 
 def _refill(kept: dict[Any, Any], content: dict[Any, Any]) -> None:
@@ -22,52 +17,49 @@ def _refill(kept: dict[Any, Any], content: dict[Any, Any]) -> None:
     kept.update(content)
 
 
-_SETTINGS = {
-    "grad mode": _Setting(torch.is_grad_enabled, torch.set_grad_enabled),
-    "default dtype": _Setting(torch.get_default_dtype, torch.set_default_dtype),
-    "default device": _Setting(torch.get_default_device, torch.set_default_device),
-    "anomaly detection": _Setting(torch.is_anomaly_enabled, torch.autograd.set_detect_anomaly),
-    "deterministic algorithms": _Setting(
-        torch.are_deterministic_algorithms_enabled, torch.use_deterministic_algorithms
-    ),
-    "matmul precision": _Setting(torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),
-    "number of threads": _Setting(torch.get_num_threads, torch.set_num_threads),
+_SETTINGS: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
+    "grad mode": (torch.is_grad_enabled, torch.set_grad_enabled),
+    "default dtype": (torch.get_default_dtype, torch.set_default_dtype),
+    "default device": (torch.get_default_device, torch.set_default_device),
+    "anomaly detection": (torch.is_anomaly_enabled, torch.autograd.set_detect_anomaly),
+    "deterministic algorithms": (torch.are_deterministic_algorithms_enabled, torch.use_deterministic_algorithms),
+    "matmul precision": (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),
+    "number of threads": (torch.get_num_threads, torch.set_num_threads),
     **{
-        f"autocast on {kind}": _Setting(
-            partial(torch.is_autocast_enabled, kind), partial(torch.set_autocast_enabled, kind)
-        )
+        f"autocast on {kind}": (partial(torch.is_autocast_enabled, kind), partial(torch.set_autocast_enabled, kind))
         for kind in ("cpu", "cuda")
     },
     **{
-        f"hooks of all modules ({name.removeprefix('_global_').removesuffix('_hooks')})": _Setting(
-            partial(dict, hooks), partial(_refill, hooks)
+        f"hooks of all modules ({name.removeprefix('_global_').removesuffix('_hooks')})": (
+            partial(dict, hooks),
+            partial(_refill, hooks),
         )
         for name, hooks in vars(torch.nn.modules.module).items()
         if name.startswith("_global_") and name.endswith("_hooks")
     },
-    "mkldnn.enabled": _Setting(
-        partial(getattr, torch.backends.mkldnn, "enabled"), partial(setattr, torch.backends.mkldnn, "enabled")
+    "mkldnn.enabled": (
+        partial(getattr, torch.backends.mkldnn, "enabled"),
+        partial(setattr, torch.backends.mkldnn, "enabled"),
     ),
     **{
-        f"cudnn.{flag}": _Setting(
-            partial(getattr, torch.backends.cudnn, flag), partial(setattr, torch.backends.cudnn, flag)
-        )
+        f"cudnn.{flag}": (partial(getattr, torch.backends.cudnn, flag), partial(setattr, torch.backends.cudnn, flag))
         for flag in ("enabled", "benchmark", "deterministic", "allow_tf32")
     },
 }
+"""How each is read and written."""
 
 
 @contextlib.contextmanager
 def kept_settings(moved: list[str]) -> Iterator[None]:
     """torch's settings are afterwards as before; the names of those that were not are added to ``moved``."""
-    before = {name: setting.read() for name, setting in _SETTINGS.items()}
+    before = {name: read() for name, (read, _) in _SETTINGS.items()}
     try:
         yield
     finally:
-        for name, setting in _SETTINGS.items():
-            if setting.read() != before[name]:
+        for name, (read, write) in _SETTINGS.items():
+            if read() != before[name]:
                 moved.append(name)
-                setting.write(before[name])
+                write(before[name])
 
 
 _NEEDED = {
@@ -82,10 +74,10 @@ _NEEDED = {
 
 def check_settings(put_back: bool = False) -> None:
     """InvalidValue for a setting that no run is right with; ``put_back``: afterwards it is as it has to be."""
-    found = {name: _SETTINGS[name].read() for name in _NEEDED}
+    found = {name: _SETTINGS[name][0]() for name in _NEEDED}
     wrong = [name for name, value in found.items() if value != _NEEDED[name]]
     for name in wrong if put_back else ():
-        _SETTINGS[name].write(_NEEDED[name])
+        _SETTINGS[name][1](_NEEDED[name])
     if wrong:
         told = ", ".join(f"{name} {_NEEDED[name]}, got {found[name]}" for name in wrong)
         raise InvalidValue(f"expected torch's {told}; use a context such as torch.no_grad() where another is needed")
