@@ -200,15 +200,10 @@ def load_file(path: Path) -> None:
 
 def _check_torch() -> None:
     """Put back torch's settings without which no run is right, and raise InvalidValue if one was changed."""
-    torch = sys.modules.get("torch")  # which is not loaded for this
-    if torch is None:
-        return
-    grad, dtype = torch.is_grad_enabled(), torch.get_default_dtype()
-    torch.set_grad_enabled(True)
-    torch.set_default_dtype(torch.float32)
-    if not grad or dtype != torch.float32:
-        got = f"gradients {'on' if grad else 'off'}, {dtype}"
-        raise InvalidValue(f"expected torch with gradients and float32, got {got}")
+    if "torch" in sys.modules:  # it is not loaded for this
+        from .util.torch_settings import check_settings
+
+        check_settings(put_back=True)
 
 
 def own() -> tuple[list[Scenario], dict[str, AttackFunction], dict[str, datasets.DatasetInfo]]:

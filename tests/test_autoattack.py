@@ -343,7 +343,7 @@ def test_an_attack_of_ones_own(trained, own_registry):
 @pytest.mark.parametrize(
     ("function", "message"),
     [
-        (lambda m, x, y, e, a: x + 1, "expected a L2 distance of at most epsilon"),
+        (lambda m, x, y, e, a: x + 1, "expected L2 distances of at most epsilon"),
         (lambda m, x, y, e, a: x[:, :1], r"attack 'own': expected images \(48, 3, 16, 16\), got \(48, 1, 16, 16\)"),
         (lambda m, x, y, e, a: None, r"attack 'own': expected images \(48, 3, 16, 16\), got NoneType"),
         (lambda m, x, y, e, a: x * torch.nan, "expected finite"),

@@ -79,7 +79,9 @@ KINDS = {
     "run digits --shard": _values("0/2 3/2 x 1/999999", ""),
     "run digits --ray": _values("host :1 ray://host:1", ""),
     "run digits --out; run digits --store; run digits --tensorboard; run cifar10-to-cifar10 --data-dir; report --out; "
-    "audit --out; figure confusion digits --out; compare --out": _values("file.txt file.txt/x", "a\x00b", LONG, ""),
+    "audit --out; figure confusion digits --out; compare --out": _values(
+        "file.txt file.txt/x ~nobody-here/store", "a\x00b", LONG, ""
+    ),
     "store list --out; store verify --out; store gc --out; store rm digits --out": _values("none folder file.txt", ""),
     "figure matrix digits --save; features digits --save": _values("folder none/f.png f.gif .png", LONG + ".png", ""),
     "report --html": _values("folder none/x", ""),

@@ -2,6 +2,7 @@
 
 import copy
 import re
+from argparse import Namespace
 
 import pytest
 import timm
@@ -184,6 +185,14 @@ DIALECTS = {
     "compiled": (Net, lambda net: {"weights": under("_orig_mod.module.", net)}),
     "in a list": (Net, lambda net: {"nets": [net.state_dict()], "losses": [1.0]}),
     "arrays of NumPy": (Net, lambda net: {name: t.numpy() for name, t in net.state_dict().items()}),
+    **{
+        f"mean and std in the file, {case}": (Net, lambda net, around=around: around(net.state_dict()))
+        for case, around in {
+            "lists": lambda state: {"model": state, "mean": list(CIFAR10[0]), "std": list(CIFAR10[1])},
+            "a configuration": lambda state: {"model": state, "data": dict(zip(("mean", "std"), CIFAR10, strict=True))},
+            "options": lambda state: {"model": state, "args": Namespace(mean=CIFAR10[0], std=CIFAR10[1], lr=0.1)},
+        }.items()
+    },
     "masked model": (
         lambda: Net(),
         lambda net: {**net.state_dict(), "mask_token": torch.ones(1, 1, 4), "decoder_embed.weight": torch.ones(3, 3)},
@@ -198,6 +207,7 @@ DIALECTS = {
             ("mu", "sigma"),
             ("0.mean", "0.std"),
             ("pixel_mean", "pixel_std"),
+            ("_mean", "_std"),
         )
     },
 }
@@ -357,6 +367,12 @@ BEFORE = {
     "statistics": {"input_norm.running_mean": torch.ones(3), "input_norm.running_var": torch.ones(3)},
     "a layer": {"preprocess.weight": torch.ones(4, 4)},
     "colours mixed": {"mixer.weight": torch.ones(3, 3, 1, 1)},
+    "a layer of single channels": {"0.weight": torch.ones(3, 1, 1, 1), "0.bias": torch.ones(3)},
+    "inverted": {"normalize.mean": torch.ones(3), "normalize.inv_std": torch.ones(3)},
+    "a scale": {"front.scale": torch.ones(3)},
+    "a prompt": {"prompt.delta": torch.ones(3, 16, 16)},
+    "a border": {"border.up": torch.ones(1, 3, 2, 16)},
+    "two that differ": {f"norm{k}.{part}": torch.full((3,), 0.2 + k / 9) for k in range(2) for part in ("mean", "std")},
     "of [0, 255]": {"normalize.mean": torch.full((3,), 127.5), "normalize.std": torch.full((3,), 51.0)},
 }
 
@@ -367,7 +383,7 @@ def test_what_changes_the_input_is_used_or_the_option_is_named(case, prefix, tmp
     content = {**under(prefix, Net()), **BEFORE[case]}
     with pytest.raises(InvalidValue, match=r"--encoder-normalization|unknown"):
         given(tmp_path, content)
-    if "[0, 255]" in case:
+    if case in ("of [0, 255]", "two that differ"):
         assert given(tmp_path, content, normalization=((0.5,) * 3, (0.2,) * 3))
 
 

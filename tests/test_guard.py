@@ -6,11 +6,13 @@ import pytest
 import torch
 from conftest import refusal
 from torch import nn
+from torch.nn.modules import module as hooks
 
+import rossbench as package
 from rossbench import registry
 from rossbench.attacks.table import Attack
 from rossbench.attacks.task import Draws, run_attack
-from rossbench.util.errors import AttackError
+from rossbench.util.errors import AttackError, InvalidValue
 
 COUNT = 6
 
@@ -51,6 +53,11 @@ def train_a_step(model, images):
     model.requires_grad_(False)
 
 
+class Zero(nn.Linear):
+    def forward(self, x):
+        return super().forward(x) * 0
+
+
 MOVED = {
     "statistics": (lambda m, x: (m.train()(x), m.eval()), "1.running_mean"),
     "weights": (train_a_step, "0.weight"),
@@ -72,6 +79,12 @@ MOVED = {
     "another dtype": (lambda m, x: torch.set_default_dtype(torch.float64), "default dtype"),
     "cudnn": (lambda m, x: setattr(torch.backends.cudnn, "benchmark", True), r"cudnn\.benchmark"),
     "anomalies": (lambda m, x: torch.autograd.set_detect_anomaly(True), "anomaly detection"),
+    "autocast": (lambda m, x: torch.set_autocast_enabled("cpu", True), "autocast on cpu"),
+    "hooks of all": (
+        lambda m, x: hooks.register_module_forward_hook(lambda *given: None),
+        "hooks of all modules .forward",
+    ),
+    "another class": (lambda m, x: setattr(m[4], "__class__", Zero), "class of 4"),
     "threads": (lambda m, x: torch.set_num_threads(torch.get_num_threads() + 1), "number of threads"),
 }
 
@@ -101,6 +114,40 @@ def test_what_an_attack_moved_is_put_back_and_named(case, own_registry):
     assert [read() for read in SETTINGS] == settings
     assert not torch.backends.cudnn.benchmark
     assert all(one.grad is None for one in module.parameters())
+
+
+@pytest.mark.parametrize(
+    ("place", "name", "other"),
+    [
+        (nn.Linear, "forward", lambda layer, x: x[:, :5]),
+        (nn.functional, "relu", lambda x, inplace=False: x),
+        (nn.Conv2d, "_conv_forward", lambda layer, x, weight, bias: torch.conv2d(x, -weight, bias)),
+    ],
+)
+def test_what_an_attack_moved_outside_the_model_is_seen_by_what_the_model_gives(
+    place, name, other, own_registry, monkeypatch
+):
+    def replace(model, images):
+        monkeypatch.setattr(place, name, other)
+
+    with pytest.raises(AttackError, match="got other outputs of the model"):
+        attacked(model(), leave(replace))
+
+
+RETURNED = {
+    "complex": lambda x: x.to(torch.complex64),
+    "whole": lambda x: x.round().long(),
+    "of 8 bits": lambda x: x.to(torch.float8_e4m3fn),
+    "sparse": lambda x: x.to_sparse(),
+    "meta": lambda x: x.to("meta"),
+    "a list": list,
+}
+
+
+@pytest.mark.parametrize("case", RETURNED)
+def test_what_are_no_images_is_an_attack_error(case, own_registry):
+    with pytest.raises(AttackError, match=r"attack 'own': expected images \(6, 3, 8, 8\), got (list|some of|a tensor)"):
+        attacked(model(), lambda m, x, *more: RETURNED[case](x))
 
 
 FINE = {
@@ -184,7 +231,15 @@ def test_on_the_command_line_it_is_exit_code_2(rossbench, tmp_path, line):
     assert err.count("\n") == 1
 
 
-@pytest.mark.parametrize("text", ["torch.set_grad_enabled(False)", "torch.set_default_dtype(torch.float64); 1 / 0"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "torch.set_grad_enabled(False)",
+        "torch.set_default_dtype(torch.float64); 1 / 0",
+        "torch.set_default_device('meta')",
+        "torch.set_autocast_enabled('cpu', True)",
+    ],
+)
 def test_a_scenario_file_leaves_torch_as_it_was(rossbench, tmp_path, text):
     (tmp_path / "mine.py").write_text(f"import torch\n{text}\n")
     code, _, err = rossbench("list", "--scenario-file", "mine.py")
@@ -192,3 +247,14 @@ def test_a_scenario_file_leaves_torch_as_it_was(rossbench, tmp_path, text):
     assert "mine.py: expected" in err
     assert torch.is_grad_enabled()
     assert torch.get_default_dtype() == torch.float32
+    assert torch.empty(0).device.type == "cpu"
+    assert not torch.is_autocast_enabled("cpu")
+
+
+def test_a_run_refuses_settings_of_torch_with_which_none_is_right(tmp_path):
+    with (
+        torch.no_grad(),
+        pytest.raises(InvalidValue, match="expected torch's grad mode True, got False; use a context"),
+    ):
+        package.run("digits", store=tmp_path / "store", device="cpu")
+    assert not (tmp_path / "store").exists()

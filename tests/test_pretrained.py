@@ -1,5 +1,6 @@
 """A module of a user's own as an encoder: judged before any work, and known in the store by its function."""
 
+import collections
 import copy
 import logging
 import signal
@@ -158,6 +159,10 @@ ONE_LINE = {
     "a dictionary": (of(lambda m, x: {"maps": x, "pooled": m.net(x)}), r"such as output\['pooled'\]"),
     "a tuple": (of(lambda m, x: (x, m.net(x))), r"got tuple of \[0\] \[1, 3, 16, 16\], \[1\] .* output\[1\]"),
     "an object": (of(lambda m, x: types.SimpleNamespace(pooled=m.net(x))), r"such as output\.pooled"),
+    "nested": (of(lambda m, x: torch.nested.nested_tensor(list(m.net(x)))), "got a nested tensor; return one of rows"),
+    "its state dict": (lambda: net().state_dict(), r"expected a torch.nn.Module, got OrderedDict.*by load_state_dict"),
+    "its file": (lambda: "net.pt", "got 'net.pt'; a file .* --encoder-weights"),
+    "another class": (lambda: torch.optim.SGD(net().parameters()), r"nn.Module, got SGD \("),
     "numpy": (of(lambda m, x: m.net(x).numpy()), r"got ndarray; return torch\.from_numpy"),
     "nothing": (of(lambda m, x: None), "got NoneType"),
     "its own memory": (Buffered, "got memory that the next call overwrites; return features.clone"),
@@ -204,6 +209,7 @@ NO_GRADIENT = {
         "no gradient reaches",
     ),
     "no way back": (lambda m, x: Raises.apply(m.net(x)), "raises ValueError('no way back')"),
+    "signs": (lambda m, x: m.net(x.sign()), "no gradient reaches"),
     "NaN": (lambda m, x: m.net(x.sqrt().square()), "gradients are NaN or infinite"),
 }
 
@@ -254,6 +260,22 @@ class Constant(Base):
     limit = 2
 
 
+class Slots:
+    __slots__ = ("value",)
+
+    def __init__(self, value):
+        self.value = value
+
+    def get(self):
+        return self.value
+
+
+def circular():
+    module = Base()
+    module.name = [module.name, module.forward]
+    return module
+
+
 def renamed(cls):
     """With the name that Base has, so that repr tells nothing."""
     cls.__name__ = cls.__qualname__ = "Base"
@@ -300,6 +322,20 @@ APART = {
     "function": lambda: Base(config=lambda x: x + 1),
     "another function": lambda: Base(config=lambda x: x + 2),
     "hook": hooked,
+    "slots": lambda: Base(config=Slots(1)),
+    "other slots": lambda: Base(config=Slots(2)),
+    "bound method": lambda: Base(config=types.SimpleNamespace(a=1).__repr__),
+    "of another": lambda: Base(config=Slots(1).get),
+    "of yet another": lambda: Base(config=Slots(2).get),
+    "deque": lambda: Base(config=collections.deque([1])),
+    "another deque": lambda: Base(config=collections.deque([2])),
+    "deep": lambda: Base(config=[[[[[[[[1]]]]]]]]),
+    "deep, another": lambda: Base(config=[[[[[[[[2]]]]]]]]),
+    "property": lambda: renamed(type("A", (Base,), {"shown": property(lambda self: 1)}))(),
+    "another property": lambda: renamed(type("A", (Base,), {"shown": property(lambda self: 2)}))(),
+    "static": lambda: renamed(type("A", (Base,), {"shown": staticmethod(lambda: 1)}))(),
+    "an object of the class": lambda: renamed(type("A", (Base,), {"shown": Slots(1)}))(),
+    "its own method": circular,
     "closure": lambda: closure(1.0),
     "another closure": lambda: closure(1.5),
 }
@@ -365,7 +401,8 @@ def test_a_mean_that_is_none_is_one_line(mean):
         pretrained.of_module(net(), SIZE, (mean, 1.0))
 
 
-def test_warnings_of_a_good_module_are_none(caplog):
+@pytest.mark.parametrize("last", [nn.Identity(), nn.Softmax(1), nn.LayerNorm(12, elementwise_affine=False)])
+def test_warnings_of_a_good_module_are_none(last, caplog):
     with warnings.catch_warnings(action="error"), caplog.at_level(logging.WARNING):
-        pretrained.of_module(net(), SIZE)
+        pretrained.of_module(net().append(last), SIZE)
     assert caplog.text == ""

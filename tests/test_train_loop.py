@@ -206,7 +206,7 @@ def test_a_loss_that_is_not_finite_stops_with_the_epoch_and_the_last_finite_one(
 @pytest.mark.parametrize(
     ("worst", "message"),
     [
-        ([0.1, 0.0, 1.0], "expected a L2 distance of at most epsilon, got one that is 0.1 more"),
+        ([0.1, 0.0, 1.0], "expected L2 distances of at most epsilon, got one that is 0.1 more"),
         ([0.0, 0.2, 1.0], r"expected pixels in \[0, 1\]"),
         ([math.nan, 0.0, 1.0], "expected finite gradients"),
     ],

@@ -11,17 +11,19 @@ from torch import Tensor, nn
 
 from ..util.errors import AttackError, RossbenchError, one_line
 from ..util.memory import is_out_of_memory
+from ..util.seeds import seeded
 from ..util.signals import Interrupted
 from ..util.torch_settings import kept_settings
 
 
 @contextlib.contextmanager
-def guarded(name: str, model: nn.Module) -> Iterator[None]:
-    """A call of a user's attack on a model that others use too.
+def guarded(name: str, model: nn.Module, image: Tensor) -> Iterator[None]:
+    """A call of a user's attack on a model that others use too. ``image``: [1, c, h, w], to see what it gives.
 
     Whatever it raises is an AttackError with its name, but for interrupts and errors of rossbench's own. So is what it
     has moved: tensors and attributes of the model, hooks and modes among them, or torch's settings. They are put back.
     """
+    outputs = [_outputs(model, image) for _ in range(2)]
     before, moved = _Snapshot(model), list[str]()
     try:
         with kept_settings(moved):
@@ -34,6 +36,8 @@ def guarded(name: str, model: nn.Module) -> Iterator[None]:
         raise AttackError(one_line(f"attack {name!r}: expected adversarial images, got {error!r:.300}")) from error
     finally:
         moved += before.put_back()
+    if not moved and torch.equal(*outputs) and not torch.allclose(_outputs(model, image), outputs[0], 1e-3, 1e-5, True):
+        moved = ["outputs of the model"]  # by a class or a function that was replaced, for one
     if moved:
         more = f" and {len(moved) - 3} more" if len(moved) > 3 else ""
         raise AttackError(
@@ -42,10 +46,18 @@ def guarded(name: str, model: nn.Module) -> Iterator[None]:
         )
 
 
+@torch.no_grad()
+def _outputs(model: nn.Module, image: Tensor) -> Tensor:
+    with seeded(0, image.device):
+        outputs: Tensor = model(image)
+    return outputs
+
+
 class _Snapshot:
     """All that a model is: the attributes of its modules, dictionaries among them, and the values of its tensors."""
 
     def __init__(self, model: nn.Module) -> None:
+        self.classes = [(name, module, type(module)) for name, module in model.named_modules()]
         self.contents: list[tuple[str, dict[str, Any], dict[str, Any]]] = []
         """Name, dictionary, and what was in it: each module's attributes, then its parameters, hooks and the like."""
         self.tensors: dict[str, tuple[Tensor, Tensor, bool, Tensor | None]] = {}
@@ -61,6 +73,10 @@ class _Snapshot:
     def put_back(self) -> list[str]:
         """What had been moved, by name."""
         moved = []
+        for name, module, cls in self.classes:
+            if type(module) is not cls:
+                moved.append(f"class of {name or 'the model'}")
+                module.__class__ = cls
         for name, now, before in self.contents:
             if changed := [key for key in {**before, **now} if not _same(before, now, key)]:
                 moved += [name + _plain(key) for key in changed] if name.endswith(".") else [name]

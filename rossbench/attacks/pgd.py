@@ -117,7 +117,7 @@ def perturb(
     return adversarial, extremes(adversarial, images, attack.norm, epsilon)
 
 
-def input_gradient(model: nn.Module, images: Tensor) -> Tensor | None:
+def input_gradient(model: Callable[[Tensor], Tensor], images: Tensor) -> Tensor | None:
     """Of the sum of all that a model gives for images, at these; None if none reaches them. Raises what asking does."""
     leaf = images.detach().clone().requires_grad_()
     with torch.enable_grad():
@@ -156,15 +156,17 @@ def extremes(adversarial: Tensor, images: Tensor, norm: str, radii: Tensor | flo
     return torch.stack([(distances - radii * (1 + 1e-4)).max() - rounding, -low, high])
 
 
-def check(found: Sequence[float], norm: str) -> None:
+def check(found: Sequence[float], norm: str, name: str = "pgd") -> None:
     """Judge extremes. AttackError if what an attack returned is not finite, outside [0, 1], or too far away."""
     beyond, low, high = found
     if not math.isfinite(beyond):
         raise AttackError(
-            "attack: expected finite gradients, got NaN or infinity: a model in training has diverged, or its encoder "
-            "has no finite gradient at some images, as a square root has none at black pixels"
+            f"attack {name!r}: expected finite gradients, got NaN or infinity: a model in training has diverged, or "
+            "its encoder has no finite gradient at some images, as a square root has none at black pixels"
         )
     if beyond > 1e-6:  # the resolution of pixels near 1
-        raise AttackError(f"attack: expected a {norm} distance of at most epsilon, got one that is {beyond:.3g} more")
+        raise AttackError(
+            f"attack {name!r}: expected {norm} distances of at most epsilon, got one that is {beyond:.3g} more"
+        )
     if low > 0 or high > 1:
-        raise AttackError(f"attack: expected pixels in [0, 1], got [{-low}, {high}]")
+        raise AttackError(f"attack {name!r}: expected pixels in [0, 1], got [{-low}, {high}]")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..util.errors import AttackError
@@ -56,12 +58,23 @@ def user(task: Task) -> Tensor:
     assert function is not None
     for radius, some in task.by_radius():
         part = task.of(some)
-        with seeded(task.draws.seed, task.images.device), guarded(name, task.model):
-            made = function(part.model, part.images, part.labels, radius, task.attack)
-        shape = tuple(made.shape) if isinstance(made, Tensor) else type(made).__name__
-        if shape != part.images.shape:
-            raise AttackError(f"attack {name!r}: expected images {tuple(part.images.shape)}, got {shape}")
+        with seeded(task.draws.seed, task.images.device), guarded(name, task.model, part.images[:1]):
+            made = function(part.model, part.images.clone(), part.labels, radius, task.attack)
+        if (got := _kind(made, part.images)) is not None:
+            raise AttackError(f"attack {name!r}: expected images {tuple(part.images.shape)}, got {got}")
         if not made.isfinite().all():
             raise AttackError(f"attack {name!r}: expected finite pixels, got NaN or infinity")
         found[some] = made.detach().to(found)
     return found
+
+
+def _kind(made: Any, images: Tensor) -> Any:
+    """What came in the place of images; None if it is such."""
+    if not isinstance(made, Tensor):
+        return type(made).__name__
+    if made.is_nested or made.layout != torch.strided or made.is_meta:
+        return "a tensor that is nested, sparse or meta"
+    if made.shape != images.shape:
+        return tuple(made.shape)
+    fine = made.dtype.is_floating_point and made.dtype.itemsize > 1
+    return None if fine else f"some of {made.dtype}, not a float type"

@@ -97,7 +97,7 @@ def run_attack(model: nn.Module, images: Tensor, labels: Tensor, attack: Attack,
     with in_mode(model, False):
         found: Tensor = row.load()(Task(model, images, labels, attack, radii, draws))
     bound = radii if row.is_distance else torch.full_like(radii, images[0].numel())
-    check(extremes(found, images, attack.norm, bound).tolist(), attack.norm)
+    check(extremes(found, images, attack.norm, bound).tolist(), attack.norm, attack.name)
     return found
 
 

@@ -39,6 +39,10 @@ class _Path(click.Path):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         path = os.path.expanduser(value)
+        if str(path).startswith("~"):
+            self.fail(
+                f"expected a home folder that is known, got {value!r:.200}; ./{value!s:.200} is a name", param, ctx
+            )
         try:
             os.lstat(path)
         except FileNotFoundError:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -25,8 +27,12 @@ _ADVERSARIAL, _CLEAN = re.compile(r"adv\w*|pgd|aux\w*|attack\w*"), re.compile(r"
 
 
 def tensors(content: object, prefix: str = "", around: tuple[int, ...] = ()) -> Iterator[tuple[str, Tensor]]:
-    """Every tensor of nested containers under its path; ``around``: the containers around this one."""
+    """Every tensor of nested containers under its path; ``around``: the containers around this one.
+
+    A mean and a std in three numbers, as configurations hold them, are tensors too.
+    """
     pairs: Iterable[tuple[object, object]] = ()
+    content = vars(content) if isinstance(content, (argparse.Namespace, SimpleNamespace)) else content
     if isinstance(content, Mapping):
         pairs = content.items()
     elif isinstance(content, (list, tuple)):
@@ -35,6 +41,8 @@ def tensors(content: object, prefix: str = "", around: tuple[int, ...] = ()) -> 
         name = prefix + one_line(str(key))
         if isinstance(value, np.ndarray) and value.dtype.kind in "fiub" and value.dtype.itemsize <= 8:
             value = torch.from_numpy(value.astype(value.dtype.newbyteorder("=")))
+        if key in ("mean", "std") and isinstance(value, (list, tuple)) and [*map(type, value)] == [float] * 3:
+            value = torch.tensor(value)
         if isinstance(value, Tensor) and not value.is_nested:
             yield name, value.detach()
         elif id(value) not in (*around, id(content)) and len(around) < 20:

@@ -9,8 +9,10 @@ from __future__ import annotations
 import enum
 import functools
 import hashlib
+import sys
 import types
 from collections.abc import Callable, Iterable, Mapping
+from types import NoneType
 from typing import Any
 
 import numpy
@@ -19,8 +21,6 @@ from torch import Tensor, nn
 
 from ..util.seeds import seeded
 
-_DEEPEST = 6
-"""Levels of attributes in attributes that are looked at."""
 _OF_TORCH = frozenset(vars(nn.Module()))
 _FINE, _COARSE = 1e-6, 1e-2
 """Of the size of the features: how far they are rounded in float64, and in float32."""
@@ -40,7 +40,7 @@ def describe(module: nn.Module) -> str:
     Made of a module that has not computed yet, since one may keep in an attribute what it has seen.
     """
     digest = hashlib.sha256()
-    _add(digest.update, module)
+    _add(digest.update, module, 0, {})
     return digest.hexdigest()
 
 
@@ -73,9 +73,9 @@ def _rounded(features: Tensor, step: float) -> str:
     return f"{list(values.shape)} {round(torch.tensor(size).log().item() / step)} {whole}"
 
 
-def _add(update: Callable[[bytes], None], item: Any, around: tuple[int, ...] = ()) -> None:
-    """Add an item of any kind: its kind, and what is in it. ``around``: the items that this one is in."""
-    update(f"\n{len(around)} {type(item).__qualname__} ".encode())
+def _add(update: Callable[[bytes], None], item: Any, depth: int, seen: dict[int, Any]) -> None:
+    """Add an item of any kind: its kind, and what is in it, once. ``seen``: by id, kept so that no id is used twice."""
+    update(f"\n{depth} {type(item).__qualname__} ".encode())
     if isinstance(item, Tensor):
         dense = item.detach().cpu().to_dense() if item.layout != torch.strided else item.detach().cpu()
         update(f"{list(item.shape)} {item.dtype} ".encode())
@@ -84,9 +84,13 @@ def _add(update: Callable[[bytes], None], item: Any, around: tuple[int, ...] = (
         update(f"{item.shape} {item.dtype} ".encode() + item.tobytes())
     elif item is None or isinstance(item, _PLAIN):
         update(repr(item).encode())
-    elif len(around) < _DEEPEST and id(item) not in around:
+    elif id(item) in seen:
+        update(str(seen[id(item)][0]).encode())
+    else:
+        if not isinstance(item, (tuple, frozenset, types.CodeType)):  # which Python itself may make one of two
+            seen[id(item)] = len(seen), item
         for part in _parts(item):
-            _add(update, part, (*around, id(item)))
+            _add(update, part, depth + 1, seen)
 
 
 _PLAIN = (bool, int, float, complex, str, bytes, enum.Enum, torch.dtype, torch.device, numpy.generic)
@@ -109,25 +113,57 @@ def _parts(item: Any) -> Iterable[Any]:
     if isinstance(item, functools.partial):
         return item.func, item.args, item.keywords
     if isinstance(item, types.MethodType):
+        return item.__func__, item.__self__
+    if isinstance(item, (staticmethod, classmethod)):
         return (item.__func__,)
+    if isinstance(item, property):
+        return (item.fget,)
     if isinstance(item, types.FunctionType):
         cells = zip(item.__code__.co_freevars, item.__closure__ or (), strict=True)
         values = {name: cell.cell_contents for name, cell in cells if cell != types.CellType()}  # but for empty ones
         return item.__code__, item.__defaults__, item.__kwdefaults__, values
     if isinstance(item, types.CodeType):
         return item.co_code, item.co_names, item.co_consts
-    if isinstance(item, (type, types.ModuleType, types.BuiltinFunctionType)):
+    if isinstance(item, type):
+        return item.__name__, *_defined(item)
+    if isinstance(item, types.BuiltinFunctionType):
+        return (
+            (item.__name__,)
+            if isinstance(item.__self__, (types.ModuleType, NoneType))
+            else (item.__name__, item.__self__)
+        )
+    if isinstance(item, types.ModuleType):
         return (item.__name__,)
-    return (dict(sorted(getattr(item, "__dict__", {}).items())),)
+    return _pickled(item)
+
+
+def _pickled(item: Any) -> Iterable[Any]:
+    """What pickle would keep of an item: its class and its state, with slots, and what is in it."""
+    try:
+        made = item.__reduce_ex__(4)
+    except Exception:  # of what cannot be pickled; a class of the user's own may raise anything
+        made = ""
+    if isinstance(made, str):  # the name of a global, such as a cached function
+        return (dict(sorted(getattr(item, "__dict__", {}).items())),)
+    function, arguments, state, items, pairs = (*made, None, None, None)[:5]
+    return function.__qualname__, arguments, state, list(items or ()), list(pairs or ())
 
 
 def _own(module: nn.Module) -> Iterable[Any]:
-    """Of one module, without those in it: attributes, hooks, and what its classes, torch's left out, define."""
-    classes = [one for one in type(module).__mro__ if not one.__module__.startswith("torch.")]
-    defined = [{name: part for name, part in vars(one).items() if isinstance(part, _DEFINED)} for one in classes]
+    """Of one module, without those in it: attributes, hooks, and what its classes define."""
     hooks = [list(getattr(module, name).values()) for name in ("_forward_hooks", "_forward_pre_hooks")]
     attributes = {name: part for name, part in sorted(vars(module).items()) if name not in _OF_TORCH}
-    return attributes, module._parameters, module._buffers, hooks, defined
+    return attributes, module._parameters, module._buffers, hooks, _defined(type(module))
 
 
-_DEFINED = (*_PLAIN, tuple, list, dict, Tensor, types.FunctionType)
+def _defined(one: type) -> list[dict[str, Any]]:
+    """Attributes and code of a class and of those that it is made of, libraries' left out."""
+    classes = [cls for cls in one.__mro__ if cls.__module__.partition(".")[0] not in _LIBRARIES]
+    return [
+        {name: part for name, part in vars(cls).items() if name[:2] != "__" or isinstance(part, _DEFINED)}
+        for cls in classes
+    ]
+
+
+_DEFINED = (*_PLAIN, tuple, list, dict, types.FunctionType)
+_LIBRARIES = {*sys.stdlib_module_names, "torch", "numpy"}

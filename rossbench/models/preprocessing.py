@@ -16,7 +16,11 @@ _MODULE = re.compile(
     r"((input|image|img|pixel|data|pre)_)?(norm|normali[sz]\w*|preproc\w*|transforms?|standardi[sz]\w*|whiten\w*)"
 )
 """What such a module is called."""
-_MEAN, _STD = re.compile(r"(?!running)(\w+_)?(mean|mu)s?"), re.compile(r"(\w+_)?(std|sigma|stdev)s?")
+_MEAN, _STD = re.compile(r"(?!running)(\w*_)?(mean|mu)s?"), re.compile(r"(?!inv|rec)(\w*_)?(std|sigma|stdev)s?")
+_THREE = re.compile(r"running_\w+|weight|bias|(\w*_)?(shift|scale|offset|mean|mu|std|sigma|stdev|var)s?")
+"""What a tensor of three numbers before an encoder is called."""
+_AN_IMAGE = ((3, 3), (1, 3), (3, 1))
+"""How the shape of a tensor begins that meets the three channels of an image, of three dimensions or more."""
 
 
 def normalizers(found: Mapping[str, Tensor]) -> dict[str, dict[str, str]]:
@@ -38,9 +42,10 @@ def is_before(key: str, tensor: Tensor, beside: str = "") -> bool:
     """
     *path, part = key.split(".")
     beside = beside or (path or [part])[-1]
-    three = tensor.numel() == 3 and bool(part.startswith("running_") or _MEAN.fullmatch(part) or _STD.fullmatch(part))
+    three = tensor.numel() == 3 and bool(_THREE.fullmatch(part))
+    image = tensor.dim() > 2 and (tuple(tensor.shape[:2]) in _AN_IMAGE or (tensor.dim() == 3 and len(tensor) == 3))
     named = bool(_MODULE.fullmatch(beside)) and (beside != "norm" or tensor.numel() <= 3)
-    return not HEAD.fullmatch(beside) and (named or three or tuple(tensor.shape[:2]) == (3, 3))
+    return not HEAD.fullmatch(beside) and (named or three or image)
 
 
 def normalization(
@@ -53,7 +58,7 @@ def normalization(
     """The normalisation of the file, or the one asked for; the names of its tensors; what to say of it.
 
     ``pairs``: of ``normalizers``; ``prefix``: of the encoder's names. Raises InvalidValue where both are there and
-    differ, or the file has several.
+    differ, or the file has several and none is asked for.
     """
     values = {parent: _values(pair, found) for parent, pair in pairs.items()}
     if len(set(values.values())) > 1:  # the nearest to the encoder
@@ -61,10 +66,12 @@ def normalization(
         values = {parent: value for parent, value in values.items() if near[parent] == max(near.values())}
     used = {key for parent in values for key in pairs[parent].values()}
     keys = " and ".join(sorted(used))
-    if len(set(values.values())) > 1:
-        raise InvalidValue(f"{source}: expected one normalization, got several that differ: {keys}")
-    if not values:
-        return asked, set(), []
+    if len(set(values.values())) > 1 and asked is None:
+        raise InvalidValue(
+            f"{source}: expected one normalization, got several that differ: {keys}; give --encoder-normalization"
+        )
+    if not values or len(set(values.values())) > 1:
+        return asked, used, []
     mean, std = next(iter(values.values()))
     if max(mean) > 1 or max(std) > 2:
         mean, std = (tuple(value / 255 for value in part) for part in (mean, std))  # type: ignore[assignment]

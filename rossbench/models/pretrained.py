@@ -7,6 +7,7 @@ import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Any
 
 import torch
@@ -51,7 +52,9 @@ def of_module(module: nn.Module, size: int, normalization: tuple[RGB | float, RG
     Raises InvalidValue for one that is none: see models.probe.
     """
     if not isinstance(module, nn.Module):
-        raise InvalidValue(f"encoder: expected a torch.nn.Module, got {module!r:.200}")
+        files = "; a file or its state dict goes by --encoder-weights, or into a module by load_state_dict"
+        hint = files if isinstance(module, (str, PurePath, Mapping)) else ""
+        raise InvalidValue(one_line(f"encoder: expected a torch.nn.Module, got {module!r:.200}") + hint)
     module = getattr(module, "_orig_mod", module)  # of torch.compile
     kind = type(module).__name__
     mean, std = (_channels(kind, name, item) for name, item in zip(("mean", "std"), normalization, strict=True))

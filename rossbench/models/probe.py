@@ -57,6 +57,8 @@ class OwnEncoder(Encoder):
         one = f"one tensor of features, [{len(images)}, d]"
         if not isinstance(made, Tensor):
             raise self.refusal(one, *_other_kind(made))
+        if made.is_nested:
+            raise self.refusal(one, "a nested tensor", "return one of rows of the same length")
         shape = f"shape {tuple(made.shape)}"
         if made.layout != torch.strided:
             raise self.refusal(one, str(made.layout), "return features.to_dense()")
@@ -109,7 +111,8 @@ def _distance(features: Tensor, others: Tensor) -> float:
 def _look_for_gradient(encoder: OwnEncoder, images: Tensor) -> None:
     try:
         with seeded(0):
-            gradient = input_gradient(encoder, images)
+            weights = torch.linspace(1, 2, encoder.features)  # else features that sum to one number have none
+            gradient = input_gradient(lambda leaf: encoder(leaf) * weights, images)
     except RossbenchError:
         raise
     except Exception as error:  # in a backward pass of the user's own, for one
@@ -121,10 +124,9 @@ def _look_for_gradient(encoder: OwnEncoder, images: Tensor) -> None:
             raise encoder.refusal("gradients at the image", got, way_out) from error
         said = one_line(f"asking for the gradient at the image raises {error!r:.200}")
     else:
-        if gradient is None:
-            said = "no gradient reaches the image"
-        else:
-            said = "" if gradient.isfinite().all() else "gradients are NaN or infinite"
+        finite = gradient is None or bool(gradient.isfinite().all())
+        zero = finite and (gradient is None or not gradient.any())
+        said = "no gradient reaches the image" if zero else "" if finite else "gradients are NaN or infinite"
     if said:
         log.warning(
             "encoder %s: %s, so attacks by gradient find nothing there, and the audit will say so; attacks without "

@@ -26,6 +26,7 @@ from ..store.store import Store
 from ..util.devices import resolve_device
 from ..util.epsilons import check_models
 from ..util.errors import InvalidValue
+from ..util.torch_settings import check_settings
 from . import overrides
 from .progress import Observer
 from .scheduler import Executor, Scheduler, shard_of
@@ -200,6 +201,7 @@ def _context(
     encoders: Sequence[PretrainedEncoder],
     origins: Mapping[str, tuple[str, dict[str, Any]]],
 ) -> Context:
+    check_settings()
     if not isinstance(data_dir, (str, Path, NoneType)):
         raise InvalidValue(f"data_dir: expected the path of a folder, or None, got {data_dir!r:.200}")
     return Context(

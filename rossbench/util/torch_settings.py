@@ -9,6 +9,14 @@ from typing import Any
 
 import torch
 
+from .errors import InvalidValue
+
+
+def _refill(kept: dict[Any, Any], content: dict[Any, Any]) -> None:
+    kept.clear()
+    kept.update(content)
+
+
 _SETTINGS: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
     "grad mode": (torch.is_grad_enabled, torch.set_grad_enabled),
     "default dtype": (torch.get_default_dtype, torch.set_default_dtype),
@@ -17,6 +25,22 @@ _SETTINGS: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
     "deterministic algorithms": (torch.are_deterministic_algorithms_enabled, torch.use_deterministic_algorithms),
     "matmul precision": (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),
     "number of threads": (torch.get_num_threads, torch.set_num_threads),
+    **{
+        f"autocast on {kind}": (partial(torch.is_autocast_enabled, kind), partial(torch.set_autocast_enabled, kind))
+        for kind in ("cpu", "cuda")
+    },
+    **{
+        f"hooks of all modules ({name.removeprefix('_global_').removesuffix('_hooks')})": (
+            partial(dict, hooks),
+            partial(_refill, hooks),
+        )
+        for name, hooks in vars(torch.nn.modules.module).items()
+        if name.startswith("_global_") and name.endswith("_hooks")
+    },
+    "mkldnn.enabled": (
+        partial(getattr, torch.backends.mkldnn, "enabled"),
+        partial(setattr, torch.backends.mkldnn, "enabled"),
+    ),
     **{
         f"cudnn.{flag}": (partial(getattr, torch.backends.cudnn, flag), partial(setattr, torch.backends.cudnn, flag))
         for flag in ("enabled", "benchmark", "deterministic", "allow_tf32")
@@ -36,3 +60,24 @@ def kept_settings(moved: list[str]) -> Iterator[None]:
             if read() != before[name]:
                 moved.append(name)
                 write(before[name])
+
+
+_NEEDED = {
+    "grad mode": True,
+    "default dtype": torch.float32,
+    "default device": torch.device("cpu"),
+    "autocast on cpu": False,
+    "autocast on cuda": False,
+}
+"""Without which no run is right."""
+
+
+def check_settings(put_back: bool = False) -> None:
+    """InvalidValue for a setting that no run is right with; ``put_back``: afterwards it is as it has to be."""
+    found = {name: _SETTINGS[name][0]() for name in _NEEDED}
+    wrong = [name for name, value in found.items() if value != _NEEDED[name]]
+    for name in wrong if put_back else ():
+        _SETTINGS[name][1](_NEEDED[name])
+    if wrong:
+        told = ", ".join(f"{name} {_NEEDED[name]}, got {found[name]}" for name in wrong)
+        raise InvalidValue(f"expected torch's {told}; use a context such as torch.no_grad() where another is needed")
