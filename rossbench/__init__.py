@@ -1,7 +1,7 @@
 """rossbench: how robust are self-supervised encoders, and how does their robustness transfer?
 
-Importing it imports neither torch nor pandas: ``run``, ``run_suite``, ``evaluate_encoder`` and ``audit`` import torch
-when they are first used, and ``results`` imports pandas.
+Importing it imports neither torch nor pandas: ``run``, ``run_suite``, ``evaluate_encoder``, ``load_classifier`` and
+``audit`` import torch when they are first used, and ``results`` imports pandas.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from .util.errors import RossbenchError
 
 if TYPE_CHECKING:
     from .report.dataframe import results
-    from .runner.run import audit, evaluate_encoder, run, run_suite
+    from .runner.run import audit, evaluate_encoder, load_classifier, run, run_suite
 
 __version__ = _version("rossbench")
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "audit",
     "evaluate_encoder",
     "get",
+    "load_classifier",
     "members",
     "names",
     "register",
@@ -44,7 +45,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("audit", "evaluate_encoder", "run", "run_suite"):
+    if name in ("audit", "evaluate_encoder", "load_classifier", "run", "run_suite"):
         from .runner import run
 
         return getattr(run, name)

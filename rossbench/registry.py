@@ -11,18 +11,19 @@ Data sets of a user's own, folders of images, and attacks are made known here to
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.metadata
 import logging
-import re
 import runpy
-from collections.abc import Iterable, Mapping
+import sys
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
 from .attacks.table import ATTACKS, AttackFunction, AttackKind, kind, user_kind
 from .config.builtin import BUILTIN
-from .config.scenarios import NAME, Scenario, Suite
+from .config.scenarios import Scenario, Suite, check_name
 from .data import datasets
 from .util.errors import InvalidValue, RossbenchError, UnknownName, one_line, unknown
 from .util.signals import Interrupted
@@ -73,12 +74,9 @@ def register_attack(name: str, function: AttackFunction) -> AttackFunction:
     settings; it returns images within the radius, in [0, 1], which is checked. torch's global generators are seeded
     for it. Results are stored under the name alone: a function that has changed needs another.
     """
-    if not re.fullmatch(NAME, name):
-        raise InvalidValue(f"attack name: expected lower-case letters, digits, . _ or -, got {name!r}")
+    _check_new("attack", name, ATTACKS)
     if not callable(function):
         raise InvalidValue(f"attack {name!r}: expected a function, got {function!r}")
-    if name in ATTACKS:
-        raise InvalidValue(f"attack {name!r} is registered already; choose another name")
     ATTACKS[name] = user_kind(name, function)
     return function
 
@@ -91,17 +89,18 @@ def register_folder(name: str, path: Path | str, *, size: int) -> datasets.Datas
     listed now, and read when it is needed. Results are stored under the name alone: other images, or another size, need
     another name. Returns what is known of it: classes and counts.
     """
-    if not isinstance(name, str) or not re.fullmatch(NAME, name):
-        raise InvalidValue(f"data set name: expected lower-case letters, digits, . _ or -, got {name!r}")
-    if name in datasets.DATASETS:
-        raise InvalidValue(f"data set {name!r} is registered already; choose another name")
-    if not isinstance(path, (str, Path)):
-        raise InvalidValue(f"data set {name!r}: expected the path of a folder, got {path!r:.200}")
+    _check_new("data set", name, datasets.DATASETS)
     try:
         datasets.DATASETS[name] = datasets.folder_info(Path(path).expanduser().absolute(), size)
-    except (InvalidValue, ValueError, RuntimeError) as error:  # no path, or a home that is not known
+    except (TypeError, ValueError, RuntimeError) as error:  # no path, or a home that is not known
         raise InvalidValue(one_line(f"data set {name!r}: {error}")) from error
     return datasets.DATASETS[name]
+
+
+def _check_new(what: str, name: str, known: Collection[str]) -> None:
+    check_name(f"{what} name", name)
+    if name in known:
+        raise InvalidValue(f"{what} {name!r} is registered already; choose another name")
 
 
 def attack(name: str) -> AttackKind:
@@ -113,7 +112,7 @@ def attack(name: str) -> AttackKind:
 def get(name: str) -> Scenario:
     """The scenario of that name; UnknownName with the nearest names if there is none."""
     if name not in names():
-        if name in _suites:
+        if name in [*_suites]:
             raise UnknownName(f"{name!r} is a suite, not a scenario; run_suite runs it, members gives its scenarios")
         raise unknown("scenario", name, names())
     return _scenarios[name]
@@ -147,15 +146,34 @@ def members(name: str | Suite) -> tuple[Scenario, ...]:
 
 
 def load_file(path: Path) -> None:
-    """Run a Python file that registers scenarios or suites. InvalidValue if it cannot be read or raises."""
+    """Run a Python file that registers scenarios or suites.
+
+    InvalidValue if it cannot be read, raises, or leaves settings of torch changed, such as gradients off.
+    """
     try:
         runpy.run_path(str(path), run_name="rossbench_scenario_file")
+        _check_torch()
     except RossbenchError as error:
         raise InvalidValue(f"{path}: {error}") from error
     except (KeyboardInterrupt, Interrupted):
         raise
     except BaseException as error:  # the user's own code may raise anything
+        with contextlib.suppress(InvalidValue):
+            _check_torch()
         raise InvalidValue(f"{path}: expected Python that registers scenarios, got {error!r}") from error
+
+
+def _check_torch() -> None:
+    """Put back torch's settings without which no run is right, and raise InvalidValue if one was changed."""
+    torch = sys.modules.get("torch")  # which is not loaded for this
+    if torch is None:
+        return
+    grad, dtype = torch.is_grad_enabled(), torch.get_default_dtype()
+    torch.set_grad_enabled(True)
+    torch.set_default_dtype(torch.float32)
+    if not grad or dtype != torch.float32:
+        got = f"gradients {'on' if grad else 'off'}, {dtype}"
+        raise InvalidValue(f"expected torch with gradients and float32, got {got}")
 
 
 def own() -> tuple[list[Scenario], dict[str, AttackFunction], dict[str, datasets.DatasetInfo]]:

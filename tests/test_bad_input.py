@@ -48,18 +48,19 @@ KINDS = {
     "features digits --model; compare digits@0 digits@": _values("x 1: 1:0:1 -1", ""),
     "show digits --epochs; show digits --finetune-epochs; show digits --train-limit; show digits --test-limit; "
     "figure tsne digits --limit; figure tsne digits --iterations; figure examples digits --count; "
-    "features digits --limit; run digits --threads": _values("0 -1 1.5 x nan", HUGE, *ODD[:2]),
+    "show digits --size; features digits --limit; run digits --threads": _values("0 -1 1.5 x nan", HUGE, *ODD[:2]),
     "show digits --seed": _values("-1 1.5", str(2**62 + 1)),
     "show digits --seeds": _values("0, 0,0 -1 0:3", HUGE),
     "figure examples digits --epsilon; features digits --epsilon; figure tsne digits --perplexity; "
     "compare --tolerance; show digits --cost --rate; run digits --ray local --cpus-per-task; "
     "run digits --ray local --gpus-per-task": _values("-1 nan inf x", ""),
     "report --metric; report --format; compare --format; figure matrix digits --metric; show digits --precision; "
-    "show digits --attacked; show digits --finetuning; figure training digits --stage": _values("TOP1", "", LONG),
+    "show digits --attacked; show digits --finetuning; show digits --encoder-bn; "
+    "figure training digits --stage": _values("TOP1", "", LONG),
     "run digits --device; show digits --device; report --device; audit --device": _values("tpu cuda:x cpu:0", ""),
     "report --protocol; audit --protocol; compare --protocol; figure matrix digits --protocol": _values("abc *", ""),
     "run digits --encoder": _values("/etc/passwd resnet18: module:", ""),
-    "run digits --encoder-weights": _values("none.pt folder /dev/zero hf-hub: local-dir:none", *ODD[:2], LONG),
+    "run digits --encoder-weights": _values("none.pt /dev/zero hf-hub: local-dir:none", *ODD[:2], LONG),
     "run digits --encoder-weights w/good.pt --encoder-normalization": _values(
         "/ 0,0,0/1,1 0,0,0/1,1,0 1e400,0,0/1,1,1 a,b,c/d,e,f cifar", ""
     ),
@@ -89,30 +90,73 @@ KINDS = {
 }
 """Options that take values of the same kind, and bad ones of it."""
 COMBINED = """
-rum; --debg; list x; show; run; show digits digits; figure pie digits; figure tsne; store lis; store verify --dry-run
+rum; --debg; list x; show; run; show digits digits; figure tsne; store lis; store verify --dry-run
 run digits --epoch 3; run digits --seed; run digits --seed 1 --seeds 0,1; run digits --set seed=1 --seeds 0,1
+run digits --encoder-prefix x
 run digits --encoder-normalization imagenet; run digits --cost; show digits --rate 5e13; show digits --calibrate
 show digits --cost --rate 5e13 --calibrate; show digits --cost --json; report digits ross2022
-run digits --cpus-per-task 1; run digits --ray local --gpus-per-task 1.5; run digits --attack negative --eval-eps 0,2
-run digits --finetuning AFF --finetune-eps 1,0; run ross2022 --train-limit 50; run digits --test-limit 597
+run digits --cpus-per-task 1; run digits --ray local --gpus-per-task 1.5
+run digits --finetuning AFF --finetune-eps 1,0; run digits --test-limit 597
 run digits --encoder-weights w/good.pt --epochs 3; run digits --encoder-weights w/good.pt --precision bfloat16
 run digits --encoder-weights w/good.pt --train-eps 0,1; run digits --encoder-weights w/good.pt --encoder ../x
 run digits --encoder-weights w/good.pt --set pretraining.batch_size=9
 run digits --encoder-weights hf-hub:a/b --encoder conv3
-report --html x.html --metric f1; report --html x.html --format csv; report --html x.html --intervals
-report --intervals --metric mcc; report --intervals --format json
-features digits --epsilon 1001
-figure robustness digits --models 2; compare digits@0 digits@2; figure confusion digits --eval-eps 0.7
-figure tsne digits --limit 41; figure tsne-together digits --limit 41; features digits --limit 3; store rm; store rm x
-compare; compare digits; compare digits@0; compare digits@0 digits@0 digits@0; compare @ @; compare x@0 digits@0
+report --html x.html --format csv; report --html x.html --intervals; report --intervals --format json
+features digits --epsilon 1001; store rm; store rm x; figure tsne-together digits --limit 41
+compare digits; compare digits@0 digits@2; compare digits@0 digits@0 digits@0; compare @ @; compare x@0 digits@0
 """
+MESSAGES = """
+run digitz => unknown scenario or suite 'digitz'; did you mean digits or digits-study?
+run digits --finetune-eps 1:0 => expected numbers or start:stop:step, got '1:0'
+run digits --tensorboard file.txt => 'file.txt' is a file
+run ross2022 --train-limit 50 => train limit for cifar100: expected 100 (one image a class) to 50000
+run digits --seeds 0,0 => expected different whole numbers such as 0,1,2, got '0,0'
+run digits --seeds 0,1 --seed 2 => --seed and --seeds are mutually exclusive
+run digits --set epochs=3 => unknown field 'epochs'; did you mean finetuning.epochs or pretraining.epochs?
+run digits --set pretraining.epochs=0 => Pretraining.epochs: expected a number of at least 1, got 0
+run digits --device tpu => expected auto, cpu, cuda, cuda:N or mps, got 'tpu'
+run digits --attack apgd => unknown attack 'apgd'; did you mean
+run digits --attack negative --eval-eps 0,2 => negative: expected shares of at most 1
+run digits --scenario-file none.py => 'none.py' does not exist
+report --out none => nothing to report in none: expected a store that rossbench run has written
+report --metric f2 => 'f2' is not one of
+report digits --protocol abc => unknown protocol of digits 'abc'; known:
+report --intervals --metric mcc => expected top1, top5, robust of one seed, got mcc of seed 0
+report --intervals --format csv => --intervals: expected a table, markdown or latex, got csv
+report --html x.html --metric f1 => --html: expected no --format, --metric or --intervals
+report --html no/page.html => expected a file in a folder that exists, got no/page.html
+store list --out folder => expected a store that rossbench run has written
+compare => expected runs with published numbers, cifar10-to-cifar10,
+compare digits@0 => expected two models, such as digits@0 digits@1, got digits@0
+compare digits@0 digit@1 => did you mean digits?
+compare digits@0 digits@0.5 => expected some of 0, 1, got 0.5
+figure pie digits => No such command 'pie'
+figure tsne digitz => unknown scenario in
+figure robustness digits --models 2 => models: expected some of 0, 1, got 2
+figure matrix digits --models 1:0:1 => models '1:0:1': expected such as 1, or 1:0
+figure matrix digits --save f.gif => expected a file that ends in .png or .svg or .pdf, got f.gif
+figure confusion digits --eval-eps 0.7 => expected an evaluated epsilon, 0, 0.5, got 0.7
+features digits --save f.txt => expected a file that ends in .npz, got f.txt
+features digits --limit 3 => test limit for digits: expected 10 (one image a class) to 596, got 3
+figure tsne digits --limit 41 => limit: expected at most the 40 images of the evaluation, got 41
+"""
+"""Lines, and what is said of them."""
 NEEDS_TORCH = """
-run digits --device cpu --encoder resnet81; run digits --device cpu --encoder conv3:cifar
-run digits --device cpu --encoder resnet18.nothing; run digits --device cuda:99; layers digits --device cuda:99
-figure tsne digits --perplexity 100; figure tsne digits --layer x; features digits --layer [red]
-features digits --layer=; figure examples digits --epsilon 0
-run digits --encoder-weights local-dir:w/bad-config; run digits --encoder-weights local-dir:w/code
-run digits --encoder resnet18 --encoder-weights w/good.pt --encoder-normalization 1e300,0,0/1,1,1
+run digits --device cpu --encoder resnet81 => unknown encoder 'resnet81'; did you mean
+run digits --device cpu --encoder resnet18.nothing => encoder 'resnet18.nothing' cannot be built
+run digits --device cpu --encoder conv3:cifar =>
+run digits --device cuda:99 => device 'cuda:99': expected one of the
+layers digits --device cuda:99 => device 'cuda:99'
+figure tsne digits --perplexity 100 => expected a perplexity of 1 to 13 for 40 points, got 100
+figure tsne digits --layer encodr => unknown layer 'encodr'; did you mean encoder
+features digits --layer [red] => [red]
+features digits --layer= =>
+features digits --model 0,1 => model: expected one of one scenario, got digits → digits, ε = 0, digits
+figure examples digits --epsilon 0 => expected images that epsilon 0 turns, got none
+run digits --encoder-weights folder =>
+run digits --encoder-weights local-dir:w/bad-config =>
+run digits --encoder-weights local-dir:w/code =>
+run digits --encoder resnet18 --encoder-weights w/good.pt --encoder-normalization 1e300,0,0/1,1,1 =>
 """
 WEIGHTS = "code.pt code-in-archive.pt truncated.pt empty.pt nan.pt number.pt other.pt "
 WEIGHTS += "empty.safetensors pickle.safetensors nan.safetensors header.safetensors"
@@ -120,6 +164,13 @@ WEIGHTS += "empty.safetensors pickle.safetensors nan.safetensors header.safetens
 
 def _split(text):
     return [line.split() for line in text.strip().replace("\n", ";").split(";")]
+
+
+def _told(text):
+    """Lines, and what is said of each."""
+    return [
+        (line.split(), message.strip()) for line, _, message in (row.partition("=>") for row in text.split("\n")[1:-1])
+    ]
 
 
 def _lines():
@@ -132,8 +183,8 @@ def _lines():
 
 
 TORCH_LINES = [
-    *_split(NEEDS_TORCH),
-    *(f"run digits --encoder resnet18 --encoder-weights w/{name}".split() for name in WEIGHTS.split()),
+    *_told(NEEDS_TORCH),
+    *((f"run digits --encoder resnet18 --encoder-weights w/{name}".split(), "") for name in WEIGHTS.split()),
 ]
 
 # --- scenario files ---------------------------------------------------------------------------------------------
@@ -179,27 +230,8 @@ def test_a_bad_field_is_refused_in_one_line(value):
 # --- stores -----------------------------------------------------------------------------------------------------
 
 
-def _cell(k, value):
-    """The first cell of a note with one part of it changed."""
-    return lambda note: {"cells": [[*note["cells"][0][:k], value, *note["cells"][0][k + 1 :]], *note["cells"][1:]]}
-
-
-NOTES = {
-    **{f"key-{k}": _cell(3, value) for k, value in enumerate(["../../x", "/etc/passwd", 3])},
-    **{f"epsilon-{k}": _cell(k, value) for k, value in enumerate(["0", None, -1])},
-    **{
-        f"{field}-{k}": lambda note, field=field, value=value: {field: value}
-        for k, bad in enumerate(
-            [
-                {"name": "../../x", "source": "../x", "target": 3, "protocol": "../x", "family": "", "schema": 99},
-                {"name": "[red]", "seed": "0", "registered_seed": None, "protocol": "a" * 9, "more": 1},
-                {"seed": -1, "registered_rows": [1], "registered_columns": "a", "cells": None, "deviations": []},
-                {"name": None, "cells": [[0, 0, 0]], "deviations": {"a": [1]}},
-            ]
-        )
-        for field, value in bad.items()
-    },
-}
+NOTES = {"key": "../../x", "epsilon": -1, "name": "../../x", "source": "../x", "protocol": "../x", "more": 1}
+"""Fields of a note, or of its first cell, and what none is; see test_tables for what is said."""
 TEXTS = {"null": b"null", "nan": b"NaN", "list": b"[{}]"}
 """What is no JSON is damaged, and set aside: see test_survival."""
 RECORDS = {"schema-99": {"schema": 99}, "field": {"more": 1}}
@@ -214,11 +246,12 @@ ELSEWHERE = (
 )
 ON_STORES = [
     *(["report", f"--out=b/{store}"] for store in STORES),
-    *([*line, f"--out=b/{store}"] for line, store in zip(_split(ELSEWHERE), STORES[::-6], strict=False)),
+    *([*line, f"--out=b/{store}"] for line, store in zip(_split(ELSEWHERE), STORES[::-3], strict=False)),
 ]
 LINES = [
     *_lines(),
     *_split(COMBINED),
+    *(line for line, _ in _told(MESSAGES)),
     *(["list", f"--scenario-file=s/{name}.py"] for name in [*SOURCES, "binary"]),
     *ON_STORES,
 ]
@@ -260,7 +293,10 @@ def _write_stores(folder, good):
         (root / "FORMAT").write_bytes((good / "FORMAT").read_bytes())
         kind, _, what = name.partition("-")
         content = json.loads((note if kind != "record" else record).read_text())
-        changed = NOTES[what](content) if kind == "note" and what in NOTES else RECORDS.get(what, {})
+        changed = {what: NOTES[what]} if kind == "note" and what in NOTES else RECORDS.get(what, {})
+        if what in ("key", "epsilon"):
+            first, *rest = content["cells"]
+            changed = {"cells": [[*first[:3], NOTES["key"]] if what == "key" else [-1, *first[1:]], *rest]}
         bad = TEXTS[what] if what in TEXTS else json.dumps({**content, **changed}).encode()
         if kind == "record":
             shutil.copytree(good / "evaluate", root / "evaluate", ignore=shutil.ignore_patterns(SUMS))
@@ -353,11 +389,20 @@ def test_bad_input_is_one_line_before_torch_is_there_and_leaves_nothing(said, nu
     assert changed == []
 
 
-@pytest.mark.parametrize("line", TORCH_LINES, ids=_name)
-def test_what_only_torch_can_judge_is_one_line_and_leaves_nothing(world, rossbench, monkeypatch, line):
+@pytest.mark.parametrize(("line", "message"), _told(MESSAGES), ids=[_name(line) for line, _ in _told(MESSAGES)])
+def test_what_is_said_names_what_was_expected(said, line, message):
+    err = said[LINES.index(line)][2]
+    assert message in err
+    assert len(err) < 400
+
+
+@pytest.mark.parametrize(("line", "message"), TORCH_LINES, ids=[_name(line) for line, _ in TORCH_LINES])
+def test_what_only_torch_can_judge_is_one_line_and_leaves_nothing(world, rossbench, monkeypatch, line, message):
     monkeypatch.chdir(world)
     before = _content(world)
-    _check(*rossbench(*line))
+    code, out, err = rossbench(*line)
+    _check(code, out, err)
+    assert message in err
     assert _content(world) == before  # nor was code from a pickle run
 
 
@@ -369,7 +414,7 @@ def test_every_command_and_every_option_with_a_value_has_a_case():
         else:
             commands.append(path)
             options |= {one.opts[0] for one in command.params if isinstance(one, click.Option) and not one.is_flag}
-    lines = [*LINES, *TORCH_LINES]
+    lines = [*LINES, *(line for line, _ in TORCH_LINES)]
     assert [path for path in commands if not any(line[: len(path)] == path for line in lines)] == []
     assert options - {part.split("=")[0] for line in lines for part in line} == set()
 
@@ -389,14 +434,14 @@ def no_network(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("name", ["cifar10-to-cifar10", "cifar100-to-cifar100"])
 def test_a_data_set_that_is_a_pickle_of_code_is_not_unpickled(rossbench, tmp_path, no_network, name):
-    """torchvision holds each file against a known digest before it opens any; none here has it."""
+    """Each file is held against a known digest before any is opened; none here has it."""
     for kind in (tv.CIFAR10, tv.CIFAR100):
         (tmp_path / kind.base_folder).mkdir()
         for file in (*(one for one, _ in kind.train_list + kind.test_list), kind.meta["filename"]):
             (tmp_path / kind.base_folder / file).write_bytes(pickle.dumps(Code()))
     code, out, err = rossbench("run", name, "--data-dir", tmp_path, "--device", "cpu")
     _check(code, out, err)
-    assert "expected its files in" in err
+    assert "expected MD5" in err
     assert not (tmp_path / "w" / "RUN").exists()
     assert not (tmp_path / "rossbench-store").exists()
 

@@ -13,10 +13,10 @@ import torch
 from conftest import tamper, tiny
 
 from rossbench import registry
-from rossbench.cli.overrides import changed_scenarios
 from rossbench.cli.run import run
 from rossbench.config.scenarios import Suite
 from rossbench.runner import run as runner
+from rossbench.runner.overrides import changed_scenarios
 from rossbench.stages import audit
 from rossbench.store import results
 from rossbench.store.records import read_record
@@ -106,67 +106,6 @@ def test_report_gives_every_format_and_nothing_else_and_every_metric(rossbench, 
         code, out, _ = rossbench("report", "--out", finished, "--metric", metric)
         assert code == 0
         assert f"{known.label}, RoSS digits → digits" in out
-
-
-def test_a_scenario_file_is_seen(rossbench, tmp_path):
-    (tmp_path / "my.py").write_text(
-        "from rossbench.registry import Scenario, register\n"
-        "register(Scenario('svhn-to-cifar10', source='svhn', target='cifar10'))\n"
-    )
-    for arguments in (["list"], ["show", "svhn-to-cifar10"]):
-        code, out, _ = rossbench(*arguments, "--scenario-file", "my.py")
-        assert code == 0
-        assert "svhn-to-cifar10" in out
-        monkey = registry._scenarios.pop("svhn-to-cifar10")
-        assert monkey.source == "svhn"
-
-
-WRONG = [
-    ("run digitz", "unknown scenario or suite 'digitz'; did you mean digits or digits-study?"),
-    ("run digits --finetune-eps 1:0", "expected numbers or start:stop:step, got '1:0'"),
-    ("run digits --train-eps 1,0", "expected ascending numbers, got 1, 0"),
-    ("run digits --eval-eps=-1", "expected numbers in [0, 1000], got -1"),
-    ("run digits --tensorboard file.txt", "'file.txt' is a file"),
-    ("run ross2022 --train-limit 50", "train limit for cifar100: expected 100 (one image a class) to 50000"),
-    ("run digits --test-limit 5000", "test limit for digits: expected 10 (one image a class) to 596"),
-    ("run digits --seed -1", "'--seed'"),
-    ("run digits --seeds 0,0", "expected different whole numbers such as 0,1,2, got '0,0'"),
-    ("run digits --seeds 0,1 --seed 2", "--seed and --seeds are mutually exclusive"),
-    ("run digits --set epochs=3", "unknown field 'epochs'; did you mean finetuning.epochs or pretraining.epochs?"),
-    ("run digits --set pretraining.epochs=0", "Pretraining.epochs: expected a number of at least 1, got 0"),
-    ("run digits --set evaluation.attacked=al", "unknown Evaluation.attacked 'al'; did you mean all?"),
-    ("run digits --device tpu", "expected auto, cpu, cuda, cuda:N or mps, got 'tpu'"),
-    ("run digits --device cuda:99", "device 'cuda:99': expected one of the"),
-    ("run digits --encoder resnet81 --device cpu", "unknown encoder 'resnet81'; did you mean"),
-    ("run digits --encoder resnet18.nothing --device cpu", "encoder 'resnet18.nothing' cannot be built"),
-    ("run digits --attack apgd", "unknown attack 'apgd'; did you mean"),
-    ("run digits --attack negative --eval-eps 0,2", "negative: expected shares of at most 1"),
-    ("run digits --scenario-file none.py", "'none.py' does not exist"),
-    ("report", "nothing to report in rossbench-store: expected a store that rossbench run has written"),
-    ("report --metric f2", "'f2' is not one of"),
-    *((f"store {one} --out .", "expected a store that rossbench run has written") for one in ("list", "verify", "gc")),
-]
-WRONG_OF_A_STORE = [
-    ("compare digits@0", "expected two models, such as digits@0 digits@1, got digits@0"),
-    ("compare digits@0 digit@1", "did you mean digits?"),
-    ("compare digits@0 digits@0.5", "expected some of 0, 1, got 0.5"),
-    ("report --intervals --metric mcc", "expected top1, top5, robust of one seed, got mcc of seed 0"),
-    ("report --intervals --format csv", "--intervals: expected a table, markdown or latex, got csv"),
-    ("report --intervals --html x.html", "--html: expected no --format, --metric or --intervals"),
-]
-
-
-@pytest.mark.parametrize(("line", "message"), WRONG + WRONG_OF_A_STORE)
-def test_an_error_is_one_line_on_stderr_and_exit_code_2(rossbench, tmp_path, finished, line, message):
-    (tmp_path / "file.txt").write_text("")
-    of_store = ["--out", finished] if (line, message) in WRONG_OF_A_STORE else []
-    code, out, err = rossbench(*line.split(), *of_store)
-    assert (code, out) == (2, "")
-    assert err.startswith("rossbench: ")
-    assert err.count("\n") == 1
-    assert message in err
-    assert len(err) < 400
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["file.txt"]  # nothing was begun
 
 
 @pytest.mark.parametrize(
@@ -364,19 +303,6 @@ def test_show_gives_a_suites_scenarios_and_what_they_cost_together(rossbench, pa
     assert out.index("Recipe digits") < out.index("Recipe ross2022")
 
 
-@pytest.mark.parametrize(
-    ("name", "counts"), [("ross2022", (8, 12, 28, 168, 208)), ("digits-study", (8, 6, 16, 80, 102))]
-)
-def test_show_counts_what_a_study_builds(rossbench, name, counts):
-    code, out, _ = rossbench("show", name)
-    assert code == 0
-    scenarios, *artifacts = counts
-    assert out.startswith(f"{name}  {scenarios} scenarios")
-    for stage, count in zip(("pretrain", "finetune", "evaluate", "all"), artifacts, strict=True):
-        assert re.search(rf"{stage} +│ +{count} │", out)
-    assert max(map(len, out.splitlines())) <= 80
-
-
 def test_run_and_report_of_a_suite(rossbench, pair):
     """What its scenarios share is built once; tables come in the suite's order."""
     code, out, err = rossbench("run", "pair", "--seed", 4)
@@ -423,16 +349,6 @@ def test_run_logs_to_tensorboard(rossbench, tmp_path):
     ]
     assert [name.rsplit("-", 1)[1] for name in names] == keys
     assert all(list((tmp_path / "logs" / name).glob("events.out.tfevents.*")) for name in names)
-
-
-def test_a_missing_tensorboard_is_said_before_anything_is_built(rossbench, tmp_path, monkeypatch):
-    monkeypatch.delitem(sys.modules, "torch.utils.tensorboard", raising=False)
-    monkeypatch.setitem(sys.modules, "tensorboard", None)
-    code, out, err = rossbench("run", "digits", *TINY, "--tensorboard", "logs")
-    assert (code, out) == (2, "")
-    assert err.startswith("rossbench: tensorboard is not installed")
-    assert err.count("\n") == 1
-    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
@@ -527,6 +443,7 @@ def torchs():
     return cpu_seconds(3, "-c", "import torch")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("command", "share"), [("list", 0.3), ("show ross2022", 0.3), ("report --store {}", 0.5), ("report --help", 0.3)]
 )

@@ -90,7 +90,9 @@ class TestWithOneConnection:
         assert {one.spec.stage for one in news if one.tick} >= {"pretrain"}  # live
         assert list((tmp_path / "ray" / "locks").iterdir()) == []
         halves = ("digits-low", "digits-high")
-        assert sorted(splits) == sorted((half, *split) for half in halves for split in (("train", 60), ("test", 40)))
+        assert sorted(splits) == sorted(
+            (half, *split) for half in halves for split in (("train", 60, 16), ("test", 40, 16))
+        )
         theirs = runner.audit(names[:1], store=tmp_path / "local", device="cpu")
         assert {place: one.verdicts for place, one in audits.items()} == {
             place: one.verdicts for place, one in theirs.items()

@@ -1,6 +1,7 @@
 """Checkpoints in the layouts of the field: each a small file of a reference network, written from its own module."""
 
 import copy
+import re
 
 import pytest
 import timm
@@ -11,6 +12,7 @@ from torch import nn
 
 from rossbench.config.specs import PretrainSpec
 from rossbench.models import checkpoints, simclr
+from rossbench.models.pretrained import PretrainedEncoder
 from rossbench.store import artifacts, results
 from rossbench.store.store import Store
 from rossbench.util.errors import InvalidValue
@@ -159,40 +161,35 @@ def _lightning(state, **more):
     return {"epoch": 9, "pytorch-lightning_version": "1.9.5", "state_dict": state, **more}
 
 
+ADVCL_HEADS = ("module.fc_010.weight", "module.head_proj.0.bias")
 DIALECTS = {
-    "ACL": (lambda: _acl(), lambda net: {"state_dict": net.state_dict(), "optim": {"state": {0: torch.ones(3)}}}),
+    "ACL": (_acl, lambda net: {"state_dict": net.state_dict(), "optim": {"state": {0: torch.ones(3)}}}),
     "ACL with one BatchNorm": (
         lambda: Net(1, shortcut="downsample.conv", names=["x"]),
         lambda net: {"state_dict": {name.replace(".x.", "."): tensor for name, tensor in net.state_dict().items()}},
     ),
     "AdvCL": (
         lambda: Net(3, shortcut="downsample.conv").using(1),
-        lambda net: {
-            "model": {
-                **under("module.", net),
-                "module.fc_010.weight": torch.ones(2),
-                "module.head_proj.0.bias": torch.ones(2),
-            }
-        },
+        lambda net: {"model": under("module.", net) | dict.fromkeys(ADVCL_HEADS, torch.ones(2))},
     ),
     "BatchNorms by name": (lambda: Net(2, names=["normal", "pgd"]).using(1), lambda net: net.state_dict()),
     "BatchNorms by name, the other way round": (lambda: Net(2, names=["adv", "clean"]), lambda net: net.state_dict()),
     "DynACL++": (lambda: Net(normalize=IMAGENET), lambda net: {"state_dict": net.state_dict()}),
     "RoCL": (lambda: Net(shortcut="shortcut"), lambda net: {"model": under("module.", net)}),
-    "lightly": (lambda: Net(), lambda net: Lightly(net, True).state_dict()),
+    "lightly": (Net, lambda net: Lightly(net, True).state_dict()),
     "lightly without ReLU": (
         lambda: Net(shortcut="shortcut"),
         lambda net: _lightning(Lightly(net, False).state_dict()),
     ),
-    "compiled": (lambda: Net(), lambda net: {"weights": under("_orig_mod.module.", net)}),
-    "in a list": (lambda: Net(), lambda net: {"nets": [net.state_dict()], "losses": [1.0]}),
-    "arrays of NumPy": (lambda: Net(), lambda net: {name: t.numpy() for name, t in net.state_dict().items()}),
+    "compiled": (Net, lambda net: {"weights": under("_orig_mod.module.", net)}),
+    "in a list": (Net, lambda net: {"nets": [net.state_dict()], "losses": [1.0]}),
+    "arrays of NumPy": (Net, lambda net: {name: t.numpy() for name, t in net.state_dict().items()}),
     "masked model": (
         lambda: Net(),
         lambda net: {**net.state_dict(), "mask_token": torch.ones(1, 1, 4), "decoder_embed.weight": torch.ones(3, 3)},
     ),
     **{
-        f"{mean} in the file": (lambda: Net(), lambda net, mean=mean, std=std: _wrapped(net, mean, std))
+        f"{mean} in the file": (Net, lambda net, mean=mean, std=std: _wrapped(net, mean, std))
         for mean, std in (
             ("normalize.mean", "normalize.std"),
             ("normalizer.new_mean", "normalizer.new_std"),
@@ -233,10 +230,8 @@ def test_other_precisions_become_float32_and_what_the_file_is_its_content_says(d
 
 
 def test_a_float64_that_float32_does_not_hold_is_said(tmp_path):
-    net = Net().double()
-    with torch.no_grad():
-        net.bn1.weight += 1e-12
-    assert "float64 as float32, rounded" in str(given(tmp_path, net.state_dict()))
+    content = {**Net().state_dict(), "bn1.weight": torch.full((64,), 1 + 1e-12, dtype=torch.float64)}
+    assert "float64 as float32, rounded" in str(given(tmp_path, content))
 
 
 PAIRS = {
@@ -313,8 +308,8 @@ def test_the_batch_norm_is_chosen_and_said(branches, tmp_path):
 def test_equal_encoders_are_one(tmp_path):
     net = Net()
     content = under("module.model.", net) | under("module.attacker.model.", net)
-    content |= {f"module.{one}.new_mean": torch.full((3, 1, 1), 0.5) for one in ("normalizer", "attacker.normalize")}
-    content |= {f"module.{one}.new_std": torch.full((3, 1, 1), 0.25) for one in ("normalizer", "attacker.normalize")}
+    for one in ("module.normalizer", "module.attacker.normalize"):
+        content |= {f"{one}.new_mean": torch.full((3, 1, 1), 0.5), f"{one}.new_std": torch.full((3, 1, 1), 0.25)}
     found = given(tmp_path, {"model": content, "epoch": 1})
     assert same(found, nn.Sequential(Normalize((0.5,) * 3, (0.25,) * 3), net))
     assert "are equal" in str(found)
@@ -347,11 +342,7 @@ def test_a_tie_is_refused_with_the_choices(case, tmp_path):
         (lambda: Net(2, names=["one", "two"]).state_dict(), {}, "missing .bn1.weight"),
         (lambda: {**Net().state_dict(), "bn1.scale": torch.ones(2)}, {}, "got 1 unknown .bn1.scale"),
         (lambda: {"weights": torch.ones(2), "epoch": 3}, {}, "the file holds weights"),
-        (
-            lambda: {"cfg": {"lr": 1}, "epoch": 3},
-            {},
-            "expected a state dict, names with tensors, got dict of cfg, epoch",
-        ),
+        (lambda: {"cfg": {"lr": 1}, "epoch": 3}, {}, "expected a state dict, .*, got dict of cfg, epoch"),
         (list, {}, "expected a state dict, names with tensors, got list"),
     ],
 )
@@ -382,10 +373,8 @@ def test_what_changes_the_input_is_used_or_the_option_is_named(case, prefix, tmp
 
 def test_a_contradicting_normalization_is_an_error_that_says_both(tmp_path):
     content = _wrapped(Net())
-    message = (
-        r"0\.4914,0\.4822,0\.4465/0\.247,0\.2435,0\.2616 \(normalizer\.mean and normalizer\.std\), got 0,0,0/1,1,1"
-    )
-    with pytest.raises(InvalidValue, match=message):
+    told = "0.4914,0.4822,0.4465/0.247,0.2435,0.2616 (normalizer.mean and normalizer.std), got 0,0,0/1,1,1"
+    with pytest.raises(InvalidValue, match=re.escape(told)):
         given(tmp_path, content, normalization=((0, 0, 0), (1, 1, 1)))
     agreed = given(tmp_path, content, normalization=CIFAR10)
     assert agreed.weights == given(tmp_path, content).weights
@@ -430,31 +419,15 @@ def test_an_encoder_that_was_pretrained_here_comes_back_with_its_counters(tmp_pa
     assert checkpoints.read(str(tmp_path / "given.pt"), "conv3", 16).weights == found.weights
 
 
-@pytest.mark.parametrize(
-    ("options", "branch", "said"),
-    [
-        ([], 1, "BatchNorm: adversarial, bn_list.1 of bn_list.0 and bn_list.1"),
-        (["--encoder-bn", "clean", "--encoder-prefix", "encoder_q"], 0, "under 'state_dict.encoder_q.'"),
-    ],
-)
-def test_one_command_takes_it(rossbench, tmp_path, options, branch, said):
+def test_one_command_takes_it(rossbench, tmp_path):
     query, key = _acl(), _acl()
     torch.save({"state_dict": under("encoder_q.", query) | under("encoder_k.", key)}, tmp_path / "acl.pt")
-    small = ["--eval-eps", "0", "--finetune-epochs", 1, "--train-limit", 60, "--test-limit", 40, "--device", "cpu"]
-    code, out, err = rossbench("run", "digits", "--encoder-weights", "acl.pt", "--encoder", NAME, *options, *small)
+    options = ["--encoder", NAME, "--encoder-bn", "clean", "--encoder-prefix", "encoder_q", "--eval-eps", "0"]
+    small = ["--finetune-epochs", 1, "--train-limit", 60, "--test-limit", 40, "--device", "cpu"]
+    code, out, err = rossbench("run", "digits", "--encoder-weights", "acl.pt", *options, *small)
     assert (code, err) == (0, "")
-    assert said in out
+    assert "under 'state_dict.encoder_q.'" in out
     assert "normalization 0.485,0.456,0.406/0.229,0.224,0.225 from" in out
     store = Store(tmp_path / "rossbench-store")
     (spec,) = {record.spec.finetune.pretrain for matrix in results.load(store) for record in matrix.records}
-    images = torch.rand(3, 3, 16, 16)
-    with torch.no_grad():
-        wanted = (query if options else key).using(branch)(images)
-        assert torch.allclose(artifacts.load_encoder(store, spec)(images), wanted, atol=1e-5, rtol=1e-4)
-
-
-def test_the_command_refuses_in_one_line(rossbench, tmp_path):
-    torch.save({"model": Net().state_dict(), "teacher": Net().state_dict()}, tmp_path / "two.pt")
-    code, _, err = rossbench("show", "digits", "--encoder-weights", "two.pt", "--encoder", NAME)
-    assert (code, err.count("\n")) == (2, 1)
-    assert "model or teacher; name --encoder-prefix" in err
+    assert same(PretrainedEncoder("", artifacts.load_encoder(store, spec), {}, ""), query.using(0))

@@ -11,8 +11,8 @@ import click
 import pytest
 
 from rossbench import cli, registry
-from rossbench.cli.overrides import changed_scenarios
 from rossbench.data import datasets
+from rossbench.runner.overrides import changed_scenarios
 from rossbench.util.values import flatten
 
 ROOT = Path(__file__).parent.parent

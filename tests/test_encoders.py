@@ -11,11 +11,10 @@ from rossbench.util.errors import InvalidValue, UnknownName
     ("name", "size", "features"),
     [
         ("conv3", 16, 512),
-        ("resnet18", 32, 512),
         ("resnet18:cifar", 32, 512),
-        ("resnet18", 96, 512),
-        ("mobilenetv3_small_050", 32, 1024),
-        ("vit_tiny_patch16_224", 32, 192),
+        ("test_resnet", 96, 96),
+        ("test_efficientnet", 32, 256),
+        ("test_vit", 32, 64),
     ],
 )
 def test_images_in_features_out(name, size, features):
@@ -34,9 +33,7 @@ def test_the_default_is_timms_resnet18_with_the_imagenet_stem():
     assert list(ours.backbone.state_dict()) == list(theirs.state_dict())
 
 
-@pytest.mark.parametrize(
-    ("name", "size"), [("resnet18:cifar", 32), ("resnet18:cifar-pad2", 34), ("resnet26:cifar-pad2", 34)]
-)
+@pytest.mark.parametrize(("name", "size"), [("resnet18:cifar", 32), ("resnet18:cifar-pad2", 34)])
 def test_a_cifar_stem_keeps_the_resolution_or_pads_by_two(name, size):
     backbone = encoders.build(name, 32, seed=0).backbone
     stem = backbone.maxpool(backbone.conv1(torch.zeros(1, 3, 32, 32)))
@@ -70,9 +67,9 @@ def test_normalisation_is_inside():
         ("resnet81", UnknownName, "did you mean"),
         ("resnet18:imagenet", UnknownName, "unknown encoder 'resnet18:imagenet'"),
         ("resnet18:cifar:cifar-pad2", UnknownName, "unknown encoder"),
-        ("vgg11:cifar-pad2", InvalidValue, "expected a ResNet with a single-convolution stem"),
-        ("vgg11:cifar", InvalidValue, "expected a ResNet with a single-convolution stem"),
-        ("resnet18d:cifar", InvalidValue, "expected a ResNet with a single-convolution stem"),
+        ("test_vit:cifar-pad2", InvalidValue, "expected a ResNet with a single-convolution stem"),
+        ("test_efficientnet:cifar", InvalidValue, "expected a ResNet with a single-convolution stem"),
+        ("test_resnet:cifar", InvalidValue, "expected a ResNet with a single-convolution stem"),
     ],
 )
 def test_what_is_no_encoder_is_refused(name, error, message):
@@ -108,7 +105,7 @@ def test_batch_norm_in_training_is_torchs_own(generator):
         assert torch.equal(ours.state_dict()[name], tensor)
 
 
-@pytest.mark.parametrize("name", ["conv3", "resnet18", "resnet18:cifar"])
+@pytest.mark.parametrize("name", ["conv3", "resnet18:cifar"])
 def test_every_batch_norm_is_one_that_freezes_quickly_and_has_torchs_names(name):
     model = encoders.build(name, 32, seed=0)
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]

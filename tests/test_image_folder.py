@@ -147,15 +147,7 @@ def test_unicodes_two_spellings_of_a_class_are_one_in_the_order_of_train(tmp_pat
     [
         ({"train": (COMPOSED, APART), "test": (COMPOSED, APART)}, r"spelled 'e\u0301cu' and '\xe9cu'"),
         ({"train": ("cat", "dog"), "test": ("Cat", "dog")}, "got 'cat' in train alone and 'Cat' in test alone"),
-        ({"train": ("cat", "dog"), "test": ("cat ", "dog")}, "got 'cat' in train alone and 'cat ' in test alone"),
-        (
-            {"train": ("cat", "dog"), "test": ("c\u0430t", "dog")},
-            r"got 'cat' in train alone and 'c\u0430t' in test alone",
-        ),
-        (
-            {"train": ("\ufb01n", "dog"), "test": ("fin", "dog")},
-            r"got '\ufb01n' in train alone and 'fin' in test alone",
-        ),
+        ({"train": ("cat", "x"), "test": ("c\u0430t", "x")}, r"got 'cat' in train alone and 'c\u0430t' in test alone"),
     ],
 )
 def test_names_that_look_alike_can_be_told_apart_in_the_error(tmp_path, names, expected):
@@ -189,20 +181,11 @@ def test_val_is_taken_for_test_unless_there_is_a_test(own, birds):
         (lambda root: shutil.rmtree(root), "expected a folder .*own/train, got none"),
         (lambda root: (shutil.rmtree(root), root.write_text("")), "expected a folder .*own/train, got none"),
         (lambda root: shutil.rmtree(root / "test"), "expected a folder .*own/test or .*own/val, got none"),
-        (
-            lambda root: shutil.rmtree(root / "test" / CLASSES[0]),
-            "one set of classes in both splits of .*own, got 'Zaunkönig' in train alone",
-        ),
-        (
-            lambda root: (root / "train" / CLASSES[2]).rename(root / "train" / "tit"),
-            "got 'tit' in train alone and 'great tit' in",
-        ),
+        (lambda root: shutil.rmtree(root / "test" / CLASSES[0]), "one set .* of .*own, got 'Zaunkönig' in train alone"),
+        (lambda root: (root / "train" / CLASSES[2]).rename(root / "train" / "tit"), "'tit' in train alone and 'great"),
         (lambda root: (root / "train" / "empty").mkdir(), "images .* of every class in .*, got 0 of 'empty'"),
         (lambda root: [shutil.rmtree(root / "train" / n) for n in CLASSES[1:]], r"at least 2 classes in .*\['Zaunk"),
-        (
-            lambda root: (root / "train" / CLASSES[2]).rename(root / "train" / "a\nb"),
-            r"printable .*, got 12 of 'a\\nb'",
-        ),
+        (lambda root: (root / "train" / CLASSES[2]).rename(root / "train" / "a\nb"), r"printable .* 12 of 'a\\nb'"),
     ],
 )
 def test_a_folder_that_is_none_is_refused_in_one_line(own, spoil, expected):

@@ -120,7 +120,8 @@ def test_below_the_line_nothing_imports_torch_at_the_top():
 def test_the_public_names_are_these():
     values = "Attack Augmentation Evaluation Finetuning Pretraining Recipe RossbenchError Scenario Suite"
     functions = (
-        "audit evaluate_encoder get members names register register_attack register_folder results run run_suite"
+        "audit evaluate_encoder get load_classifier members names "
+        "register register_attack register_folder results run run_suite"
     )
     assert sorted(rossbench.__all__) == [*values.split(), *functions.split()]
     for name in rossbench.__all__:

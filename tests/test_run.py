@@ -242,7 +242,7 @@ def test_damaged_weights_are_named(finished, tmp_path):
         artifacts.load_classifier(store, cell.finetune)
 
 
-@pytest.mark.parametrize("name", ["cpu:1", "tpu", "cuda:", "cuda:99", "", "cuda:x"])
+@pytest.mark.parametrize("name", ["cpu:1", "tpu", "cuda:", "cuda:99", "", "cuda:x", "cuda:²"])
 def test_a_device_that_is_not_there_is_refused(name):
     if name == "cuda:" and torch.cuda.is_available():
         pytest.skip("cuda is there")

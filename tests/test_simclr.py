@@ -168,11 +168,3 @@ def test_channels_last_can_be_attacked_and_changes_rounding_alone(model, recipe,
     adversarial, extremes = simclr.adversarial_views(other, views, 0.5)
     pgd.check(extremes.tolist(), "L2")
     assert nt_xent(model.project(adversarial), 0.2) > nt_xent(model.project(views), 0.2)
-
-
-def test_a_step_waits_for_nothing(model, views, no_waiting):
-    radius = torch.tensor(0.5)
-    with no_waiting:
-        simclr.adversarial_views(model, views, radius)
-        adversarial, _ = simclr.adversarial_views(model, views, 0.5)
-        torch.nn.functional.cross_entropy(model(adversarial), simclr.partners(24, views.device)).backward()

@@ -98,14 +98,8 @@ SPOILED = [
     (lambda place, first, meta: cut(place / meta), "{place}/{meta}: expected MD5 "),
     (lambda place, *_: deeper(place), "expected the folder that holds {base}, got {root}: --data-dir {place}"),
     (lambda place, *_: renamed("")(place), "expected a folder {base} in {root}, got its files in {root}/other"),
-    (
-        lambda place, *_: renamed(".bin")(place),
-        "expected the Python version, {base}, in {root}, got the binary version",
-    ),
-    (
-        lambda place, *_: renamed(".mat")(place),
-        "expected the Python version, {base}, in {root}, got the Matlab version",
-    ),
+    (lambda place, *_: renamed(".bin")(place), "expected the Python version, {base}, in {root}, got the binary"),
+    (lambda place, *_: renamed(".mat")(place), "expected the Python version, {base}, in {root}, got the Matlab"),
 ]
 
 

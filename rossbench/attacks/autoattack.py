@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 import torchattacks
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from ..util.seeds import derive, seeded
@@ -26,13 +26,13 @@ class _Model:
     """A task's model for torchattacks, which reads the device from a parameter and prints when there is none."""
 
     def __init__(self, task: Task) -> None:
-        self.model, self.images = task.model, task.images
+        self.model, self.images, (self.height, self.width) = task.model, task.images, task.images.shape[2:]
 
     def parameters(self) -> Iterator[Tensor]:
         return iter([self.images])
 
     def __call__(self, images: Tensor) -> Tensor:
-        logits: Tensor = self.model(images)
+        logits: Tensor = self.model(images[:, :, : self.height, : self.width])
         return logits
 
 
@@ -67,6 +67,8 @@ class _OwnStarts(TorchFunctionMode):
 @torch.no_grad()  # torchattacks turns gradients on where it needs them
 def _apgd(task: Task, rank: int = 0) -> Tensor:
     """On the cross-entropy; or towards the class of a rank, 1 being the likeliest after the first."""
+    if not task.has_gradient:
+        return task.images
     loss, radii = "dlr" if rank else "ce", task.radii.view(-1, 1, 1, 1)
     search = _Apgd(_Model(task), task.attack.norm, radii, task.attack.steps, loss=loss)
     search.target = task.model(task.images).argsort(dim=1, descending=True)[:, rank]
@@ -78,6 +80,8 @@ def _apgd(task: Task, rank: int = 0) -> Tensor:
 @torch.no_grad()
 def _fab(task: Task, rank: int) -> Tensor:
     """The nearest image beyond the boundary to the class of a rank, where that is within the radius."""
+    if not task.has_gradient:
+        return task.images
     search = torchattacks.FAB(_Model(task), task.attack.norm, None, task.attack.steps, multi_targeted=True)
     search.target_class = rank + 1
     found = search.attack_single_run_targeted(task.images, task.labels)
@@ -86,9 +90,19 @@ def _fab(task: Task, rank: int) -> Tensor:
 
 
 class _Square(torchattacks.Square):  # type: ignore[misc]  # torchattacks has no types
-    """Draws for the whole batch, and gives each image that it still attacks its own."""
+    """Draws for the whole batch, and gives each image that it still attacks its own.
+
+    In L2 the norm of two windows is one for each channel, as in the authors' code (Andriushchenko et al., 2020,
+    algorithm 3); torchattacks takes one over all channels, and finds less.
+    """
 
     draws: Draws
+    norms = 0
+    """In L2, how many it has taken: in every query of the image's change, of the windows, and of the new change."""
+
+    def lp_norm(self, x: Tensor) -> Tensor:
+        self.norms += 1
+        return x.square().sum((2, 3) if self.norms % 3 == 2 else (1, 2, 3), keepdim=True).sqrt()
 
     def random_choice(self, shape: list[int]) -> Tensor:
         every: Tensor = super().random_choice([self.draws.size, *shape[1:]] if len(shape) == 4 else shape)
@@ -100,14 +114,21 @@ class _Square(torchattacks.Square):  # type: ignore[misc]  # torchattacks has no
         return margin, loss
 
 
+_SQUARE_LEAST = 5
+"""Pixels a side: in L2 it begins with five by five windows. Smaller images get a margin, which the model never sees."""
+
+
 def _square(task: Task) -> Tensor:
-    found = task.images.clone()
+    found, size = task.images.clone(), task.images.shape[2:]
+    margin = [max(0, _SQUARE_LEAST - side) * (task.attack.norm == "L2") for side in size]
+    images = nn.functional.pad(task.images, (0, margin[1], 0, margin[0]))
     for radius, some in task.by_radius():
         search = _Square(_Model(task), task.attack.norm, radius, task.attack.steps, resc_schedule=False)
-        search.init_hyperparam(task.images)
+        search.init_hyperparam(images)
         search.draws = task.draws.of(some)
         with seeded(derive(task.draws.seed, "square")):
-            _, found[some] = search.attack_single_run(task.images[some], task.labels[some])
+            _, made = search.attack_single_run(images[some], task.labels[some])
+        found[some] = made[:, :, : size[0], : size[1]]
     return found
 
 

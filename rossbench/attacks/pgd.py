@@ -117,6 +117,14 @@ def perturb(
     return adversarial, extremes(adversarial, images, attack.norm, epsilon)
 
 
+def input_gradient(model: nn.Module, images: Tensor) -> Tensor | None:
+    """Of the sum of all that a model gives for images, at these; None if none reaches them. Raises what asking does."""
+    leaf = images.detach().clone().requires_grad_()
+    with torch.enable_grad():
+        made = model(leaf)
+        return torch.autograd.grad(made.sum(), leaf, allow_unused=True)[0] if made.requires_grad else None
+
+
 @contextlib.contextmanager
 def in_mode(model: nn.Module, training: bool) -> Iterator[None]:
     """The whole model in train or eval mode; afterwards every module is in its own again."""
@@ -152,7 +160,10 @@ def check(found: Sequence[float], norm: str) -> None:
     """Judge extremes. AttackError if what an attack returned is not finite, outside [0, 1], or too far away."""
     beyond, low, high = found
     if not math.isfinite(beyond):
-        raise AttackError("attack: expected finite gradients, got some that are not; a model in training has diverged")
+        raise AttackError(
+            "attack: expected finite gradients, got NaN or infinity: a model in training has diverged, or its encoder "
+            "has no finite gradient at some images, as a square root has none at black pixels"
+        )
     if beyond > 1e-6:  # the resolution of pixels near 1
         raise AttackError(f"attack: expected a {norm} distance of at most epsilon, got one that is {beyond:.3g} more")
     if low > 0 or high > 1:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..util.errors import AttackError
 from ..util.seeds import seeded
+from .guard import guarded
 from .pgd import lengths, random_start
 from .pgd import pgd as descend
 from .table import Attack
@@ -22,11 +23,13 @@ def pgd(task: Task) -> Tensor:
 
 
 def _from_start(task: Task, restart: int = 0) -> Tensor:
+    if not task.has_gradient:
+        return task.images
     if restart:
         task = replace(task, draws=task.draws.anew("restart", restart))
     unit = task.draw(lambda empty, generator: random_start(task.attack, empty, 1.0, generator))
     start = task.radii.view(-1, 1, 1, 1) * unit
-    return descend(task.model, task.images, task.labels, task.attack, task.radii, start)
+    return task.finite(descend(task.model, task.images, task.labels, task.attack, task.radii, start))
 
 
 def fgsm(task: Task) -> Tensor:
@@ -53,10 +56,12 @@ def user(task: Task) -> Tensor:
     assert function is not None
     for radius, some in task.by_radius():
         part = task.of(some)
-        with seeded(task.draws.seed, task.images.device):
+        with seeded(task.draws.seed, task.images.device), guarded(name, task.model):
             made = function(part.model, part.images, part.labels, radius, task.attack)
         shape = tuple(made.shape) if isinstance(made, Tensor) else type(made).__name__
         if shape != part.images.shape:
             raise AttackError(f"attack {name!r}: expected images {tuple(part.images.shape)}, got {shape}")
+        if not made.isfinite().all():
+            raise AttackError(f"attack {name!r}: expected finite pixels, got NaN or infinity")
         found[some] = made.detach().to(found)
     return found

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from ..util.seeds import derive
-from .pgd import check, extremes, in_mode
+from ..util.memory import is_out_of_memory
+from ..util.seeds import derive, seeded
+from .pgd import check, extremes, in_mode, input_gradient
 from .table import Attack, kind
 
 
@@ -54,6 +56,21 @@ class Task:
         """For attacks that have one epsilon: each radius, and the images that it is for."""
         return ((float(radius), (self.radii == radius).nonzero()[:, 0]) for radius in self.radii.unique())
 
+    @cached_property
+    def has_gradient(self) -> bool:
+        """Whether attacks by gradient have one to follow; without, or if asking for it raises, they find nothing."""
+        try:
+            with seeded(0, self.images.device):
+                return input_gradient(self.model, self.images[:1]) is not None
+        except Exception as error:  # of the model's own code
+            if is_out_of_memory(error):
+                raise
+            return False
+
+    def finite(self, made: Tensor) -> Tensor:
+        """Adversarial images; where a gradient was not finite, and so they are not, the image itself: nothing found."""
+        return torch.where(made.isfinite().flatten(1).all(1).view(-1, 1, 1, 1), made, self.images)
+
     @torch.no_grad()
     def right(self, images: Tensor) -> Tensor:
         """Which of these images, in the place of the task's, the model gets right: bool [n]."""
@@ -92,7 +109,7 @@ def worst(runs: Iterable[Run], task: Task, found: Tensor) -> Tensor:
         if not len(standing):
             break
         part = task.of(standing)
-        made = run(part)
+        made = part.finite(run(part))
         turned = ~part.right(made)
         found[standing[turned]] = made[turned]
         standing = standing[~turned]

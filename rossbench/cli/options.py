@@ -13,10 +13,10 @@ import click
 
 from .. import registry
 from ..config.recipes import FINETUNINGS
+from ..runner.overrides import SAME, parse_setting
 from ..store.results import METRICS
 from ..util.epsilons import parse_epsilons, parse_models
 from ..util.errors import InvalidValue
-from .overrides import SAME, parse_setting
 
 STORE = "rossbench-store"
 FILE = "rossbench scenario file"

@@ -18,15 +18,15 @@ from rich.text import Text
 from .. import registry
 from ..config.scenarios import Scenario, specs_of
 from ..config.specs import passes
-from ..data.datasets import DATASETS, DatasetInfo, default_data_dir
+from ..data.datasets import DATASETS, default_data_dir
 from ..report import formats, tables
+from ..runner.overrides import changed_scenarios
 from ..store import results
 from ..store.store import Store
 from ..util import torchrun
 from ..util.epsilons import EPS, format_epsilon, format_model
 from ..util.values import encode, flatten
 from . import costs, options
-from .overrides import changed_scenarios
 from .terminal import Console
 
 if TYPE_CHECKING:
@@ -40,9 +40,13 @@ if TYPE_CHECKING:
 def list_(as_json: bool) -> None:
     """List registered scenarios and suites, and the data sets that they can name."""
     found = [registry.get(name) for name in registry.names()]
+    facts = {
+        name: {"classes": one.classes, "size": one.size, "train": one.train, "test": one.test}
+        for name, one in DATASETS.items()
+    }
     if as_json:
-        known = {"scenarios": [asdict(one) for one in found], "suites": [asdict(one) for one in registry.suites()]}
-        _print_json({**known, "data_sets": {name: _facts_of_set(one) for name, one in DATASETS.items()}})
+        known = {"scenarios": list(map(asdict, found)), "suites": list(map(asdict, registry.suites()))}
+        _print_json({**known, "data_sets": facts})
         return
     scenarios = Table("scenario", "encoder", "px", "recipe", "matrix", show_edge=False)
     for one in found:
@@ -51,18 +55,14 @@ def list_(as_json: bool) -> None:
     sets = Table("data set", show_edge=False)
     for title in ("classes", "px", "train", "test"):
         sets.add_column(title, justify="right")
-    for name, data in DATASETS.items():
-        sets.add_row(escape(name), *(f"{number:,}" for number in _facts_of_set(data).values()))
+    for name, numbers in facts.items():
+        sets.add_row(escape(name), *(f"{number:,}" for number in numbers.values()))
     suites = Table("suite", "of", show_edge=False)
     for suite in registry.suites():
         suites.add_row(escape(suite.name), escape(suite.description or ", ".join(suite.members)))
     for table in (scenarios, suites, sets):
         table.columns[0].no_wrap = True
     Console().print(scenarios, "", suites, "", sets, sep="\n")
-
-
-def _facts_of_set(data: DatasetInfo) -> dict[str, int]:
-    return {"classes": data.classes, "size": data.size, "train": data.train, "test": data.test}
 
 
 @click.command()
@@ -98,7 +98,12 @@ def show(
         console.print(f"[bold]{escape(name)}[/]  {len(scenarios)} scenarios\n")
     for scenario in {one.name: one for one in scenarios}.values():  # once for all seeds
         _print_matrix(console, scenario)
-    console.print("Cost, in passes of one image through the encoder", _cost(scenarios), sep="\n")
+    work = Table("stage", show_edge=False)
+    for title in ("artifacts", "million passes"):
+        work.add_column(title, justify="right")
+    for stage, count, number in _passes(scenarios):
+        work.add_row(stage, str(count), f"{number / 1e6:,.2f}", style="bold" if stage == "all" else None)
+    console.print("Cost, in passes of one image through the encoder", work, sep="\n")
     console.print("[dim]forward 1; backward to the input 1, to input and weights 2[/]")
     for recipe, settings in dict.fromkeys((one.recipe.name, tuple(_settings(one).items())) for one in scenarios):
         table = Table("field", "value", show_edge=False)
@@ -147,17 +152,8 @@ def _passes(scenarios: Sequence[Scenario]) -> list[tuple[str, int, int]]:
     """(stage, artifacts, passes through the encoder) of each stage and of all."""
     specs = list(specs_of(scenarios))
     counts = collections.Counter(spec.stage for spec in specs)
-    stages = [(stage, counts[stage], number) for stage, number in passes(specs).items()]
-    return [*stages, ("all", len(specs), sum(number for _, _, number in stages))]
-
-
-def _cost(scenarios: Sequence[Scenario]) -> Table:
-    table = Table("stage", show_edge=False)
-    for title in ("artifacts", "million passes"):
-        table.add_column(title, justify="right")
-    for stage, count, number in _passes(scenarios):
-        table.add_row(stage, str(count), f"{number / 1e6:,.2f}", style="bold" if stage == "all" else None)
-    return table
+    work = passes(specs)
+    return [*((stage, counts[stage], work[stage]) for stage in work), ("all", len(specs), sum(work.values()))]
 
 
 def _settings(scenario: Scenario) -> dict[str, str]:
@@ -253,7 +249,7 @@ def run(
     else:
         for family in tables.families(stored):
             Console().print(formats.to_rich(tables.over_seeds(family, family[0].metric), console.width))
-    again = f"rossbench report {name}" + ("" if str(store) == options.STORE else f" --out {shlex.quote(str(store))}")
+    again = f"rossbench report {name}" + (f" --out {shlex.quote(str(store))}" if str(store) != options.STORE else "")
     file = click.get_current_context().meta.get(options.FILE)
     if file is not None and name not in {scenario.name for scenario in scenarios}:  # a store does not know suites
         again += f" --scenario-file {shlex.quote(str(file))}"

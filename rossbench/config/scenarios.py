@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -62,7 +63,7 @@ class Scenario:
     """To which images of source and target are resized, where they have another one; None: they have the same."""
 
     def __post_init__(self) -> None:
-        _check_name("Scenario", self.name)
+        check_name("Scenario.name", self.name)
         if not _ENCODER.fullmatch(self.encoder):
             expected = "conv3, a timm model, or a timm ResNet with :cifar or :cifar-pad2 appended"
             raise InvalidValue(f"Scenario.encoder: expected {expected}, got {self.encoder!r:.100}")
@@ -98,11 +99,22 @@ class Scenario:
         for stage, attack in (("pretraining", recipe.pretraining.attack), ("finetuning", recipe.finetuning.attack)):
             if (attack.name, attack.restarts) != ("pgd", 1):
                 raise InvalidValue(f"{stage} attack: expected pgd without restarts, got {attack}")
-        name = recipe.evaluation.attack.name
-        row = kind(name)
-        if classes < row.min_classes:
-            least = f"at least {row.min_classes} classes, which its loss needs"
-            raise InvalidValue(f"{name}: expected a target with {least}, got {self.target} with {classes}")
+        grids = (
+            ("train", recipe.pretraining.attack, self.train_epsilons),
+            ("finetune", recipe.finetuning.attack, self.finetune_epsilons or ()),
+            ("eval", recipe.evaluation.attack, self.eval_epsilons),
+        )
+        for grid, attack, epsilons in grids:
+            most = 1.0 if attack.norm == "Linf" else math.sqrt(3 * self.pixels**2)
+            if max(epsilons, default=0) > most and attack.kind.is_distance:
+                raise InvalidValue(
+                    f"Scenario.{grid}_epsilons: expected at most {most:.4g}, the largest {attack.norm} distance of two "
+                    f"images in [0, 1], got {max(epsilons):g}"
+                )
+        row = kind(name := recipe.evaluation.attack.name)
+        if classes < (least := row.min_classes):
+            expected = f"a target with at least {least} classes, which its loss needs"
+            raise InvalidValue(f"{name}: expected {expected}, got {self.target} with {classes}")
         if not row.is_distance and self.eval_epsilons[-1] > 1:
             raise InvalidValue(f"{name}: expected shares of at most 1 as epsilons, got {self.eval_epsilons[-1]:g}")
 
@@ -187,11 +199,12 @@ class Suite:
     description: str = ""
 
     def __post_init__(self) -> None:
-        _check_name("Suite", self.name)
+        check_name("Suite.name", self.name)
         if not self.members:
             raise InvalidValue(f"Suite.members: expected names of scenarios, got none for {self.name}")
 
 
-def _check_name(kind: str, name: str) -> None:
-    if not re.fullmatch(NAME, name):
-        raise InvalidValue(f"{kind}.name: expected lower-case letters, digits, . _ or -, got {name!r}")
+def check_name(what: str, name: str) -> None:
+    """InvalidValue for a name that is not spelled as NAME says."""
+    if not isinstance(name, str) or not re.fullmatch(NAME, name):
+        raise InvalidValue(f"{what}: expected lower-case letters, digits, . _ or -, got {name!r}")

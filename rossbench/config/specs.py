@@ -28,6 +28,11 @@ class Spec:
 
     stage: ClassVar[str]
 
+    @property
+    def parents(self) -> tuple[AnySpec, ...]:
+        """All that it is made from, in the order of their making."""
+        return ()
+
     @cached_property
     def identity(self) -> dict[str, Any]:
         """All that can change the result, where it is not the default."""
@@ -72,11 +77,6 @@ class PretrainSpec(Spec):
     def pixels(self) -> int:
         """Height and width of the encoder's images."""
         return self.size or datasets.facts(self.source).size
-
-    @property
-    def parents(self) -> tuple[AnySpec, ...]:
-        """All that it is made from, in the order of their making."""
-        return ()
 
     @property
     def images(self) -> int:
@@ -134,12 +134,11 @@ class FinetuneSpec(Spec):
     recipe: Finetuning = Finetuning()
 
     @property
-    def parents(self) -> tuple[AnySpec, ...]:
+    def parents(self) -> tuple[PretrainSpec]:
         return (self.pretrain,)
 
     @property
     def chain(self) -> tuple[PretrainSpec, FinetuneSpec]:
-        """What it is made from, and itself last."""
         return self.pretrain, self
 
     @property
@@ -147,8 +146,10 @@ class FinetuneSpec(Spec):
         return self.pretrain.seed
 
     @property
-    def task(self) -> str:
-        return f"{self.pretrain.source} → {self.target}"
+    def model(self) -> str:
+        """As a title: source, target and the epsilons of training."""
+        epsilons = format_model(self.pretrain.epsilon, self.epsilon)
+        return f"{self.pretrain.source} → {self.target} {EPS}={epsilons}"
 
     @property
     def encodes_once(self) -> bool:
@@ -168,31 +169,36 @@ class FinetuneSpec(Spec):
         return images * recipe.epochs * step
 
     def __str__(self) -> str:
-        return f"finetune {self.task} {EPS}={format_model(self.pretrain.epsilon, self.epsilon)}"
+        return f"finetune {self.model}"
 
 
 @value
-class EvaluateSpec(Spec):
-    """One classifier on one test split under one attack: a cell of a matrix."""
+class _TestSpec(Spec):
+    """One classifier on ``limit`` images of the test split, None for all."""
 
-    stage: ClassVar[str] = "evaluate"
     finetune: FinetuneSpec
     limit: int | None
-    epsilon: NotNegative = 0.0
-    recipe: Evaluation = Evaluation()
-
-    @property
-    def parents(self) -> tuple[AnySpec, ...]:
-        return self.finetune.chain
-
-    @property
-    def chain(self) -> tuple[AnySpec, ...]:
-        """What the cell is made from, and itself last."""
-        return *self.finetune.chain, self
 
     @property
     def seed(self) -> int:
         return self.finetune.seed
+
+
+@value
+class EvaluateSpec(_TestSpec):
+    """One classifier on one test split under one attack: a cell of a matrix."""
+
+    stage: ClassVar[str] = "evaluate"
+    epsilon: NotNegative = 0.0
+    recipe: Evaluation = Evaluation()
+
+    @property
+    def parents(self) -> tuple[PretrainSpec, FinetuneSpec]:
+        return self.finetune.chain
+
+    @property
+    def chain(self) -> tuple[PretrainSpec, FinetuneSpec, EvaluateSpec]:
+        return *self.finetune.chain, self
 
     @property
     def passes(self) -> int:
@@ -201,17 +207,14 @@ class EvaluateSpec(Spec):
         return images * (1 + (self.recipe.attack.passes if self.epsilon else 0))
 
     def __str__(self) -> str:
-        model = format_model(self.finetune.pretrain.epsilon, self.finetune.epsilon)
-        return f"evaluate {self.finetune.task} {EPS}={model} at {format_epsilon(self.epsilon)}"
+        return f"evaluate {self.finetune.model} at {format_epsilon(self.epsilon)}"
 
 
 @value
-class AuditSpec(Spec):
+class AuditSpec(_TestSpec):
     """The audit of a classifier's evaluations, which differ in their epsilon alone."""
 
     stage: ClassVar[str] = "audit"
-    finetune: FinetuneSpec
-    limit: int | None
     epsilons: Epsilons
     recipe: Evaluation = Evaluation()
     """Of those under attack."""
@@ -228,17 +231,12 @@ class AuditSpec(Spec):
         return tuple(EvaluateSpec(self.finetune, self.limit, epsilon, self.recipe) for epsilon in self.epsilons)
 
     @property
-    def seed(self) -> int:
-        return self.finetune.seed
-
-    @property
     def passes(self) -> int:
         """See passes; about what the checks need for each of 200 images."""
         return 200 * 500
 
     def __str__(self) -> str:
-        model = format_model(self.finetune.pretrain.epsilon, self.finetune.epsilon)
-        return f"audit {self.finetune.task} {EPS}={model}"
+        return f"audit {self.finetune.model}"
 
 
 AnySpec = PretrainSpec | FinetuneSpec | EvaluateSpec | AuditSpec

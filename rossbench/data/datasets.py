@@ -162,16 +162,15 @@ def load(
     runs that share a limit share their images. Raises DataError when the files are neither in ``data_dir``
     nor to be downloaded, or when images cannot be decoded into ``data_dir``.
     """
-    known, wanted, root = facts(name), count(name, split, limit), data_dir or default_data_dir()
-    if not wanted:
+    known, root = facts(name), data_dir or default_data_dir()
+    if not count(name, split, limit):
         raise DataError(f"{name}: expected a split with images, train, got {split}")
-    part = None if limit is None else wanted
     if known.folder is not None or name in torchvision_sets.FILES:
-        data = _files(name, split, part, root)
+        data = _files(name, split, limit, root)
     elif name == "stl10-unlabeled":
-        data = _unlabeled(part, root)
+        data = _unlabeled(limit, root)
     else:
-        data = _arrays(name, split, part, root)
+        data = _arrays(name, split, limit, root)
     return data if size in (None, known.size) else _resized(data, size)
 
 
@@ -222,8 +221,7 @@ def _unlabeled(limit: int | None, root: Path) -> Data:
     import numpy as np
     import torch
 
-    name, total = "stl10-unlabeled", facts("stl10-unlabeled").train
-    place = torchvision_sets.unlabeled(root)
+    total, place = facts("stl10-unlabeled").train, torchvision_sets.unlabeled(root)
     if (got := place.stat().st_size) != total * 3 * 96 * 96:
         raise DataError(f"{place}: expected {total * 3 * 96 * 96:,} bytes, got {got:,}")
     chosen = np.arange(total) if limit is None else balanced(np.zeros(total, np.int64), limit)
@@ -231,7 +229,7 @@ def _unlabeled(limit: int | None, root: Path) -> Data:
         hashlib.sha256(f"{part} {len(chosen)}".encode()).hexdigest()[:16]
         for part in image_folder.identify(image_folder.Found(place.parent, (), [place.name], [0]), 96)
     )
-    file = root / "decoded" / f"{name}-train-96px-{made}.npy"
+    file = root / "decoded" / f"stl10-unlabeled-train-96px-{made}.npy"
     make = partial(torchvision_sets.unlabeled_pixels, root, chosen)
     images = decoded.read(file, (len(chosen), 3, 96, 96), f"images of {place}", make)
     return Data(images, torch.zeros(len(chosen), dtype=torch.int64), fingerprint, file)

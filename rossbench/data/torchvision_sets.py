@@ -136,26 +136,19 @@ def _elsewhere(root: Path, base: str, files: Sequence[str]) -> str | None:
 
 
 def _stl10_digests(split: str) -> Digests:
+    """Of a split's files alone: torchvision would look at all five, 3 GB, for each."""
     from torchvision.datasets import STL10
 
     files = [*STL10.train_list, *STL10.test_list]
     return [(file, digest) for file, digest in files if file.startswith(f"{split}_")]
 
 
-def _checked_stl10(split: str, root: Path) -> Path:
-    """The folder of its files. torchvision would look at all five, 3 GB, for each split."""
-    from torchvision.datasets import STL10
-
-    folder: Path = root / STL10.base_folder
-    if wrong := _wrong(folder, _stl10_digests(split)):
-        raise RuntimeError(wrong)
-    return folder
-
-
 def _stl10(split: str, root: Path) -> tuple[np.ndarray, np.ndarray]:
     import numpy as np
 
-    folder = _checked_stl10(split, root)
+    folder = root / "stl10_binary"
+    if wrong := _wrong(folder, _stl10_digests(split)):
+        raise RuntimeError(wrong)
     images, labels = (np.fromfile(folder / f"{split}_{part}.bin", np.uint8) for part in "Xy")
     return _upright(images), labels - 1
 
@@ -167,9 +160,7 @@ def _upright(values: np.ndarray) -> np.ndarray:
 
 def unlabeled(root: Path) -> Path:
     """The file of STL-10's unlabeled images, downloaded if nothing of STL-10 is there. Raises DataError."""
-    from torchvision.datasets import STL10
-
-    file: Path = root / STL10.base_folder / "unlabeled_X.bin"
+    file = root / "stl10_binary" / "unlabeled_X.bin"
 
     def find() -> Path:
         if not file.is_file():
@@ -183,10 +174,9 @@ def unlabeled_pixels(root: Path, chosen: np.ndarray) -> Iterator[bytes]:
     """Bytes of unlabeled images by their places, uint8 [some, 3, 96, 96]. DataError if the file has another digest."""
     import numpy as np
 
-    try:
-        folder = _checked_stl10("unlabeled", root)
-    except RuntimeError as error:
-        raise DataError(f"stl10-unlabeled: {error}") from None
+    folder = root / "stl10_binary"
+    if wrong := _wrong(folder, _stl10_digests("unlabeled")):
+        raise DataError(f"stl10-unlabeled: {wrong}")
     images = _upright(np.memmap(folder / "unlabeled_X.bin", np.uint8, "r"))
     for places in np.array_split(chosen, 1 + len(chosen) * images[0].size // decoded.CHUNK):
         yield images[places].tobytes()

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..util.errors import one_line
 from .pretrained import UNUSED
 
 HEAD = re.compile(
@@ -31,12 +32,22 @@ def tensors(content: object, prefix: str = "", around: tuple[int, ...] = ()) -> 
     elif isinstance(content, (list, tuple)):
         pairs = enumerate(content)
     for key, value in pairs:
-        if isinstance(value, np.ndarray) and value.dtype.kind in "fiub":
+        name = prefix + one_line(str(key))
+        if isinstance(value, np.ndarray) and value.dtype.kind in "fiub" and value.dtype.itemsize <= 8:
             value = torch.from_numpy(value.astype(value.dtype.newbyteorder("=")))
-        if isinstance(value, Tensor):
-            yield f"{prefix}{key}", value.detach()
+        if isinstance(value, Tensor) and not value.is_nested:
+            yield name, value.detach()
         elif id(value) not in (*around, id(content)) and len(around) < 20:
-            yield from tensors(value, f"{prefix}{key}.", (*around, id(content)))
+            yield from tensors(value, f"{name}.", (*around, id(content)))
+
+
+def not_numbers(tensor: Tensor) -> str:
+    """What a tensor is instead of dense real numbers; "" if it is these."""
+    if tensor.is_meta:
+        return "no values (meta)"
+    if tensor.layout is not torch.strided:
+        return str(tensor.layout).removeprefix("torch.")
+    return str(tensor.dtype).removeprefix("torch.") if tensor.is_complex() or tensor.is_quantized else ""
 
 
 # --- names -------------------------------------------------------------------------------------------------

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import datetime
 import decimal
-import json
 import logging
+import os
 import pathlib
 import pickle
 import re
@@ -63,7 +63,7 @@ def read(
 
 def _from_timm(source: str, size: int) -> PretrainedEncoder:
     """Built and loaded by timm with its classifier, which makes timm check every name, and then without it."""
-    base = source.rstrip("/").rpartition("/")[2] if "/" in source else source
+    base = Path(source).name
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it tells every try
     try:
         config = timm.create_model(source, pretrained=False).pretrained_cfg
@@ -121,82 +121,103 @@ _HARMLESS: list[Any] = [
 
 def _content(path: Path) -> Any:
     """What was saved in a file, of tensors and harmless values; InvalidValue says what else a file is."""
-    if path.is_dir():
+    if os.path.isdir(path):  # which no name is too long for
         raise InvalidValue(f"{path.name}: expected a file of weights, got {_folder(path)}")
+    head, cause = b"", None
     try:
         with path.open("rb") as file:
             head = file.read(512)
-        size = path.stat().st_size
-        is_safetensors = head[8:9] == b"{" and 0 < int.from_bytes(head[:8], "little") < 10**8
-        if is_safetensors:
+        if head[8:9] == b"{" and 0 < int.from_bytes(head[:8], "little") < 10**8:
             return load_file(path)
         kind = _kind(path, head)
         if not kind:
             with warnings.catch_warnings(action="ignore"), safe_globals(_HARMLESS), path.open("rb") as file:
                 return torch.load(file, map_location="cpu", weights_only=True)
     except SafetensorError as error:
-        raise InvalidValue(f"{path.name}: expected safetensors, got a damaged file of {size} bytes: {error}") from error
+        got = f"a damaged file of {path.stat().st_size} bytes: {error}"
+        raise InvalidValue(f"{path.name}: expected safetensors, got {got}") from error
     except OSError as error:
         raise InvalidValue(f"{path.name}: expected a file that can be read, got {error.strerror or error}") from error
     except Exception as error:  # torch has many words for what is no checkpoint
-        kind = _refused(error, head)
-        raise InvalidValue(_expected(path, kind)) from error
-    raise InvalidValue(_expected(path, kind))
+        cause, kind = error, _refused(str(error), isinstance(error, pickle.UnpicklingError), head)
+    raise InvalidValue(
+        f"{path.name}: expected weights, written by torch.save or as .safetensors, got {kind}"
+    ) from cause
 
 
-def _expected(path: Path, kind: str) -> str:
-    return f"{path.name}: expected weights, written by torch.save or as .safetensors, got {kind}"
+_ZIP = b"PK\x03\x04"
+_LEGACY = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # torch's own number at the start of its files before version 1.6
 
 
-def _refused(error: Exception, head: bytes) -> str:
+def _refused(said: str, by_pickle: bool, head: bytes) -> str:
     """Why torch has not read what looks like its file."""
-    said = str(error)
     code = re.search(r"GLOBAL ([\w.]+\w)\b", said) or re.search(r"(?:call|class|object) ([\w.]+\.\w+)", said)
-    of_torch = head[:4] == b"PK\x03\x04" or _LEGACY in head
-    if code or (isinstance(error, pickle.UnpicklingError) if of_torch else head[:1] == b"\x80"):
+    of_torch = head.startswith(_ZIP) or _LEGACY in head
+    if code or (by_pickle if of_torch else head[:1] == b"\x80"):
         what = f"code, {code[1]}" if code else "other things"
         return f"a pickle of {what}, which is not run; save model.state_dict() alone"
     return "a damaged file, or one that was cut; its download may not have ended" if of_torch else "another file"
 
 
-_LEGACY = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # torch's own number at the start of its files before version 1.6
-_BEGINNINGS = {
-    b"version https://git-lfs": "a Git LFS pointer, not the file itself; fetch that with git lfs pull",
-    b"\x89HDF\r\n": "HDF5, as Keras writes it",
-    b"\x93NUMPY": "an array of NumPy (.npy)",
-    b"GGUF": "GGUF",
-    b"\x1f\x8b": "a gzip archive; unpack it first",
-    b"BZh": "a bzip2 archive; unpack it first",
-    b"\xfd7zXZ\x00": "an xz archive; unpack it first",
-    b"\x28\xb5\x2f\xfd": "a Zstandard archive; unpack it first",
-    b"7z\xbc\xaf": "a 7z archive; unpack it first",
-    b"Rar!": "a RAR archive; unpack it first",
-    b"\x89PNG": "an image",
-    b"\xff\xd8\xff": "an image",
-    b"%PDF": "a PDF document",
-    b"\x08\x01\x12": "a SavedModel of TensorFlow",
+_KINDS = {
+    rb"\Z": "an empty file",
+    rb"version https://git-lfs": "a Git LFS pointer, not the file itself; fetch that with git lfs pull",
+    rb"\x89HDF\r\n": "HDF5, as Keras writes it",
+    rb"\x93NUMPY": "an array of NumPy (.npy)",
+    rb"GGUF": "GGUF",
+    rb"\x1f\x8b": "a gzip archive; unpack it first",
+    rb"BZh": "a bzip2 archive; unpack it first",
+    rb"\xfd7zXZ\0": "an xz archive; unpack it first",
+    rb"\x28\xb5\x2f\xfd": "a Zstandard archive; unpack it first",
+    rb"7z\xbc\xaf": "a 7z archive; unpack it first",
+    rb"Rar!": "a RAR archive; unpack it first",
+    rb".{257}ustar": "a tar archive; unpack it first",
+    rb"\x89PNG|\xff\xd8\xff": "an image",
+    rb"%PDF": "a PDF document",
+    rb".{4}TFL3": "a model of TensorFlow Lite",
+    rb"\x08\x01\x12": "a SavedModel of TensorFlow",
+    rb"\x08.[\x12\x1a:]": "an ONNX model",
+    rb"([\x81-\x8f]|\xde..|\xdf....)[\xa1-\xbf\xd9]": "msgpack, as Flax (JAX) writes it",
+    rb"(\xef\xbb\xbf)?\s*<(?i:!doctype html|html|head|script|body|!--)": (
+        "an HTML page, as a download that needs a login or a confirmation gives"
+    ),
+    rb"(\xef\xbb\xbf)?\s*<": "an XML document",
+}
+"""What torch.load would not read, by how it begins."""
+_ARCHIVES = {
+    r"/constants\.pkl$|/code/": (
+        "TorchScript, which holds code that is not run; save the module's state_dict() with torch.save"
+    ),
+    r"archive_format$": "a program of torch.export; save model.state_dict() with torch.save",
+    r"data\.pkl$": "",
+    r"\A(.+\.npy(\n|\Z))+\Z": "arrays of NumPy (.npz)",
+    r"^model\.weights\.h5$": "a model of Keras (.keras)",
+}
+"""The same of zip archives, by the names in them; torch's own are ""."""
+_FOLDERS = {
+    "config.json": "a folder of a model; give local-dir:{}",
+    "saved_model.pb": "a SavedModel of TensorFlow",
+    **dict.fromkeys(("_METADATA", "manifest.ocdbt", "_CHECKPOINT_METADATA"), "a checkpoint of Orbax (JAX)"),
+    ".metadata": "a distributed checkpoint; torch.distributed.checkpoint.format_utils makes one file of it",
 }
 
 
 def _kind(path: Path, head: bytes) -> str:
-    """What a file is that torch.load would not read, by its content; "" where it may."""
-    if not head:
-        return "an empty file"
-    for start, kind in _BEGINNINGS.items():
-        if head.startswith(start):
-            return kind
-    if head[:4] == b"PK\x03\x04":
+    """What a file is that torch.load would not read; "" where it may."""
+    if head.startswith(_ZIP):
         return _archive(path)
-    if head[257:262] == b"ustar":
-        return "a tar archive; unpack it first"
-    if head[4:8] == b"TFL3":
-        return "a model of TensorFlow Lite"
-    if head[:1] == b"\x08" and head[2:3] in (b"\x12", b"\x1a", b":"):
-        return "an ONNX model"
-    place = {0xDE: 3, 0xDF: 5}.get(head[0], int(0x81 <= head[0] <= 0x8F))  # of the first name in a map
-    if place and re.match(rb"[\xa1-\xbf\xd9]", head[place:]):
-        return "msgpack, as Flax (JAX) writes it"
-    return _text(path, head)
+    for beginning, kind in _KINDS.items():
+        if re.match(beginning, head, re.DOTALL):
+            return kind
+    try:
+        text = head.decode("utf-8-sig", "ignore" if len(head) == 512 else "strict").lstrip()
+    except UnicodeDecodeError:
+        return ""
+    if text.startswith("{"):
+        shards = set(re.findall(rb':\s*"([^"]+\.(?:bin|safetensors))"', path.read_bytes()))
+        return f"the index of a checkpoint in {len(shards)} files; save its state_dict as one" if shards else "JSON"
+    printable = all(letter.isprintable() or letter.isspace() for letter in text)
+    return f"a text file, {one_line(text)[:40]!r}" if printable and text else ""
 
 
 def _archive(path: Path) -> str:
@@ -205,47 +226,16 @@ def _archive(path: Path) -> str:
             names = archive.namelist()
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
         return "an archive that was cut or damaged; its download may not have ended"
-    if any(name.endswith("/constants.pkl") or "/code/" in name for name in names):
-        return "TorchScript, which holds code that is not run; save the module's state_dict() with torch.save"
-    if any(name.endswith("archive_format") for name in names):
-        return "a program of torch.export; save model.state_dict() with torch.save"
-    if any(name.endswith("data.pkl") for name in names):
-        return ""
-    if names and all(name.endswith(".npy") for name in names):
-        return "arrays of NumPy (.npz)"
-    if "model.weights.h5" in names:
-        return "a model of Keras (.keras)"
+    for pattern, kind in _ARCHIVES.items():
+        if re.search(pattern, "\n".join(names), re.MULTILINE):
+            return kind
     return f"a zip archive of {', '.join(names[:3]) or 'nothing'}{', ...' * (len(names) > 3)}; unpack it first"
 
 
-def _text(path: Path, head: bytes) -> str:
-    try:
-        text = head.decode("utf-8-sig", "ignore" if len(head) == 512 else "strict").lstrip()
-    except UnicodeDecodeError:
-        return ""
-    if re.match(r"<(!doctype html|html|head|script|body|!--)", text, re.IGNORECASE):
-        return "an HTML page, as a download that needs a login or a confirmation gives"
-    if text.startswith("<"):
-        return "an XML document"
-    if text.startswith("{"):
-        try:
-            shards = set(json.loads(path.read_bytes())["weight_map"].values())
-        except (ValueError, KeyError, TypeError, AttributeError):
-            return "JSON"
-        return f"the index of a checkpoint in {len(shards)} files; save its state_dict as one"
-    printable = all(letter.isprintable() or letter.isspace() for letter in text)
-    return f"a text file, {one_line(text)[:40]!r}" if printable and text else ""
-
-
 def _folder(path: Path) -> str:
-    names = {one.name for one in path.iterdir()}
-    if "config.json" in names:
-        return f"a folder of a model; give local-dir:{path.name}"
-    if "saved_model.pb" in names:
-        return "a SavedModel of TensorFlow"
-    if names & {"_METADATA", "manifest.ocdbt", "_CHECKPOINT_METADATA"}:
-        return "a checkpoint of Orbax (JAX)"
-    if ".metadata" in names:
-        return "a distributed checkpoint; torch.distributed.checkpoint.format_utils makes one file of it"
-    files = sorted(name for name in names if name.endswith((".pt", ".pth", ".ckpt", ".bin", ".safetensors")))
+    for name, kind in _FOLDERS.items():
+        if (path / name).exists():
+            return kind.format(path.name)
+    weights = (".pt", ".pth", ".ckpt", ".bin", ".safetensors")
+    files = sorted(one.name for one in path.iterdir() if one.suffix in weights)
     return f"a folder{' of ' + ', '.join(files[:3]) if files else ''}; give the file"

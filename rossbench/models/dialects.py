@@ -9,8 +9,9 @@ from __future__ import annotations
 import argparse
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 
 from ..util.errors import InvalidValue
 from . import preprocessing
-from .candidates import BRANCHES, Candidate, Layout, candidates, shared, tensors
+from .candidates import BRANCHES, Candidate, Layout, candidates, not_numbers, shared, tensors
 from .encoders import PADDINGS
 from .pretrained import UNUSED, Normalization
 
@@ -34,6 +35,7 @@ _ROLES = {
 }
 _PREFERRED = {
     ("query", "key"): "MoCo is evaluated by its query encoder",
+    ("key", "query"): "DynACL is evaluated by encoder_k",  # and has several BatchNorms, as MoCo has not
     ("online", "target"): "BYOL is evaluated by its online network",
     ("base", "momentum"): "MoCo v3 is evaluated by its base encoder",
     ("", "momentum"): "solo-learn and lightly evaluate the backbone that was trained",
@@ -41,8 +43,6 @@ _PREFERRED = {
     ("ema", ""): "timm and torchvision evaluate the moving average",
 }
 """Of two encoders in one file, that of the first role is taken; "" has none of these roles."""
-_DUAL_PREFERRED = {("key", "query"): "DynACL is evaluated by encoder_k"}
-"""The same where the encoder has several BatchNorms."""
 _SOLO_LEARN = {"backbone_args", "method_kwargs", "num_large_crops", "proj_hidden_dim", "knn_eval", "cifar"}
 """Hyper-parameters of solo-learn, and of DeACL, which is built on it."""
 
@@ -86,21 +86,17 @@ def fit(source: str, name: str, backbone: nn.Module, content: object, choices: C
     if not whole:
         raise InvalidValue(_mismatch(source, name, max(meant, key=lambda one: len(one.keys)), found, content))
     chosen, notes = _chosen(source, whole, found)
-    notes += _stem(source, name, content)
-    notes += _said_of_branches(source, chosen, choices.bn)
-    others = [one.prefix for one in read if one.whole and not chosen.prefix.startswith(one.prefix)]
-    own = {parent: pair for parent, pair in pairs.items() if not _within(f"{parent}.", others)}
+    notes += _stem(source, name, content) + _branches(source, chosen, choices.bn)
+    others = tuple(one.prefix for one in read if one.whole and not chosen.prefix.startswith(one.prefix))
+    own = {parent: pair for parent, pair in pairs.items() if not f"{parent}.".startswith(others)}
     normalization, used, said = preprocessing.normalization(source, own, found, chosen.prefix, choices.normalization)
     if choices.normalization is None:
-        beside = [key for key in found.keys() - chosen.keys.values() - chosen.unused - used if not _within(key, others)]
-        preprocessing.refuse_others(source, chosen.prefix, {key: found[key] for key in sorted(beside)})
+        beside = sorted(found.keys() - chosen.keys.values() - chosen.unused - used)
+        beside = [key for key in beside if not key.startswith(others)]
+        preprocessing.refuse_others(source, chosen.prefix, {key: found[key] for key in beside})
     state, lossy = _checked(source, chosen.tensors(found))
     dropped = _dropped(chosen, others, [key for key in found if key not in used])
     return Fit(state, normalization, {"prefix": chosen.prefix, "dropped": dropped, "notes": [*notes, *said, *lossy]})
-
-
-def _within(key: str, prefixes: Collection[str]) -> bool:
-    return any(key.startswith(prefix) for prefix in prefixes)
 
 
 # --- which encoder ------------------------------------------------------------------------------------------
@@ -130,62 +126,56 @@ def _chosen(source: str, whole: list[Candidate], found: Mapping[str, Tensor]) ->
         same = next((group for group in groups if _equal(group[0], one, found)), None)
         groups.append([one]) if same is None else same.append(one)
     for group in groups:
-        reasons = [_reason(group, other) for other in groups if other is not group]
+        others = [other for other in groups if other is not group]
+        reasons = [_reason(group, other) for other in others]
         if all(reasons):
-            rest = [one.title for other in groups if other is not group for one in other]
             notes = [f"{_listed([one.title for one in group], 'and')} are equal"] * (len(group) > 1)
+            rest = _listed(one.title for other in others for one in other)
             why = f"{_listed(dict.fromkeys(reasons), 'and')}; --encoder-prefix takes another"
-            return group[0], [*notes, *[f"taken: {group[0].title}, not {_listed(rest)} ({why})"] * bool(rest)]
-    titles = _listed([one.title for one in whole])
-    raise InvalidValue(
-        f"{source}: expected one encoder, got {len(groups)} that differ: {titles}; name --encoder-prefix"
-    )
+            return group[0], notes + [f"taken: {group[0].title}, not {rest} ({why})"] * bool(others)
+    differ = f"{len(groups)} that differ: {_listed(one.title for one in whole)}"
+    raise InvalidValue(f"{source}: expected one encoder, got {differ}; name --encoder-prefix")
 
 
 def _equal(one: Candidate, other: Candidate, found: Mapping[str, Tensor]) -> bool:
-    ours, theirs = one.tensors(found), other.tensors(found)
-    return all(_same(ours[name], theirs[name]) for name in one.layout.expected)
-
-
-def _same(one: Tensor, other: Tensor) -> bool:
-    plain = all(tensor.layout is torch.strided and not tensor.is_meta for tensor in (one, other))
-    return plain and one.dtype == other.dtype and torch.equal(one, other)
+    for name in one.layout.expected:
+        pair = [found[candidate.keys[name]] for candidate in (one, other)]
+        if any(map(not_numbers, pair)) or pair[0].dtype != pair[1].dtype or not torch.equal(*pair):
+            return False
+    return True
 
 
 def _reason(group: list[Candidate], other: list[Candidate]) -> str:
     """Why the first is taken and not the other; "" if there is no reason."""
-    for one in group:
-        rules = {**_PREFERRED, **_DUAL_PREFERRED} if one.branches else _PREFERRED
-        if one.branches:
-            rules.pop(("query", "key"), None)
-        for rival in other:
-            roles = _roles(one.prefix.split("."), rival.prefix.split("."))
-            if roles in rules:
-                return rules[roles]
+    for one, rival in product(group, other):
+        roles = _roles(one.prefix.split("."), rival.prefix.split("."))
+        if roles in _PREFERRED and (set(roles) != {"query", "key"} or (roles[0] == "key") == bool(one.branches)):
+            return _PREFERRED[roles]
     return ""
 
 
 def _roles(one: list[str], other: list[str]) -> tuple[str, str]:
     """The roles of two prefixes, by the parts in which they differ."""
     start = shared(one, other)
-    one, other = one[start:], other[start:]
-    end = shared(one[::-1], other[::-1])
-    pair = (one[: len(one) - end], other[: len(other) - end])
-    roles = [
-        next((role for role, pattern in _ROLES.items() if any(map(pattern.fullmatch, parts))), "") for parts in pair
-    ]
-    return roles[0], roles[1]
+    end = shared(one[start:][::-1], other[start:][::-1])
+
+    def role(parts: list[str]) -> str:
+        differing = parts[start : len(parts) - end]
+        return next((role for role, pattern in _ROLES.items() if any(map(pattern.fullmatch, differing))), "")
+
+    return role(one), role(other)
 
 
-def _said_of_branches(source: str, chosen: Candidate, bn: str | None) -> list[str]:
+def _branches(source: str, chosen: Candidate, bn: str | None) -> list[str]:
+    """What to say of the BatchNorm that is taken; InvalidValue where one is asked for and there is no choice."""
     if not chosen.branches:
         if bn is not None:
             raise InvalidValue(f"{source}: expected several BatchNorms in a layer for --encoder-bn {bn}, got one")
         return []
     other = "adversarial" if bn == "clean" else "clean"
     taken, *names = (name or "the plain one" for name in (chosen.branch, *sorted(chosen.branches)))
-    said = f"{bn or 'adversarial'}, {taken} of {_listed(names, 'and')}"
-    return [f"BatchNorm: {said} (--encoder-bn {other} takes another)"]
+    said = f"BatchNorm: {bn or 'adversarial'}, {taken} of {_listed(names, 'and')}"
+    return [f"{said} (--encoder-bn {other} takes another)"]
 
 
 # --- what is taken and what is not --------------------------------------------------------------------------
@@ -196,33 +186,24 @@ def _checked(source: str, taken: Mapping[str, Tensor]) -> tuple[dict[str, Tensor
     state, kinds, lossy = {}, set(), False
     for name, tensor in taken.items():
         if name.endswith(UNUSED):
-            if tensor.numel() == 1 and not tensor.is_meta and not tensor.is_complex():
+            if tensor.numel() == 1 and not not_numbers(tensor):
                 state[name] = tensor.reshape(()).long()
             continue
-        wrong = (
-            "no values (meta)"
-            if tensor.is_meta
-            else str(tensor.layout).removeprefix("torch.")
-            if tensor.layout is not torch.strided
-            else str(tensor.dtype).removeprefix("torch.")
-            if tensor.is_quantized or not tensor.is_floating_point()
-            else ""
-        )
-        if wrong:
-            raise InvalidValue(f"{source}: expected dense floating-point weights, got {wrong} in {name}")
+        got = not_numbers(tensor)
+        if got or not tensor.is_floating_point():
+            got = got or str(tensor.dtype).removeprefix("torch.")
+            raise InvalidValue(f"{source}: expected dense floating-point weights, got {got} in {name}")
         state[name] = tensor.float()
         if name.endswith("running_var") and (state[name] < 0).any():
-            raise InvalidValue(
-                f"{source}: expected variances of 0 or more, got {float(state[name].min()):.3g} in {name}"
-            )
+            least = float(state[name].min())
+            raise InvalidValue(f"{source}: expected variances of 0 or more, got {least:.3g} in {name}")
         if tensor.dtype is not torch.float32:
             kinds.add(str(tensor.dtype).removeprefix("torch."))
             lossy = lossy or not torch.equal(state[name].double(), tensor.double())
-    loss = ", rounded" if lossy else ""
-    return state, [f"{' and '.join(sorted(kinds))} as float32{loss}"] * bool(kinds)
+    return state, [f"{' and '.join(sorted(kinds))} as float32{', rounded' * lossy}"] * bool(kinds)
 
 
-def _dropped(chosen: Candidate, others: Collection[str], keys: Iterable[str]) -> list[str]:
+def _dropped(chosen: Candidate, others: Iterable[str], keys: Iterable[str]) -> list[str]:
     """What is not used, in parts as large as the encoder, and how many tensors each has."""
     depth, counts, taken = chosen.prefix.count("."), Counter[str](), set(chosen.keys.values())
     for key in keys:
@@ -255,8 +236,8 @@ def _is_solo_learn(content: object) -> bool:
     if not isinstance(content, Mapping) or not isinstance(content.get("state_dict"), Mapping):
         return False
     settings = _settings(content.get("hyper_parameters"))
-    marked = bool(settings & _SOLO_LEARN) or {"method", "backbone"} <= settings or {"method", "encoder"} <= settings
-    return marked and any(str(key).startswith(("backbone.", "encoder.")) for key in content["state_dict"])
+    marked = settings & _SOLO_LEARN or ("method" in settings and settings & {"backbone", "encoder"})
+    return bool(marked) and any(str(key).startswith(("backbone.", "encoder.")) for key in content["state_dict"])
 
 
 def _settings(content: object, depth: int = 0) -> set[str]:

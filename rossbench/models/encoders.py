@@ -36,10 +36,10 @@ class Encoder(nn.Module):
         self.register_buffer("mean", torch.zeros(3, 1, 1))
         self.register_buffer("std", torch.ones(3, 1, 1))
         with torch.no_grad():
-            probe = backbone.eval()(torch.zeros(1, 3, size, size))
-        if not isinstance(probe, Tensor) or probe.ndim != 2:
-            got = f"shape {tuple(probe.shape)}" if isinstance(probe, Tensor) else type(probe).__name__
-            raise InvalidValue(f"encoder: expected one vector of features an image, got {got}")
+            backbone.eval()
+            probe = self(torch.zeros(1, 3, size, size))
+        if probe.ndim != 2:
+            raise InvalidValue(f"encoder: expected one vector of features an image, got shape {tuple(probe.shape)}")
         self.features: int = probe.shape[1]
 
     def forward(self, images: Tensor) -> Tensor:
@@ -63,7 +63,7 @@ def build(name: str, size: int, seed: int) -> Encoder:
 
 def wrap(backbone: nn.Module, size: int) -> Encoder:
     """An encoder of a module: float [n, 3, size, size] -> float [n, features]. The module becomes its own."""
-    return Encoder(_frozen_quickly(backbone), size)
+    return Encoder(frozen_quickly(backbone), size)
 
 
 def cifar_stem(model: nn.Module) -> nn.Conv2d | None:
@@ -90,7 +90,8 @@ class BatchNorm2d(nn.BatchNorm2d):
         return torch.addcmul(shift, input, scale)
 
 
-def _frozen_quickly(model: nn.Module) -> nn.Module:
+def frozen_quickly(model: nn.Module) -> nn.Module:
+    """The module, whose BatchNorm in two dimensions is now the one above."""
     for module in model.modules():
         if type(module) is nn.BatchNorm2d and module.affine:
             module.__class__ = BatchNorm2d

@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from ..util.errors import InvalidValue
-from .candidates import HEAD, shared
+from .candidates import HEAD, not_numbers, shared
 from .pretrained import Normalization
 
 _MODULE = re.compile(
@@ -26,7 +26,7 @@ def normalizers(found: Mapping[str, Tensor]) -> dict[str, dict[str, str]]:
         parent, _, part = key.rpartition(".")
         kind = "mean" if _MEAN.fullmatch(part) else "std" if _STD.fullmatch(part) else ""
         single = tensor.numel() == 1 and bool(_MODULE.fullmatch(parent.rpartition(".")[2]))
-        if kind and (tensor.numel() == 3 or single) and not tensor.is_meta:
+        if kind and (tensor.numel() == 3 or single) and not not_numbers(tensor):
             made.setdefault(parent, {})[kind] = key
     return {parent: pair for parent, pair in made.items() if len(pair) == 2}
 
@@ -94,7 +94,7 @@ def refuse_others(source: str, prefix: str, beside: Mapping[str, Tensor]) -> Non
 
 
 def _values(pair: Mapping[str, str], found: Mapping[str, Tensor]) -> Normalization:
-    mean, std = (found[pair[kind]].to_dense().double().flatten().tolist() for kind in ("mean", "std"))
+    mean, std = (found[pair[kind]].double().flatten().tolist() for kind in ("mean", "std"))
     return tuple(mean * (3 // len(mean))), tuple(std * (3 // len(std)))
 
 

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from ..config.recipes import MODULE
-from ..util.errors import InvalidValue
-from . import encoders
+from ..util.errors import InvalidValue, one_line
+from . import encoders, fingerprint
 from .encoders import Encoder
+from .probe import OwnEncoder, probe
 
 RGB = tuple[float, float, float]
 Normalization = tuple[RGB, RGB]
@@ -44,32 +45,55 @@ class PretrainedEncoder:
         return "; ".join([*said, f"dropped: {dropped}"])
 
 
-def of_module(module: nn.Module, size: int, normalization: Normalization = NONE) -> PretrainedEncoder:
-    """The encoder that a module is, copied: float [n, 3, size, size] -> features [n, d]. Raises InvalidValue."""
+def of_module(module: nn.Module, size: int, normalization: tuple[RGB | float, RGB | float] = NONE) -> PretrainedEncoder:
+    """The encoder that a module is, copied: float [n, 3, size, size] -> features [n, d].
+
+    Raises InvalidValue for one that is none: see models.probe.
+    """
     if not isinstance(module, nn.Module):
         raise InvalidValue(f"encoder: expected a torch.nn.Module, got {module!r:.200}")
+    module = getattr(module, "_orig_mod", module)  # of torch.compile
     kind = type(module).__name__
+    mean, std = (_channels(kind, name, item) for name, item in zip(("mean", "std"), normalization, strict=True))
     try:
-        encoder = encoders.wrap(copy.deepcopy(module).cpu().float(), size)
+        with torch.no_grad():  # else a copy of TorchScript has a gradient to the original
+            copied = copy.deepcopy(module).cpu().float()
+        others = [name for name, value in copied.state_dict().items() if not isinstance(value, Tensor)]
+        if others:
+            raise InvalidValue(f"encoder {kind}: expected a state dict of tensors, got others, such as {others[0]}")
+        said = re.sub(r" at 0x[0-9a-f]+", "", repr(module)) + fingerprint.describe(copied)
+        trial = OwnEncoder(encoders.frozen_quickly(copy.deepcopy(copied)), size)
+        encoder = OwnEncoder(encoders.frozen_quickly(copied), size)
     except InvalidValue:
         raise
-    except Exception as error:  # a module of the user's own may raise anything
-        shape = f"[1, 3, {size}, {size}]"
-        raise InvalidValue(f"encoder {kind}: expected a module that maps float {shape}, got {error!r:.200}") from error
-    others = [name for name, value in encoder.state_dict().items() if not isinstance(value, Tensor)]
-    if others:
-        raise InvalidValue(f"encoder {kind}: expected a state dict of tensors, got others, such as {others[0]}")
+    except Exception as error:  # torch and a user's own code have many words for what cannot be copied
+        raise InvalidValue(
+            one_line(f"encoder {kind}: expected a module that copy.deepcopy and .cpu() can copy, got {error!r:.200}")
+        ) from error
     account = {"from": f"Python module {kind}", "prefix": "", "dropped": []}
-    said = re.sub(r" at 0x[0-9a-f]+", "", repr(module))  # where functions lie differs from run to run
-    return given(MODULE + kind, encoder, normalization, account, said)
+    images = fingerprint.images(size)
+    given(MODULE + kind, trial, (mean, std), account)
+    probe(trial, images)
+    said += fingerprint.behaviour(trial.backbone, (images - trial.mean) / trial.std)
+    return given(MODULE + kind, encoder, (mean, std), account, said)
+
+
+def _channels(kind: str, name: str, item: Any) -> RGB:
+    """A mean or a deviation of three channels, of three numbers or one."""
+    try:
+        values = torch.as_tensor(item, dtype=torch.float64).flatten().tolist()
+    except (TypeError, ValueError, RuntimeError):
+        values = []
+    if len(values) not in (1, 3):
+        raise InvalidValue(f"encoder {kind}: expected as {name} a number or those of three channels, got {item!r:.200}")
+    red, green, blue = values if len(values) == 3 else values * 3
+    return red, green, blue
 
 
 def given(
     name: str, encoder: Encoder, normalization: Normalization, account: dict[str, Any], said: str = ""
 ) -> PretrainedEncoder:
     for buffer, values in zip((encoder.mean, encoder.std), normalization, strict=True):
-        if len(values) != 3:
-            raise InvalidValue(f"encoder {name}: expected a mean and a std of three channels, got {normalization}")
         buffer.copy_(torch.tensor(values)[:, None, None])
     state = {key: tensor for key, tensor in encoder.state_dict().items() if not key.endswith(UNUSED)}
     broken = [key for key, tensor in state.items() if tensor.is_floating_point() and not tensor.isfinite().all()]

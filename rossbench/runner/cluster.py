@@ -21,13 +21,13 @@ from .. import registry
 from ..config.specs import AnySpec, PretrainSpec
 from ..data.datasets import Data
 from ..stages.context import Context, Split, split_of
-from ..stages.train_loop import Tick
+from ..stages.train_loop import Hooks, Tick
 from ..store.store import SUMS, Store
 from ..util.devices import resolve_device
 from ..util.errors import InvalidValue, RossbenchError
 from ..util.signals import handlers_kept
 from .progress import Task
-from .scheduler import build
+from .scheduler import BUILDERS, Executor
 
 try:
     import ray
@@ -71,7 +71,7 @@ def connected(address: str, cpus: float = 1.0, gpus: float = 0.0, device: str = 
         yield executor
 
 
-class RayExecutor:
+class RayExecutor(Executor):
     """Has each piece of work built by a task on some node; needs a connection, see ``connected``."""
 
     def __init__(self, cpus: float, gpus: float, device: str) -> None:
@@ -92,9 +92,7 @@ class RayExecutor:
     def submit(self, specs: Sequence[AnySpec], context: Context, task: Task) -> None:
         spec = specs[0]
         if isinstance(spec, PretrainSpec) and spec.weights:  # it is here already
-            build(specs, context, task.update)
-            task.finish()
-            _release(context, task)
+            super().submit(specs, context, task)
             return
         parents = [self._artifact(context, parent) for parent in spec.parents]
         state, origins = context.store.resume_path(spec), {one.key: context.origins.get(one.key) for one in specs}
@@ -233,7 +231,8 @@ def _work(
             split, sent = images
             for arrays, labels, fingerprint in ray.get(sent):
                 context.keep(split, Data(torch.tensor(arrays), torch.tensor(labels), fingerprint))
-            build(specs, context, _Telling(board, specs[0].key))
+            hooks = Hooks(_Telling(board, specs[0].key), store.resume_path(specs[0]))
+            BUILDERS[type(specs[0])](specs, context, hooks)
         except RossbenchError as error:
             return str(error)
         return {spec.key: _read(store, spec) for spec in specs}

@@ -14,7 +14,6 @@ from rich.progress import Progress as Bar
 from rich.text import Text
 
 from ..config.specs import PretrainSpec
-from ..stages.train_loop import Tick
 from ..util.encoding import spelled
 from .progress import Observer, Progress
 
@@ -37,12 +36,13 @@ def showing(console: Console) -> Iterator[Observer]:
     def observe(progress: Progress) -> None:
         nonlocal last
         spec, tick = progress.spec, progress.tick
-        if tick and isinstance(spec, PretrainSpec) and spec not in warned and _is_collapsed(tick):
+        ended = tick.history if tick else ()
+        if isinstance(spec, PretrainSpec) and spec not in warned and ended and ended[-1].get("collapsed"):
             warned.add(spec)
-            console.print(Text(_warning(spec, tick), "yellow"), soft_wrap=True)
-        if progress.tick is None or time.monotonic() - last >= every:
+            console.print(Text(spelled(_warning(spec, ended[-1]), console.encoding), "yellow"), soft_wrap=True)
+        if tick is None or time.monotonic() - last >= every:
             last = time.monotonic()
-            if bar and progress.tick:
+            if bar and tick:
                 bar.show(progress)
             else:
                 left = _left(progress)
@@ -53,12 +53,8 @@ def showing(console: Console) -> Iterator[Observer]:
         yield observe
 
 
-def _is_collapsed(tick: Tick) -> bool:
-    return bool(tick.history and tick.history[-1].get("collapsed"))
-
-
-def _warning(spec: PretrainSpec, tick: Tick) -> str:
-    entry, seed = tick.history[-1], f" seed {spec.seed}" if spec.seed else ""
+def _warning(spec: PretrainSpec, entry: dict[str, float]) -> str:
+    seed = f" seed {spec.seed}" if spec.seed else ""
     return (
         f"{spec}{seed}: the loss of epoch {entry['epoch']}, {entry['loss']:.3f}, is that of constant features, so "
         f"nothing is learned yet; if it stays there, try {spec.collapse_remedies}"

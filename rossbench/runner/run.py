@@ -6,6 +6,7 @@ import dataclasses
 import os
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from torch import nn
@@ -14,16 +15,19 @@ from .. import registry
 from ..config.scenarios import Place, Row, Scenario, Suite
 from ..data import datasets
 from ..models import pretrained
+from ..models.classifier import Classifier
 from ..models.pretrained import RGB, PretrainedEncoder
 from ..stages.context import Context
-from ..store import records, results
+from ..store import artifacts, records, results
 from ..store.records import Audit, Record
 from ..store.store import Store
 from ..util.devices import resolve_device
+from ..util.epsilons import check_models
 from ..util.errors import InvalidValue
 from ..util.values import encode
+from . import overrides
 from .progress import Observer
-from .scheduler import Executor, LocalExecutor, Scheduler, shard_of
+from .scheduler import Executor, Scheduler, shard_of
 
 Records = dict[Place, Record]
 """(pretraining epsilon, finetuning epsilon, evaluation epsilon) -> Record."""
@@ -45,7 +49,7 @@ def run(
     next call goes on from the last finished epoch. Several calls at once, from several processes or machines, share
     the work of a store. Raises RossbenchError.
     """
-    one = registry.get(scenario) if isinstance(scenario, str) else scenario
+    one = _scenario(scenario)
     return run_suite([one], store=store, data_dir=data_dir, device=device, observe=observe)[one.name]
 
 
@@ -68,14 +72,15 @@ def run_suite(
     this process; see rossbench.runner.cluster.
     """
     given = [suite] if isinstance(suite, (str, Suite)) else suite
+    if not isinstance(given, Sequence):
+        raise InvalidValue(f"run_suite: expected a suite or its name, or a list of scenarios, got {suite!r:.200}")
     scenarios = [one for item in given for one in ([item] if isinstance(item, Scenario) else registry.members(item))]
-    if len({(scenario.name, scenario.seed) for scenario in scenarios}) < len(scenarios):
-        raise InvalidValue(
-            f"run: expected scenarios of different names or seeds, got {[one.name for one in scenarios]}"
-        )
+    if len({(one.name, one.seed) for one in scenarios}) < len(scenarios):
+        names = [one.name for one in scenarios]
+        raise InvalidValue(f"run: expected scenarios of different names or seeds, got {names}")
     context = _context(store, data_dir, device, encoders, _origins(scenarios))
     cells = shard_of([cell for scenario in scenarios for cell in scenario.cells.values()], *shard)
-    scheduler = Scheduler(context, executor or LocalExecutor(), observe)
+    scheduler = Scheduler(context, executor or Executor(), observe)
     scheduler.check(cells)
     for scenario in scenarios:
         context.store.write_note(scenario.name, scenario.protocol, encode(note_of(scenario)))
@@ -100,11 +105,11 @@ def audit(
     ``run_suite``. Raises RossbenchError.
     """
     store = store if isinstance(store, Store) else Store(store)
-    matrices = results.load(store, names, protocol)
+    matrices = results.load(store, [names] if isinstance(names, str) else names, protocol)
     wanted = {(one.name, one.protocol, row): spec for one in matrices for row, spec in one.audit_specs().items()}
     origins = {cell.key: (cell.scenario, cell.deviations) for one in matrices for cell in one.records}
     context = _context(store, data_dir, device, encoders, origins)
-    return Scheduler(context, executor or LocalExecutor(), observe).build(
+    return Scheduler(context, executor or Executor(), observe).build(
         wanted.values(),
         lambda: {place: records.read_audit(store.audit_path(spec)) for place, spec in wanted.items()},
     )
@@ -113,28 +118,74 @@ def audit(
 def evaluate_encoder(
     module: nn.Module,
     *,
-    mean: RGB = pretrained.NONE[0],
-    std: RGB = pretrained.NONE[1],
+    mean: RGB | float = 0.0,
+    std: RGB | float = 1.0,
     scenario: Scenario | str = "cifar10-to-cifar100",
     store: Store | Path | str = "rossbench-store",
     data_dir: Path | str | None = None,
     device: str = "auto",
     observe: Observer = lambda progress: None,
+    **options: Any,
 ) -> Records:
     """``run`` with an encoder that was trained elsewhere in place of pretraining; its pretraining epsilon is 0.
 
     ``module``: maps float [n, 3, size, size], of the size of the scenario's images, to features [n, d]. It gets images
-    in [0, 1] less ``mean``, over ``std``, channel by channel, and is copied, so it stays as it is. What is in the store
-    is known by the module's weights, buffers and repr: after a change of its code alone, use another store. It is
-    audited too: ``rossbench report`` and ``audit`` show it. Raises RossbenchError.
+    in [0, 1] less ``mean``, over ``std``, channel by channel (or one number for all), and is copied, so it stays as it
+    is. It is tried on a few images before any work: see models.probe. What is in the store is known by the module's
+    weights, buffers, attributes, code and features of these images: see models.fingerprint. It is audited too:
+    ``rossbench report`` and ``audit`` show it.
+
+    ``options``, as on the command line: ``attack`` (such as "autoattack-standard" or "pgd,steps=100"), ``attacked``,
+    ``epsilons`` and ``finetune_eps`` (numbers), ``finetuning`` ("SLF", "ALF", "AFF"), ``finetune_epochs``,
+    ``train_limit``, ``test_limit``, ``seed``, and ``settings``, a dictionary of any fields that ``rossbench show``
+    lists. Raises RossbenchError.
     """
-    one = registry.get(scenario) if isinstance(scenario, str) else scenario
+    one = overrides.with_options(_scenario(scenario), options)
     given = pretrained.of_module(module, one.pixels, (mean, std))
     one = dataclasses.replace(one, encoder=given.name, weights=given.weights, train_epsilons=(0.0,))
     where: dict[str, Any] = {"store": store, "data_dir": data_dir, "device": device, "observe": observe}
     found = run_suite([one], encoders=[given], **where)[one.name]
     audit([one.name], protocol=one.protocol, encoders=[given], **where)
     return found
+
+
+def load_classifier(
+    store: Store | Path | str,
+    scenario: Scenario | str,
+    row: Row | float,
+    *,
+    protocol: str | None = None,
+    module: nn.Module | None = None,
+    mean: RGB | float = 0.0,
+    std: RGB | float = 1.0,
+) -> Classifier:
+    """A stored classifier, for attacks from elsewhere: float [n, 3, size, size] in [0, 1] -> logits [n, classes].
+
+    On the CPU, in eval mode, frozen. ``row``: the epsilons of its pretraining and its finetuning, or one for both.
+    ``protocol``: which run of the scenario, where there are several; a Scenario says it by itself. ``module``,
+    ``mean``, ``std``: what evaluate_encoder was given, which no store holds. InvalidValue lists the rows there are.
+    """
+    store = store if isinstance(store, Store) else Store(store)
+    name, protocol = (scenario.name, scenario.protocol) if isinstance(scenario, Scenario) else (scenario, protocol)
+    found, encoder = results.load(store, [name], protocol), None
+    if module is not None:
+        given = pretrained.of_module(module, _scenario(scenario).pixels, (mean, std))
+        found, encoder = [one for one in found if one.weights == given.weights], given.encoder
+        if not found:
+            raise InvalidValue(f"load_classifier: expected a module that {name} was run with, got another one")
+    (matrix,) = results.one_protocol(found)
+    specs = matrix.audit_specs()
+    try:
+        first, second = map(float, (row, row) if isinstance(row, (int, float, str)) else row)
+    except (TypeError, ValueError) as error:
+        expected = "an epsilon, or those of pretraining and finetuning"
+        raise InvalidValue(f"row: expected {expected}, got {row!r:.200}") from error
+    check_models([(first, second)], specs)
+    return artifacts.load_classifier(store, specs[first, second].finetune, encoder).requires_grad_(False)
+
+
+def _scenario(given: Scenario | str) -> Scenario:
+    return given if isinstance(given, Scenario) else registry.get(given)
 
 
 def _context(
@@ -144,6 +195,8 @@ def _context(
     encoders: Sequence[PretrainedEncoder],
     origins: Mapping[str, tuple[str, dict[str, Any]]],
 ) -> Context:
+    if not isinstance(data_dir, (str, Path, NoneType)):
+        raise InvalidValue(f"data_dir: expected the path of a folder, or None, got {data_dir!r:.200}")
     return Context(
         store if isinstance(store, Store) else Store(store),
         resolve_device(device),

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from ..config.specs import AnySpec, AuditSpec, EvaluateSpec, FinetuneSpec, PretrainSpec
 from ..models import encoders
 from ..stages import audit, evaluate, finetune, pretrain
 from ..stages.context import Context
-from ..stages.train_loop import Hooks, Tick
+from ..stages.train_loop import Hooks
 from ..util import distributed
 from ..util.errors import Damaged
 from .progress import Observer, Task, Tracker
@@ -29,46 +29,29 @@ BUILDERS: Mapping[type[AnySpec], Callable[[Sequence[Any], Context, Hooks], None]
 Result = TypeVar("Result")
 
 
-def build(specs: Sequence[AnySpec], context: Context, update: Callable[[Tick], None]) -> None:
-    """Build artifacts that differ in nothing but an evaluation's epsilon; their parents are in the store."""
-    BUILDERS[type(specs[0])](specs, context, Hooks(update, context.store.resume_path(specs[0])))
-
-
-class Executor(Protocol):
-    """Builds what a scheduler hands it, and then lets go of the locks."""
+class Executor:
+    """Builds what a scheduler hands it, and then lets go of the locks: this one in this process, at once."""
 
     @property
     def busy(self) -> bool:
         """Whether something is under way."""
+        return False
 
     def submit(self, specs: Sequence[AnySpec], context: Context, task: Task) -> None:
-        """Build artifacts, or have them built; their parents are in the store, and their locks are held."""
-
-    def wait(self) -> None:
-        """Wait a moment for what is under way."""
-
-    def check(self) -> None:
-        """Raise RossbenchError for what could not be built."""
-
-
-class LocalExecutor:
-    """Builds in this process, at once."""
-
-    busy = False
-
-    def submit(self, specs: Sequence[AnySpec], context: Context, task: Task) -> None:
+        """Build artifacts that differ in nothing but an evaluation's epsilon; their parents are in the store, and
+        their locks are held."""
         try:
-            build(specs, context, task.update)
+            BUILDERS[type(specs[0])](specs, context, Hooks(task.update, context.store.resume_path(specs[0])))
             task.finish()
         finally:
             for spec in specs:
                 context.store.locks.give(spec.key)
 
     def wait(self) -> None:
-        """Nothing is ever under way."""
+        """Wait a moment for what is under way."""
 
     def check(self) -> None:
-        """What could not be built was raised at once."""
+        """Raise RossbenchError for what could not be built and was not raised by ``submit``."""
 
 
 class Scheduler:
@@ -91,6 +74,8 @@ class Scheduler:
             if isinstance(spec, PretrainSpec) and spec.weights:
                 self.context.given(spec)
                 continue
+            if isinstance(spec, FinetuneSpec) and spec.pretrain.weights in self.context.encoders:
+                finetune.check(spec, self.context.encoders[spec.pretrain.weights].encoder)
             data = self.context.data(spec)
             if isinstance(spec, PretrainSpec):
                 distributed.check_batch(spec, min(spec.recipe.batch_size, len(data.images)))
@@ -122,7 +107,7 @@ class Scheduler:
 
     def _build(self, missing: Sequence[AnySpec]) -> None:
         """Build what nobody else is building, and wait for the rest. What lacks a part that failed is left out."""
-        tracker, waiting = Tracker(missing, self.observe), list(_groups(missing))
+        tracker, waiting = Tracker(missing, self.observe), _groups(missing)
         while waiting or self.executor.busy:
             left = []
             for specs in waiting:
@@ -159,20 +144,19 @@ class Scheduler:
         return built, claimed, [spec for spec in specs if spec not in built and spec not in claimed]
 
 
-def _groups(specs: Sequence[AnySpec]) -> Iterator[list[AnySpec]]:
+def _groups(specs: Sequence[AnySpec]) -> list[list[AnySpec]]:
     """Evaluations in a row that differ in their epsilon alone are one piece of work; all else is one by one."""
 
     def work(spec: AnySpec) -> object:
         return (spec.finetune.key, spec.limit, spec.recipe) if isinstance(spec, EvaluateSpec) else spec.key
 
-    for _, alike in itertools.groupby(specs, work):
-        yield list(alike)
+    return [list(alike) for _, alike in itertools.groupby(specs, work)]
 
 
 def shard_of(cells: Sequence[EvaluateSpec], number: int, total: int) -> list[EvaluateSpec]:
     """The cells of one of ``total`` shards, from 1: whole models, those of one pretraining next to each other."""
-    pretrainings = {key: k for k, key in enumerate(dict.fromkeys(cell.finetune.pretrain.key for cell in cells))}
-    heads = {cell.finetune.key: pretrainings[cell.finetune.pretrain.key] for cell in cells}
-    models = sorted(heads, key=lambda head: heads[head])
+    heads = {cell.finetune.key: cell.finetune.pretrain.key for cell in cells}
+    pretrainings = list(heads.values())
+    models = sorted(heads, key=lambda head: pretrainings.index(heads[head]))
     mine = set(models[len(models) * (number - 1) // total : len(models) * number // total])
     return [cell for cell in cells if cell.finetune.key in mine]

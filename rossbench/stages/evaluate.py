@@ -76,10 +76,8 @@ def evaluate(
     logits are not finite.
     """
     classifier.requires_grad_(False)
-    under_attack, count = sum(spec.epsilon > 0 for spec in specs), _Count(hooks)
-    count.total = len(images) * (1 + under_attack)
-    parts = []
-    device = labels.device
+    under_attack, parts, device = sum(spec.epsilon > 0 for spec in specs), [], labels.device
+    count = _Count(hooks, len(images) * (1 + under_attack))
 
     def without_attack(some: Tensor) -> Tensor:
         return _ranked(classifier, some.to(device).float() / 255)
@@ -88,9 +86,7 @@ def evaluate(
         parts.append(ranked)
         count.add(len(ranked))
     natural = torch.cat(parts)
-    right = (
-        natural[:, 0] == labels if specs[0].recipe.attacked == "correct" else torch.ones_like(labels, dtype=torch.bool)
-    )
+    right = (natural[:, 0] == labels) | (specs[0].recipe.attacked == "all")
     count.total = len(images) + int(right.sum()) * under_attack
     found = _Found(specs, natural, hooks)
     with resume.Saving(hooks.resume) as saving:
@@ -101,7 +97,7 @@ def evaluate(
                 ranked = _ranked(classifier, adversarial.images)
                 found.add(adversarial, ranked)
                 count.add(len(ranked))
-                if found.is_old():
+                if time.monotonic() - found.saved > SAVE_EVERY:
                     saving.save(found.state())
         except Interrupted:
             saving.save(found.state())
@@ -112,8 +108,8 @@ def evaluate(
 class _Count:
     """Images so far, told to whoever watches."""
 
-    def __init__(self, hooks: Hooks) -> None:
-        self.hooks, self.done, self.total = hooks, 0, 0
+    def __init__(self, hooks: Hooks, total: int) -> None:
+        self.hooks, self.done, self.total = hooks, 0, total
 
     def add(self, images: int, resumed: bool = False) -> None:
         self.done += images
@@ -140,10 +136,6 @@ class _Found:
         with defer_signals():
             self.ranked[batch.number, batch.image] = ranked
             self.done[batch.number, batch.image] = True
-
-    def is_old(self) -> bool:
-        """Whether its state was made too long ago."""
-        return time.monotonic() - self.saved > SAVE_EVERY
 
     def state(self) -> dict[str, tuple[Tensor, Tensor]]:
         self.saved = time.monotonic()
@@ -234,9 +226,7 @@ def save_cell(
     predicted, classes = ranked[:, 0], facts(spec.finetune.target).classes
     names = ("top1_right", "top5_right", "mcc", "precision", "recall", "f1", "right_by_class")
     scores: dict[str, Any] = dict.fromkeys(names)
-    if (
-        spec.recipe.attacked == "all" or not spec.epsilon
-    ):  # else the images that were wrong are not known under the attack
+    if spec.recipe.attacked == "all" or not spec.epsilon:  # else not known of images that were wrong without an attack
         top1, top5 = metrics.counts_right(ranked, labels).tolist()
         by_class = metrics.confusion(predicted, labels, classes).diagonal().tolist()
         scores |= {"top1_right": top1, "top5_right": top5, "right_by_class": by_class}

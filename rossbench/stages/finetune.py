@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ..attacks.pgd import in_mode, perturb
+from ..attacks.pgd import in_mode, input_gradient, perturb
 from ..attacks.table import Attack
 from ..config.recipes import Finetuning
 from ..config.specs import FinetuneSpec
@@ -16,6 +16,7 @@ from ..data.datasets import facts
 from ..models.classifier import Classifier
 from ..models.encoders import Encoder
 from ..store import artifacts
+from ..util.errors import InvalidValue
 from ..util.seeds import derive, seeded
 from . import metrics
 from .augment import crop_and_flip
@@ -31,6 +32,16 @@ def build(specs: Sequence[FinetuneSpec], context: Context, hooks: Hooks) -> None
     classifier, history = finetune(spec, encoder, data.images, data.labels, classes, hooks)
     trained, provenance = classifier.trained(spec.recipe), context.provenance(data=data.fingerprint)
     artifacts.save_trained(context.store, spec, trained, history, time.perf_counter() - began, provenance)
+
+
+def check(spec: FinetuneSpec, encoder: Encoder) -> None:
+    """InvalidValue if a finetuning attacks its images, and no gradient of the encoder leads to these."""
+    size = spec.pretrain.pixels
+    if spec.epsilon and input_gradient(encoder, torch.zeros(1, 3, size, size)) is None:
+        raise InvalidValue(
+            f"{spec}: expected an encoder with a gradient at the image, which an adversarial finetuning follows, got "
+            "none; finetune at epsilon 0, and attack without gradients, such as by square"
+        )
 
 
 def finetune(

@@ -85,11 +85,9 @@ class _Done:
 
     def add(self, found: Step, seconds: float) -> None:
         self.sums, self.extremes = self.sums + found.sums, torch.maximum(self.extremes, found.extremes)
-        self.batches, self.samples, self.seconds = (
-            self.batches + 1,
-            self.samples + found.samples,
-            self.seconds + seconds,
-        )
+        self.batches += 1
+        self.samples += found.samples
+        self.seconds += seconds
 
     @classmethod
     def nothing(cls, device: torch.device) -> _Done:
@@ -127,7 +125,7 @@ class Loop:
         epoch, and after the step in which Interrupted came. Raises Diverged when an epoch's loss is not finite,
         AttackError when one of its attacks went out of bounds, OutOfMemory when a step does not fit the device.
         """
-        epochs, device, several = self.spec.recipe.epochs, _device(self.optimizer), distributed.world_size() > 1
+        epochs, several = self.spec.recipe.epochs, distributed.world_size() > 1
         step = self.step if several else Replayed(self.step)  # a graph would hold what ranks tell each other
         history, done = self._restored(hooks)
         if len(history) < epochs and hooks.ranks[-1:] != (distributed.world_size(),):
@@ -140,7 +138,7 @@ class Loop:
                     self._epoch(epoch, done, step, hooks)
                     with defer_signals():
                         history.append(self._account(epoch, done, history))
-                        done = _Done.nothing(device)
+                        done = _Done.nothing(self.device)
                         saving.save(self._state(history, done, hooks))
                     position, loss = f"epoch {epoch + 1}/{epochs}", torch.tensor(history[-1]["loss"])
                     hooks.tick(Tick((epoch + 1) / epochs, position, 0, loss, history=(history[-1],)))
@@ -151,7 +149,7 @@ class Loop:
 
     def _epoch(self, epoch: int, done: _Done, step: Callable[..., Step], hooks: Hooks) -> None:
         """Those batches of an epoch that are not done."""
-        spec, epochs, device = self.spec, self.spec.recipe.epochs, _device(self.optimizer)
+        spec, epochs = self.spec, self.spec.recipe.epochs
         shuffle = torch.Generator().manual_seed(derive(spec.seed, spec.stage, "order", epoch))
         count = len(self.samples[0])
         order = torch.randperm(count, generator=shuffle)
@@ -162,7 +160,7 @@ class Loop:
             began, size = time.perf_counter(), min(batch, count - starts[k])
             self.before(epoch + k / len(starts))
             with defer_signals():  # else the weights could have moved, and the account not
-                with seeded(derive(spec.seed, spec.stage, epoch, k), device):
+                with seeded(derive(spec.seed, spec.stage, epoch, k), self.device):
                     found = _of_all_ranks(self._fitting(partial(self._on, orders, starts[k], step), size))
                 done.add(found, time.perf_counter() - began)
                 _stop_together()
@@ -171,19 +169,17 @@ class Loop:
 
     def _on(self, orders: dict[torch.device, Tensor], start: int, step: Callable[..., Step], size: int) -> Step:
         """A step on ``size`` samples of an epoch's order, which each device that holds samples has a copy of."""
-        device, rows = _device(self.optimizer), slice(start, start + size)
-        return step(*(part[orders[part.device][rows]].to(device, non_blocking=True) for part in self.samples))
+        parts = (part[orders[part.device][start : start + size]] for part in self.samples)
+        return step(*(part.to(self.device, non_blocking=True) for part in parts))
 
     def _account(self, epoch: int, done: _Done, history: list[dict[str, float]]) -> dict[str, float]:
         """An epoch's entry in the history, once it is judged."""
         began = time.perf_counter()
         loss, top1, top5, *extremes = torch.cat([done.sums / done.samples, done.extremes]).tolist()  # waits
         if not math.isfinite(loss):
-            last = f"{history[-1]['loss']:.4g}" if history else "none"
-            raise Diverged(
-                f"{self.spec}: expected a finite loss, got {loss} in epoch {epoch + 1} (last finite loss: "
-                f"{last}); lower the learning rate, {self.rate(epoch):.3g}"
-            )
+            last = f"last finite loss: {history[-1]['loss']:.4g}" if history else "last finite loss: none"
+            way = f"lower the learning rate, {self.rate(epoch):.3g}"
+            raise Diverged(f"{self.spec}: expected a finite loss, got {loss} in epoch {epoch + 1} ({last}); {way}")
         pgd.check(extremes, self.spec.recipe.attack.norm)
         return {
             "epoch": epoch + 1,
@@ -200,19 +196,23 @@ class Loop:
         found = attempt(partial(step, size))
         if found is not None:
             return found
-        device, less = _device(self.optimizer), size // 2
-        if distributed.world_size() > 1:  # to try another size, all ranks would have to
-            raise OutOfMemory(
-                f"{self.spec}: expected {size} images a batch on {distributed.world_size()} ranks to fit the memory of "
-                f"{device}, got out of memory on rank {distributed.rank()}; take more ranks"
-            )
+        less, ranks = size // 2, distributed.world_size()
+        if ranks > 1:  # to try another size, all ranks would have to
+            expected = f"{size} images a batch on {ranks} ranks to fit the memory of {self.device}"
+            got = f"out of memory on rank {distributed.rank()}; take more ranks"
+            raise OutOfMemory(f"{self.spec}: expected {expected}, got {got}")
         while less > 1 and attempt(partial(step, less)) is None:
             less //= 2
-        recipe, fits = type(self.spec.recipe).__name__.lower(), f"{less} fit" if less > 1 else "nor do 2 fit"
-        raise OutOfMemory(
-            f"{self.spec}: expected {size} images a batch to fit the memory of {device}, got out of "
-            f"memory; {fits} ({recipe}.batch_size; another size is another protocol)"
-        )
+        fits = f"{less} fit" if less > 1 else "nor do 2 fit"
+        fits += f" ({type(self.spec.recipe).__name__.lower()}.batch_size; another size is another protocol)"
+        expected = f"{size} images a batch to fit the memory of {self.device}"
+        raise OutOfMemory(f"{self.spec}: expected {expected}, got out of memory; {fits}")
+
+    @property
+    def device(self) -> torch.device:
+        """Where it is trained."""
+        device: torch.device = self.optimizer.param_groups[0]["params"][0].device
+        return device
 
     @property
     def _saved(self) -> dict[str, Stateful]:
@@ -225,18 +225,18 @@ class Loop:
 
     def _restored(self, hooks: Hooks) -> tuple[list[dict[str, float]], _Done]:
         """The history, and what is done of the epoch after it, of the resume state if there is one."""
-        device, state = _device(self.optimizer), distributed.broadcast(resume.load(hooks.resume))
+        state, done = distributed.broadcast(resume.load(hooks.resume)), _Done.nothing(self.device)
         if state is None:
-            return [], _Done.nothing(device)
+            return [], done
         for name, part in self._saved.items():
             part.load_state_dict(state[name])
         for group in self.optimizer.param_groups:  # a rate that is a tensor stays on the CPU, unlike all else
-            group["lr"] = group["lr"].to(device) if isinstance(group["lr"], Tensor) else group["lr"]
-        done, history = _Done.nothing(device), state["history"]
+            group["lr"] = group["lr"].to(self.device) if isinstance(group["lr"], Tensor) else group["lr"]
+        history = state["history"]
         hooks.ranks = tuple(state.get("ranks", (1,)))  # earlier versions knew of one process
         if "done" in state:  # states of earlier versions are of whole epochs
             done = _Done(**state["done"])
-            done.sums, done.extremes = done.sums.to(device), done.extremes.to(device)
+            done.sums, done.extremes = done.sums.to(self.device), done.extremes.to(self.device)
         position = f"resumed after epoch {len(history)}/{self.spec.recipe.epochs}"
         position += f", batch {done.batches}" if done.batches else ""
         fraction = len(history) / self.spec.recipe.epochs
@@ -276,11 +276,6 @@ def _stop_together() -> None:
         number = int(distributed.all_gather(torch.tensor(waiting() or 0)).max())
         if number:
             raise Interrupted(number)
-
-
-def _device(optimizer: torch.optim.Optimizer) -> torch.device:
-    device: torch.device = optimizer.param_groups[0]["params"][0].device
-    return device
 
 
 def _set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

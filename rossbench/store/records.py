@@ -14,7 +14,7 @@ from pydantic import Field
 
 from ..config.scenarios import NAME
 from ..config.specs import AuditSpec, EvaluateSpec
-from ..util.errors import InvalidValue, error_context
+from ..util.errors import InvalidValue, error_context, unknown
 from ..util.values import Count, Epsilons, NotNegative, Seed, Share, read, value
 from .store import SUMS, Store, read_file
 
@@ -27,6 +27,7 @@ _Cell = Annotated[tuple[NotNegative, NotNegative, NotNegative, _Key], Field(stri
 _Deviation = Annotated[tuple[Any, Any], Field(strict=False)]
 """A field's value here, and in the registered scenario."""
 _Interval = Annotated[tuple[Share, Share], Field(strict=False)]
+_METRICS = ("top1", "top5", "robust", "mcc", "precision", "recall", "f1")
 _LIBRARIES = ("rossbench", "torch", "torchvision", "lightly", "torchattacks", "timm", "torchmetrics", "numpy")
 
 
@@ -82,7 +83,12 @@ class Record:
             raise InvalidValue(f"Record: expected counts of 0 to n, got {rights} of {self.n}")
 
     def metric(self, name: str) -> float | None:
-        """``top1``, ``top5``, ``robust``, ``precision``, ``recall`` or ``f1`` in [0, 1], or ``mcc`` in [-1, 1]."""
+        """``top1``, ``top5``, ``robust``, ``precision``, ``recall`` or ``f1`` in [0, 1], or ``mcc`` in [-1, 1].
+
+        None where it is not known, as all but ``robust`` are where not all images were attacked. Raises UnknownName.
+        """
+        if name not in _METRICS:
+            raise unknown("metric", name, _METRICS)
         if name in ("top1", "top5", "robust"):
             right: int | None = getattr(self, f"{name}_right")
             return None if right is None else right / self.n

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ..config.specs import AnySpec, AuditSpec, FinetuneSpec
-from ..util.errors import Damaged, StoreError
+from ..util.errors import Damaged, InvalidValue, StoreError
 from ..util.locks import Locks
 from ..util.signals import defer_signals
 from ..util.values import encode
@@ -47,6 +47,8 @@ class Store:
 
     def __init__(self, root: Path | str) -> None:
         """Raises StoreError for a store that another version of rossbench has written in another format."""
+        if not isinstance(root, (str, Path)):
+            raise InvalidValue(f"store: expected the path of a folder, got {root!r:.200}")
         self.root = Path(os.path.expanduser(root))
         self.locks = Locks(self.root / "locks")
         with _one_line_errors(self.root):

@@ -10,6 +10,8 @@ from .errors import InvalidValue
 
 def resolve_device(name: str) -> torch.device:
     """The device of that name, made current; auto takes CUDA, then MPS, then the CPU. InvalidValue if not there."""
+    if not isinstance(name, str):
+        raise InvalidValue(f"device: expected auto, cpu, cuda, cuda:N or mps, got {name!r:.200}")
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     kind, _, index = name.partition(":")
@@ -18,7 +20,7 @@ def resolve_device(name: str) -> torch.device:
         "cuda": torch.cuda.device_count() if torch.cuda.is_available() else 0,
         "mps": int(torch.backends.mps.is_available()),
     }
-    if kind not in there or (index and not index.isdigit()):
+    if kind not in there or (index and not index.isdecimal()):
         raise InvalidValue(f"device: expected auto, cpu, cuda, cuda:N or mps, got {name!r}")
     number = int(index or (torchrun.place().local_rank if kind == "cuda" else 0))  # of several ranks each has its own
     if number >= there[kind]:

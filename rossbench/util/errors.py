@@ -73,10 +73,10 @@ def one_line(text: str) -> str:
     return " ".join(text.split())
 
 
-def unknown(kind: str, name: str, known: Iterable[str], more: str = "") -> UnknownName:
+def unknown(kind: str, name: object, known: Iterable[str], more: str = "") -> UnknownName:
     """An UnknownName that suggests the nearest known names, or lists them all when none is near; and says ``more``."""
     known = sorted(known)
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    near = difflib.get_close_matches(str(name)[:100], known, n=3, cutoff=0.5)
     rest = f", ... ({len(known)} in all)" if len(known) > 12 else ""
     hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known[:12]) or 'none'}{rest}"
-    return UnknownName("; ".join(filter(None, [f"unknown {kind} {name!r}", hint, more])))
+    return UnknownName("; ".join(filter(None, [f"unknown {kind} {one_line(f'{name!r:.200}')}", hint, more])))

@@ -18,13 +18,16 @@ def attempt(work: Callable[[], Made]) -> Made | None:
     """What the work gives; None if memory does not suffice, and then what it had allocated is free again."""
     try:
         return work()
-    except (torch.OutOfMemoryError, MemoryError):
-        pass
-    except RuntimeError as error:  # torch's word for it on the CPU
-        if "can't allocate memory" not in str(error):
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
             raise
     torch.cuda.empty_cache()
     return None
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that memory does not suffice; on the CPU torch's is a RuntimeError."""
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
 
 
 class AutoBatch:

@@ -1,0 +1,141 @@
+"""From a registered scenario and the options of a command, or of evaluate_encoder, to the scenario to run."""
+
+from __future__ import annotations
+
+import json
+import operator
+from collections.abc import Mapping
+from types import NoneType
+from typing import Any
+
+from .. import registry
+from ..attacks.table import Attack, attack_of
+from ..config.recipes import FINETUNINGS, Recipe
+from ..config.scenarios import Scenario
+from ..util.errors import InvalidValue, unknown
+from ..util.values import flatten, parse, with_fields
+
+SAME = "same"
+_OF_SCENARIO = (
+    *("encoder", "train_epsilons", "finetune_epsilons", "eval_epsilons"),
+    *("train_limit", "test_limit", "seed", "size"),
+)
+_SHORTHANDS = {
+    **{field: field for field in _OF_SCENARIO},
+    "epochs": "recipe.pretraining.epochs",
+    "finetune_epochs": "recipe.finetuning.epochs",
+    "precision": "recipe.pretraining.precision",
+    "attacked": "recipe.evaluation.attacked",
+}
+"""Options of one field each, and its path from the scenario."""
+_OF_FILE = ("normalization", "bn", "prefix")
+"""What --encoder-... says of a file of weights."""
+
+
+def parse_setting(text: str) -> tuple[str, Any]:
+    """``pretraining.epochs=9`` as the field's path from the scenario and its value.
+
+    Raises InvalidValue, or UnknownName with the nearest fields.
+    """
+    field, equals, written = text.partition("=")
+    if not equals:
+        raise InvalidValue(f"--set: expected FIELD=VALUE, got {text!r:.200}")
+    recipe = Recipe()
+    known = [*_OF_SCENARIO, *(path for path in flatten(recipe) if path != "name")]
+    if field not in known:
+        raise unknown("field", field, known)
+    if field in _OF_SCENARIO:
+        return field, parse(Scenario, field, written)
+    part, _, name = field.rpartition(".")
+    return f"recipe.{field}", parse(type(operator.attrgetter(part)(recipe)), name, written)
+
+
+def changed_scenarios(name: str, given: Mapping[str, Any]) -> list[Scenario]:
+    """The registered scenario, or those of a suite, with the options that were given; once per seed.
+
+    With --encoder-weights they lack the hash of the weights, since reading those takes torch. Raises InvalidValue for
+    options that exclude each other.
+    """
+    changes = {path: given[option] for option, path in _SHORTHANDS.items() if given[option] is not None}
+    if given["finetune_epsilons"] == SAME:
+        changes["finetune_epsilons"] = None
+    changes |= dict(given["settings"])
+    _check_combination(given, changes)
+    if given["encoder_weights"] is not None:
+        changes["train_epsilons"] = (0.0,)
+    seeds = [{"seed": seed} for seed in given["seeds"] or ()] or [{}]
+    return [
+        _changed(scenario, given["finetuning"], given["attack"], {**changes, **seed})
+        for seed in seeds
+        for scenario in registry.members(name)
+    ]
+
+
+_OF_PYTHON = {
+    "epsilons": "eval_epsilons",
+    "finetune_eps": "finetune_epsilons",
+    **{name: name for name in ("train_limit", "test_limit", "seed", "finetune_epochs", "attacked")},
+}
+"""What evaluate_encoder calls the options of one field that it takes, and what this module does."""
+
+
+def with_options(scenario: Scenario, options: Mapping[str, Any]) -> Scenario:
+    """A scenario with options by their names on the command line, as evaluate_encoder takes them: see there.
+
+    Raises UnknownName, with the nearest names, or InvalidValue.
+    """
+    known = [*_OF_PYTHON, "attack", "finetuning", "settings"]
+    for name in options:
+        if name not in known:
+            raise unknown("option of evaluate_encoder", name, known)
+    changes = {_SHORTHANDS[own]: options[name] for name, own in _OF_PYTHON.items() if options.get(name) is not None}
+    for grid in ("eval_epsilons", "finetune_epsilons"):
+        if isinstance(changes.get(grid), (int, float)):
+            changes[grid] = (changes[grid],)
+    settings = options.get("settings") or {}
+    if not isinstance(settings, Mapping):
+        raise InvalidValue(f"settings: expected a dictionary such as {{'finetuning.epochs': 9}}, got {settings!r:.200}")
+    for field, item in settings.items():
+        written = item if isinstance(item, str) else json.dumps(item, default=str)
+        changes |= [parse_setting(f"{field}={written}")]
+    for path in changes:
+        if path.startswith(("recipe.pretraining.", "train_epsilons", "encoder")):
+            raise InvalidValue(
+                f"settings: {path.removeprefix('recipe.')} is of the pretraining, which the module replaces"
+            )
+    return _changed(scenario, options.get("finetuning"), options.get("attack"), changes)
+
+
+def _changed(
+    scenario: Scenario, finetuning: str | None, attack: str | Attack | None, changes: Mapping[str, Any]
+) -> Scenario:
+    if finetuning is not None and finetuning not in [*FINETUNINGS]:
+        raise unknown("finetuning", finetuning, FINETUNINGS)
+    scenario = with_fields(scenario, FINETUNINGS.get(finetuning or "", {}))
+    return with_fields(scenario, {**_attack(scenario, attack), **changes})
+
+
+def _attack(scenario: Scenario, given: str | Attack | None) -> dict[str, Any]:
+    base = scenario.recipe.evaluation.attack
+    if not isinstance(given, (str, Attack, NoneType)):
+        raise InvalidValue(f"attack: expected a name, settings or an Attack, got {given!r:.200}")
+    attack = attack_of(given, base) if isinstance(given, str) else given
+    return {} if attack is None else {"recipe.evaluation.attack": attack}
+
+
+def _check_combination(given: Mapping[str, Any], changes: Mapping[str, Any]) -> None:
+    if given["seeds"] and "seed" in changes:
+        raise InvalidValue("--seed and --seeds are mutually exclusive")
+    source: str | None = given["encoder_weights"]
+    of_file = [f"--encoder-{name}" for name in _OF_FILE if given[f"encoder_{name}"] is not None]
+    if source is None:
+        if of_file:
+            raise InvalidValue(f"{of_file[0]} needs --encoder-weights")
+        return
+    for path, item in changes.items():
+        if path.startswith("recipe.pretraining.") or (path == "train_epsilons" and item != (0,)):
+            field = path.removeprefix("recipe.")
+            raise InvalidValue(f"{field} cannot be set with --encoder-weights, which replaces pretraining")
+    of_file = ["--encoder"] * ("encoder" in changes) + of_file
+    if source.startswith(("hf-hub:", "local-dir:")) and of_file:
+        raise InvalidValue(f"{' and '.join(of_file)} cannot be set with {source}, which has its own")
