@@ -23,20 +23,27 @@ from typing import TypeVar
 
 from .attacks.table import ATTACKS, AttackFunction, AttackKind, kind, user_kind
 from .config.builtin import BUILTIN
+from .config.known_encoders import KNOWN_ENCODERS
 from .config.scenarios import Scenario, Suite, check_name
+from .config.zoo import KnownEncoder, PublishedNumbers
 from .data import datasets
 from .util.errors import InvalidValue, RossbenchError, UnknownName, one_line, unknown
 from .util.signals import Interrupted
 
 __all__ = [
+    "KnownEncoder",
+    "PublishedNumbers",
     "Scenario",
     "Suite",
+    "encoder",
+    "encoders",
     "get",
     "load_file",
     "members",
     "names",
     "register",
     "register_attack",
+    "register_encoder",
     "register_folder",
     "suites",
 ]
@@ -44,6 +51,7 @@ __all__ = [
 log = logging.getLogger(__name__)
 _scenarios: dict[str, Scenario] = {}
 _suites: dict[str, Suite] = {}
+_encoders: dict[str, KnownEncoder] = {one.name: one for one in KNOWN_ENCODERS}
 Entry = TypeVar("Entry", bound=Scenario | Suite)
 
 
@@ -95,6 +103,33 @@ def register_folder(name: str, path: Path | str, *, size: int) -> datasets.Datas
     except (TypeError, ValueError, RuntimeError) as error:  # no path, or a home that is not known
         raise InvalidValue(one_line(f"data set {name!r}: {error}")) from error
     return datasets.DATASETS[name]
+
+
+def register_encoder(entry: KnownEncoder) -> KnownEncoder:
+    """Make a published encoder known, to ``rossbench zoo`` and ``run --zoo``. InvalidValue if the name is taken.
+
+    Its files stay where they are: ``--encoder-weights`` says where.
+    """
+    if not isinstance(entry, KnownEncoder):
+        raise InvalidValue(f"register_encoder: expected a KnownEncoder, got {entry!r:.200}")
+    if entry.name in _encoders:
+        raise InvalidValue(f"encoder {entry.name!r} is registered already; choose another name")
+    _encoders[entry.name] = entry
+    return entry
+
+
+def encoders() -> list[KnownEncoder]:
+    """All known encoders, in the order of registration, plug-ins included."""
+    _load_plugins()
+    return list(_encoders.values())
+
+
+def encoder(name: str) -> KnownEncoder:
+    """The known encoder of that name, plug-ins included; UnknownName with the nearest names if there is none."""
+    known = {one.name: one for one in encoders()}
+    if name not in known:
+        raise unknown("encoder of the zoo", name, known)
+    return known[name]
 
 
 def _check_new(what: str, name: str, known: Collection[str]) -> None:

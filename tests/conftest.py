@@ -97,7 +97,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> dict[Place, Record]:
 @pytest.fixture
 def own_registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Registrations of a test end with it."""
-    for name in ("_scenarios", "_suites"):
+    for name in ("_scenarios", "_suites", "_encoders"):
         monkeypatch.setattr(registry, name, dict(getattr(registry, name)))
     known = [(names, dict(names)) for names in (ATTACKS, datasets.DATASETS)]
     registry._load_plugins.cache_clear()

@@ -86,6 +86,7 @@ KINDS = {
     "list --scenario-file; show digits --scenario-file; run digits --scenario-file; report --scenario-file": _values(
         "none.py folder /dev/zero /proc/self/mem s/raises.py", *ODD[:2], LONG
     ),
+    "zoo ; run digits --encoder-weights w/good.pt --zoo": _values("acl acl-cifar10x ACL", *ODD, LONG),
     "show ; run ; report ; audit ; compare ; figure matrix ; layers ; features ": _values("digitz DIGITS", *ODD),
 }
 """Options that take values of the same kind, and bad ones of it."""
@@ -100,7 +101,8 @@ run digits --finetuning AFF --finetune-eps 1,0; run digits --test-limit 597
 run digits --encoder-weights w/good.pt --epochs 3; run digits --encoder-weights w/good.pt --precision bfloat16
 run digits --encoder-weights w/good.pt --train-eps 0,1; run digits --encoder-weights w/good.pt --encoder ../x
 run digits --encoder-weights w/good.pt --set pretraining.batch_size=9
-run digits --encoder-weights hf-hub:a/b --encoder conv3
+run digits --encoder-weights hf-hub:a/b --encoder conv3; run --zoo acl-cifar10; zoo acl-cifar10 acl-cifar100
+run digits --zoo acl-cifar10 --encoder-weights w/good.pt; run --zoo acl-cifar10 --encoder-weights hf-hub:a/b
 report --html x.html --format csv; report --html x.html --intervals; report --intervals --format json
 features digits --epsilon 1001; store rm; store rm x; figure tsne-together digits --limit 41
 compare digits; compare digits@0 digits@2; compare digits@0 digits@0 digits@0; compare @ @; compare x@0 digits@0

@@ -19,7 +19,7 @@ def test_built_in_names():
     pairs = [f"cifar{a}-to-cifar{b}" for a in (10, 100) for b in (10, 100)]
     stl10 = [f"cifar{a}-to-stl10" for a in (10, 100)]
     halves = [f"digits-{a}-to-{b}" for a in ("low", "high") for b in ("low", "high")]
-    names = [*pairs, *stl10, *(f"{one}-{norm}" for one in pairs for norm in ("linf", "l2"))]
+    names = [*pairs, *stl10, "stl10-to-stl10", *(f"{one}-{norm}" for one in pairs for norm in ("linf", "l2"))]
     names += [*(f"{one}-linf" for one in stl10), "digits", *halves]
     assert registry.names() == [*names, *(f"{one}-finetuning" for one in (*pairs, *halves))]
     assert [registry.get(name).name for name in registry.names()] == registry.names()

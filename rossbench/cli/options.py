@@ -13,6 +13,7 @@ import click
 
 from .. import registry
 from ..config.recipes import FINETUNINGS
+from ..config.zoo import NORMALIZATIONS, normalization_of
 from ..runner.overrides import SAME, parse_setting
 from ..store.results import METRICS
 from ..util.epsilons import parse_epsilons, parse_models
@@ -21,12 +22,6 @@ from ..util.errors import InvalidValue
 STORE = "rossbench-store"
 FILE = "rossbench scenario file"
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
-Normalization = tuple[tuple[float, ...], tuple[float, ...]]
-_NORMALIZATIONS: dict[str, Normalization] = {
-    "none": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
-    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
-}
 
 
 class Number(click.FloatRange):
@@ -82,21 +77,12 @@ def _parse_shard(text: str) -> tuple[int, int]:
     return number, total
 
 
-def _parse_normalization(text: str) -> Normalization:
-    if text in _NORMALIZATIONS:
-        return _NORMALIZATIONS[text]
-    mean, std = (tuple(map(float, part.split(","))) for part in text.split("/"))
-    if len(mean) != 3 or len(std) != 3 or not all(map(math.isfinite, mean + std)) or min(std) <= 0:
-        raise ValueError(text)
-    return mean, std
-
-
 _device = _parsed(r"auto|cpu|mps|cuda(:\d{1,3})?", "auto, cpu, cuda, cuda:N or mps")
 _address = _parsed(r"auto|local|[\w.-]{1,250}:\d{1,5}", "auto, local or host:port")
 _seeds = _parsed(r"\d{1,18}(,\d{1,18})*", "different whole numbers such as 0,1,2", _parse_seeds)
 _shard = _parsed(r"\d{1,5}/\d{1,5}", "K/N with K from 1 to N, such as 2/8", _parse_shard)
 _normalization = _parsed(
-    ".*", f"{', '.join(_NORMALIZATIONS)} or mean/std as R,G,B/R,G,B with std above 0", _parse_normalization
+    ".*", f"{', '.join(NORMALIZATIONS)} or mean/std as R,G,B/R,G,B with std above 0", normalization_of
 )
 _COUNT = click.IntRange(min=1)
 _FILE = _Path(dir_okay=False, path_type=Path)
@@ -169,8 +155,13 @@ def together(*decorators: Decorator) -> Decorator:
     return decorate
 
 
+def complete_encoders(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    return [one.name for one in registry.encoders() if one.name.startswith(incomplete)]
+
+
 option = click.option
 name = click.argument("name", shell_complete=complete_names)
+name_or_zoo = click.argument("name", required=False, shell_complete=complete_names)
 some_names = click.argument("names", nargs=-1, metavar="[NAME]...", shell_complete=complete_names)
 debug_option = option("--debug", is_flag=True, expose_value=False, help="Show the traceback of an error.")
 json_option = option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -242,6 +233,12 @@ overrides = together(
     option("--size", type=_COUNT, help="Height and width in pixels to which images are resized."),
     option("--seed", type=click.IntRange(0, 2**62), help="Random seed."),
     option("--seeds", callback=_seeds, help="Random seeds, such as 0,1,2; everything runs once per seed."),
+    option(
+        "--zoo",
+        metavar="ENCODER",
+        shell_complete=complete_encoders,
+        help="The published encoder that the weights are of: its scenario, architecture and finetuning.",
+    ),
     option("--encoder", help="Architecture: conv3, a timm model, or a timm ResNet with :cifar or :cifar-pad2."),
     option(
         "--encoder-weights",

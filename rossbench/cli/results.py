@@ -10,12 +10,13 @@ from pathlib import Path
 import click
 from rich.markup import escape
 
-from ..report import audits, formats, tables
+from .. import registry
+from ..report import audits, formats, tables, zoo
 from ..report import published as comparing
 from ..store import results
 from ..store.store import Store
 from ..util.epsilons import check_models, parse_models
-from ..util.errors import NotComparable
+from ..util.errors import InvalidValue, NotComparable
 from . import options
 from .terminal import Console
 
@@ -139,14 +140,36 @@ def compare(
     if any("@" in name for name in names):
         _print([_compare_models(names, Store(store), protocol)], form)
         return
-    comparisons = comparing.compare(results.load(Store(store), names, protocol))
-    shown = [one for one in comparisons if show_reduced or not one.refusal]
-    reasons = "; ".join(comparing.refusals(comparisons))
+    matrices = _named(names, Store(store), protocol)
+    known = zoo.compare(matrices)
+    try:
+        study = comparing.compare([one for one in matrices if not one.zoo])
+    except InvalidValue:
+        if not known:
+            raise
+        study = []
+    shown = [comparing.comparison_table(one, tolerance) for one in study if show_reduced or not one.refusal]
+    shown += [zoo.table(one, tolerance, show_reduced) for one in known if show_reduced or not one.refusal]
+    refused = [*comparing.refusals(study), *(one.refusal for one in known if one.refusal)]
+    reasons = "; ".join(refused)
     if not shown:
         raise NotComparable(f"compare: expected runs under the published protocol, got {reasons}; see --show-reduced")
-    _print([comparing.comparison_table(one, tolerance) for one in shown], form)
-    if len(shown) < len(comparisons):
+    _print(shown, form)
+    if refused and not show_reduced:
         click.echo(f"rossbench: not compared: {reasons}", err=True)
+
+
+def _named(names: Sequence[str], store: Store, protocol: str | None) -> list[results.ResultMatrix]:
+    """The matrices of some scenarios and suites, and of some known encoders; all without a name."""
+    encoders = {one.name for one in registry.encoders()} & {*names}
+    scenarios = [name for name in names if name not in encoders]
+    found = results.load(store, scenarios, protocol) if scenarios or not encoders else []
+    of_zoo = [one for one in results.load(store, (), protocol) if one.zoo in encoders] if encoders else []
+    lacking = encoders - {one.zoo for one in of_zoo}
+    if lacking:
+        raise InvalidValue(f"compare: expected runs with --zoo {min(lacking)} in {store.root}, got none")
+    places = {(one.name, one.protocol) for one in found}
+    return found + [one for one in of_zoo if (one.name, one.protocol) not in places]
 
 
 def _compare_models(names: Sequence[str], store: Store, protocol: str | None) -> tables.Table:

@@ -20,7 +20,7 @@ from ..config.scenarios import Scenario, specs_of
 from ..config.specs import passes
 from ..data.datasets import DATASETS, default_data_dir
 from ..report import formats, tables
-from ..runner.overrides import changed_scenarios
+from ..runner.overrides import changed_scenarios, choices_of_file
 from ..store import results
 from ..store.store import Store
 from ..util import torchrun
@@ -66,7 +66,7 @@ def list_(as_json: bool) -> None:
 
 
 @click.command()
-@options.name
+@options.name_or_zoo
 @options.overrides
 @options.costs
 @options.device
@@ -75,7 +75,14 @@ def list_(as_json: bool) -> None:
 @options.scenario_file
 @options.debug_option
 def show(
-    name: str, cost: bool, rate: float | None, calibrate: bool, device: str, store: Path, as_json: bool, **changed: Any
+    name: str | None,
+    cost: bool,
+    rate: float | None,
+    calibrate: bool,
+    device: str,
+    store: Path,
+    as_json: bool,
+    **changed: Any,
 ) -> None:
     """Show matrix, recipe and cost of a scenario or suite; takes the options of run that change it."""
     if rate is not None and calibrate:
@@ -83,6 +90,7 @@ def show(
     if cost and as_json:
         raise click.UsageError("--cost and --json are mutually exclusive")
     scenarios, given = _given(changed_scenarios(name, changed), changed)
+    name = name or scenarios[0].name
     if as_json:
         passes = {stage: {"artifacts": count, "passes": number} for stage, count, number in _passes(scenarios)}
         _print_json({"scenarios": [_facts(one) for one in scenarios], "passes": passes})
@@ -138,9 +146,11 @@ def _given(scenarios: list[Scenario], changed: dict[str, Any]) -> tuple[list[Sce
         return scenarios, []
     from ..models import checkpoints
 
-    choices = {name: changed[f"encoder_{name}"] for name in ("normalization", "bn", "prefix")}
+    choices, zoo = choices_of_file(changed), changed["zoo"]
     keys = [(scenario.encoder, scenario.pixels) for scenario in scenarios]
     found = {key: checkpoints.read(source, *key, **choices) for key in dict.fromkeys(keys)}
+    if zoo is not None:
+        found = {key: replace(one, account={**one.account, "zoo": zoo}) for key, one in found.items()}
     made = [
         replace(scenario, encoder=found[key].name, weights=found[key].weights)
         for scenario, key in zip(scenarios, keys, strict=True)
@@ -171,7 +181,7 @@ def _settings(scenario: Scenario) -> dict[str, str]:
 
 
 @click.command()
-@options.name
+@options.name_or_zoo
 @options.overrides
 @options.device
 @options.data_dir
@@ -185,7 +195,7 @@ def _settings(scenario: Scenario) -> dict[str, str]:
 @options.scenario_file
 @options.debug_option
 def run(
-    name: str,
+    name: str | None,
     device: str,
     data_dir: Path | None,
     store: Path,
@@ -203,6 +213,7 @@ def run(
     """Pretrain, finetune, evaluate and audit what the store lacks of a scenario or suite."""
     options.check_workers(ray, cpus, gpus)
     scenarios = changed_scenarios(name, changed)
+    name = name or scenarios[0].name
     console = Console(quiet=quiet or not torchrun.is_rank_zero(), stderr=as_json)
     with console.status("loading torch") if console.is_terminal else contextlib.nullcontext():
         import torch

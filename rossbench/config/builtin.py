@@ -119,9 +119,11 @@ HALVES = (
     _digits("digits-high-to-low", "digits-high", "digits-low", "Pretrained on 5 to 9, tuned and attacked on 0 to 4."),
     _digits("digits-high-to-high", "digits-high", "digits-high", "The digits 5 to 9."),
 )
+_STL10_ALONE = "Pretrained, finetuned and attacked on STL-10's labelled images at 96 pixels, by the study's recipe."
 BUILTIN: tuple[Scenario | Suite, ...] = (
     *CIFAR,
     *STL10,
+    Scenario("stl10-to-stl10", "stl10", "stl10", ROSS2022, description=_STL10_ALONE),
     *LEADERBOARDS,
     _digits("digits", "digits", "digits", "Handwritten digits, embedded: needs no download."),
     *HALVES,

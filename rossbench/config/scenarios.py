@@ -64,9 +64,7 @@ class Scenario:
 
     def __post_init__(self) -> None:
         check_name("Scenario.name", self.name)
-        if not _ENCODER.fullmatch(self.encoder):
-            expected = "conv3, a timm model, or a timm ResNet with :cifar or :cifar-pad2 appended"
-            raise InvalidValue(f"Scenario.encoder: expected {expected}, got {self.encoder!r:.100}")
+        check_encoder("Scenario", self.encoder)
         if self.weights and not re.fullmatch("[0-9a-f]{16}", self.weights):
             raise InvalidValue(f"Scenario.weights: expected 16 hex digits, got {self.weights!r}")
         if self.weights and self.train_epsilons != (0,):
@@ -202,6 +200,13 @@ class Suite:
         check_name("Suite.name", self.name)
         if not self.members:
             raise InvalidValue(f"Suite.members: expected names of scenarios, got none for {self.name}")
+
+
+def check_encoder(kind: str, name: str) -> None:
+    """InvalidValue for what cannot be the name of an architecture, without loading timm."""
+    if not _ENCODER.fullmatch(name):
+        expected = "conv3, a timm model, or a timm ResNet with :cifar or :cifar-pad2 appended"
+        raise InvalidValue(f"{kind}.encoder: expected {expected}, got {name!r:.100}")
 
 
 def check_name(what: str, name: str) -> None:

@@ -19,6 +19,9 @@ from .recipes import Evaluation, Finetuning, Pretraining
 COLLAPSED = 0.005
 """See PretrainSpec.is_collapsed: at ln 127 = 4.844, temperature 0.07, a loss of 4.820 to 4.868."""
 
+ATTACKED = ("attack", "loss", "trades", "epsilon_warmup")
+"""What the fields of a recipe begin with that mean nothing where nothing is attacked."""
+
 
 class Spec:
     """Base of the specs. Nothing that cannot change a result tells two of them apart: they are equal if their keys are.
@@ -40,8 +43,7 @@ class Spec:
         specs = {name: part.identity for name, part in parts.items() if isinstance(part, Spec)}
         found = {**distinct(self), **specs}
         if "recipe" in found and not parts.get("epsilon", True):
-            attacked = ("attack", "loss", "trades", "epsilon_warmup")
-            found["recipe"] = {k: item for k, item in found["recipe"].items() if not k.startswith(attacked)}
+            found["recipe"] = {k: item for k, item in found["recipe"].items() if not k.startswith(ATTACKED)}
         return {name: item for name, item in found.items() if item != {}}
 
     @cached_property

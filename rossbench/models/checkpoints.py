@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import decimal
+import hashlib
 import logging
 import os
 import pathlib
@@ -43,18 +44,21 @@ def read(
     *,
     bn: str | None = None,
     prefix: str | None = None,
+    sha256: str = "",
 ) -> PretrainedEncoder:
     """The encoder of a file, or of timm's ``hf-hub:...`` or ``local-dir:...``, for images of ``size`` pixels square.
 
     ``name``: the architecture, see encoders.build. ``normalization``: None for the file's own, or none. ``bn``: clean
     or adversarial, of an encoder with several BatchNorms; adversarial if it is None. ``prefix``: of the encoder's
-    names, where the file has several encoders. All four are for files alone. Raises InvalidValue when the source cannot
-    be read, holds NaN, is not the whole of that encoder, or leaves open what is meant.
+    names, where the file has several encoders. ``sha256``: of the file, 64 hex digits; empty where it is not known. All
+    five are for files alone. Raises InvalidValue when the source cannot be read, holds NaN, is not the whole of that
+    encoder, has another hash, or leaves open what is meant.
     """
     if source.startswith(SOURCES):
         return _from_timm(source, size)
     path = Path(source)
     content = _content(path)
+    _check_hash(path, sha256)
     encoder = encoders.build(name, size, seed=0)
     fit = dialects.fit(path.name, name, encoder.backbone, content, Choices(normalization, bn, prefix))
     encoder.backbone.load_state_dict(fit.tensors, strict=False)  # all but counters, as fit has seen to
@@ -143,6 +147,18 @@ def _content(path: Path) -> Any:
     raise InvalidValue(
         f"{path.name}: expected weights, written by torch.save or as .safetensors, got {kind}"
     ) from cause
+
+
+def _check_hash(path: Path, expected: str) -> None:
+    if not expected:
+        return
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != expected:
+        raise InvalidValue(
+            f"{path.name}: expected a file of SHA-256 {expected}, got {found}: another file; without --zoo it is read "
+            "as it is"
+        )
 
 
 _ZIP = b"PK\x03\x04"

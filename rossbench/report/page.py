@@ -12,12 +12,12 @@ import jinja2
 from markupsafe import Markup
 
 from .. import __version__, registry
-from ..config.specs import EvaluateSpec, FinetuneSpec, PretrainSpec
+from ..config.specs import ATTACKED, EvaluateSpec, FinetuneSpec, PretrainSpec
 from ..store.results import METRICS, ResultMatrix
 from ..util.epsilons import EPS, format_epsilon, format_model
 from ..util.errors import InvalidValue
 from ..util.values import flatten
-from . import published, tables
+from . import published, tables, zoo
 from .plot_style import INK
 
 TOLERANCE = 2.0
@@ -124,20 +124,22 @@ def _settings(matrix: ResultMatrix) -> dict[str, Any]:
         if matrix.weights and stage == "pretraining":
             settings["weights"] = matrix.weights
             continue
-        fields = flatten(spec.recipe, f"{stage}.")
-        settings |= {name: value for name, value in fields.items() if spec.epsilon or ".attack" not in name}
+        unused = () if spec.epsilon else ATTACKED
+        fields = flatten(spec.recipe)
+        settings |= {f"{stage}.{name}": value for name, value in fields.items() if not name.startswith(unused)}
     return settings
 
 
 def _comparison(matrices: Sequence[ResultMatrix]) -> dict[str, Any]:
+    known = zoo.compare(matrices)
     try:
-        found = published.compare(matrices)
+        study = published.compare([one for one in matrices if not one.zoo])
     except InvalidValue:
-        return {"tables": [], "refused": []}
-    return {
-        "tables": [published.comparison_table(one, TOLERANCE) for one in found if not one.refusal],
-        "refused": published.refusals(found),
-    }
+        study = []
+    of_study = [published.comparison_table(one, TOLERANCE) for one in study if not one.refusal]
+    of_zoo = [zoo.table(one, TOLERANCE) for one in known if not one.refusal]
+    refused = [*published.refusals(study), *(one.refusal for one in known if one.refusal)]
+    return {"tables": of_study + of_zoo, "refused": refused}
 
 
 def _missing(names: Sequence[str], matrices: Sequence[ResultMatrix]) -> list[str]:

@@ -12,6 +12,7 @@ from .. import registry
 from ..attacks.table import Attack, attack_of
 from ..config.recipes import FINETUNINGS, Recipe
 from ..config.scenarios import Scenario
+from ..config.zoo import KnownEncoder, normalization_of
 from ..util.errors import InvalidValue, unknown
 from ..util.values import flatten, parse, with_fields
 
@@ -50,12 +51,14 @@ def parse_setting(text: str) -> tuple[str, Any]:
     return f"recipe.{field}", parse(type(operator.attrgetter(part)(recipe)), name, written)
 
 
-def changed_scenarios(name: str, given: Mapping[str, Any]) -> list[Scenario]:
+def changed_scenarios(name: str | None, given: Mapping[str, Any]) -> list[Scenario]:
     """The registered scenario, or those of a suite, with the options that were given; once per seed.
 
-    With --encoder-weights they lack the hash of the weights, since reading those takes torch. Raises InvalidValue for
-    options that exclude each other.
+    ``name``: None for that of a known encoder's own task. With --encoder-weights they lack the hash of the weights,
+    since reading those takes torch. Raises InvalidValue for options that exclude each other.
     """
+    known = known_encoder(given)
+    named = registry.members(name) if name is not None else (_own_task(known),)
     changes = {path: given[option] for option, path in _SHORTHANDS.items() if given[option] is not None}
     if given["finetune_epsilons"] == SAME:
         changes["finetune_epsilons"] = None
@@ -65,10 +68,46 @@ def changed_scenarios(name: str, given: Mapping[str, Any]) -> list[Scenario]:
         changes["train_epsilons"] = (0.0,)
     seeds = [{"seed": seed} for seed in given["seeds"] or ()] or [{}]
     return [
-        _changed(scenario, given["finetuning"], given["attack"], {**changes, **seed})
+        _changed(_finetuned(scenario, given["finetuning"], known), given["attack"], {**changes, **seed})
         for seed in seeds
-        for scenario in registry.members(name)
+        for scenario in named
     ]
+
+
+def known_encoder(given: Mapping[str, Any]) -> KnownEncoder | None:
+    """The encoder of --zoo. Raises UnknownName, or InvalidValue where the file of its weights is not given."""
+    if given["zoo"] is None:
+        return None
+    known = registry.encoder(given["zoo"])
+    source: str = given["encoder_weights"] or ""
+    if not source or source.startswith(("hf-hub:", "local-dir:")):
+        got = source or "none"
+        raise InvalidValue(
+            f"--zoo {known.name}: expected its file as --encoder-weights FILE, got {got}; offered at: {known.offered}"
+        )
+    return known
+
+
+def _own_task(known: KnownEncoder | None) -> Scenario:
+    if known is None:
+        raise InvalidValue("expected the NAME of a scenario or suite, or --zoo and the name of a known encoder")
+    scenarios = map(registry.get, registry.names())
+    found = next((one for one in scenarios if one.source == one.target == known.source), None)
+    if found is None:
+        raise InvalidValue(f"--zoo {known.name}: expected the NAME of a scenario from {known.source}, got none")
+    return found
+
+
+def choices_of_file(given: Mapping[str, Any]) -> dict[str, Any]:
+    """What models.checkpoints.read is told of a file: the options, and where one is not given, what is known."""
+    choices = {name: given[f"encoder_{name}"] for name in _OF_FILE}
+    known = known_encoder(given)
+    if known is None:
+        return choices
+    norm = normalization_of(known.normalization) if known.normalization else None
+    theirs = {"normalization": norm, "bn": known.bn, "prefix": known.prefix}
+    said = {name: theirs[name] if choice is None else choice for name, choice in choices.items()}
+    return {**said, "sha256": known.sha256}
 
 
 _OF_PYTHON = {
@@ -103,15 +142,20 @@ def with_options(scenario: Scenario, options: Mapping[str, Any]) -> Scenario:
             raise InvalidValue(
                 f"settings: {path.removeprefix('recipe.')} is of the pretraining, which the module replaces"
             )
-    return _changed(scenario, options.get("finetuning"), options.get("attack"), changes)
+    scenario = _finetuned(scenario, options.get("finetuning"))
+    return _changed(scenario, options.get("attack"), changes)
 
 
-def _changed(
-    scenario: Scenario, finetuning: str | None, attack: str | Attack | None, changes: Mapping[str, Any]
-) -> Scenario:
+def _finetuned(scenario: Scenario, finetuning: str | None, known: KnownEncoder | None = None) -> Scenario:
+    """With a finetuning of FINETUNINGS, as a known encoder has it; None: its preset, or the scenario's own."""
     if finetuning is not None and finetuning not in [*FINETUNINGS]:
         raise unknown("finetuning", finetuning, FINETUNINGS)
-    scenario = with_fields(scenario, FINETUNINGS.get(finetuning or "", {}))
+    if known is not None:
+        return known.finetuned(scenario, finetuning or known.preset)
+    return with_fields(scenario, FINETUNINGS.get(finetuning or "", {}))
+
+
+def _changed(scenario: Scenario, attack: str | Attack | None, changes: Mapping[str, Any]) -> Scenario:
     return with_fields(scenario, {**_attack(scenario, attack), **changes})
 
 

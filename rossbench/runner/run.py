@@ -82,8 +82,10 @@ def run_suite(
     cells = shard_of([cell for scenario in scenarios for cell in scenario.cells.values()], *shard)
     scheduler = Scheduler(context, executor or Executor(), observe)
     scheduler.check(cells)
+    known = {one.weights: one.account.get("zoo", "") for one in encoders}
     for scenario in scenarios:
-        context.store.write_note(scenario.name, scenario.protocol, encode(note_of(scenario)))
+        note = note_of(scenario, known.get(scenario.weights, ""))
+        context.store.write_note(scenario.name, scenario.protocol, encode(note))
     return scheduler.build(cells, lambda: _read(context.store, scenarios, {cell.key for cell in cells}))
 
 
@@ -233,7 +235,7 @@ def _registered(scenario: Scenario) -> Scenario:
     return registry.get(scenario.name) if scenario.name in registry.names() else scenario
 
 
-def note_of(scenario: Scenario) -> records.RunNote:
+def note_of(scenario: Scenario, zoo: str = "") -> records.RunNote:
     registered = _registered(scenario)
     return records.RunNote(
         name=scenario.name,
@@ -247,4 +249,5 @@ def note_of(scenario: Scenario) -> records.RunNote:
         registered_rows=tuple(registered.rows),
         registered_columns=registered.eval_epsilons,
         cells=tuple((*place, spec.key) for place, spec in scenario.cells.items()),
+        zoo=zoo,
     )

@@ -151,6 +151,8 @@ class RunNote:
     registered_columns: Epsilons
     cells: Annotated[tuple[_Cell, ...], Field(strict=False)]
     """Epsilons of pretraining, finetuning and evaluation, and the key of the evaluation."""
+    zoo: str = ""
+    """The known encoder that the weights were said to be; see registry.encoder."""
     schema: Literal[5] = 5
 
 

@@ -76,6 +76,8 @@ class ResultMatrix:
     cells: dict[Place, Record | None]
     audits: dict[Row, Audit] = field(default_factory=dict)
     """Of those models whose evaluations, as they are now, have been audited."""
+    zoo: str = ""
+    """The known encoder that was given; empty where none was named."""
 
     @cached_property
     def rows(self) -> list[Row]:
@@ -175,11 +177,11 @@ class ResultMatrix:
         return f"{self.name}, protocol {self.protocol}, seed {self.seed}: {record.n} test images, {encoder}, {how}"
 
 
-def differences(deviations: Mapping[str, tuple[Any, Any]]) -> str:
-    """Deviations from a registered scenario, field -> (here, registered), as one line."""
+def differences(deviations: Mapping[str, tuple[Any, Any]], other: str = "registered") -> str:
+    """Deviations from a registered scenario, or ``other``, field -> (here, there), as one line."""
     told = (
-        f"{name.removeprefix('recipe.')} {_plain(here)} (registered: {_plain(registered)})"
-        for name, (here, registered) in deviations.items()
+        f"{name.removeprefix('recipe.')} {_plain(here)} ({other}: {_plain(there)})"
+        for name, (here, there) in deviations.items()
     )
     return one_line(", ".join(told))
 
