@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 from conftest import tiny
+from timm.models.resnet import BasicBlock, ResNet
 from torch import nn
 
 from rossbench import registry
@@ -247,6 +248,10 @@ def thermometer(images):
     return (images[..., None] > torch.arange(10) / 10 + 0.05).float().mean(-1)
 
 
+def steep(images, gain=200):
+    return torch.sigmoid(gain * (images[..., None] - torch.arange(10) / 10 - 0.05)).mean(-1)
+
+
 class Statistics(Faulty):
     """BatchNorm in train mode, whatever is asked for."""
 
@@ -288,6 +293,12 @@ FAULTS = {
     "gradient reversed": (backward(torch.neg), SLOPES),
     "gradient halved": (backward(lambda gradient: gradient / 2), SLOPES),
     "gradient of one column": (backward(lambda gradient: gradient * (torch.arange(gradient.shape[-1]) == 8)), SLOPES),
+    "gradient of every second column": (
+        backward(lambda gradient: gradient * (torch.arange(gradient.shape[-1]) % 2)),
+        SLOPES,
+    ),
+    "gradient of one channel": (backward(lambda gradient: gradient * torch.eye(3)[0].view(3, 1, 1)), SLOPES),
+    "gradient's signs": (backward(lambda gradient: gradient.sign() * gradient.std()), SLOPES),
     "gradient buried": (backward(pattern), SLOPES),
     "gradient of noise": (backward(torch.randn_like), SLOPES),
     "gradient of ones": (backward(torch.ones_like), SLOPES),
@@ -301,6 +312,9 @@ FAULTS = {
     "quantised, straight through": (on_images(straight_through), SLOPES),
     "noise": (on_images(lambda images: images + 0.05 * torch.randn_like(images)), AGAIN),
     "noise by a hash": (on_images(hashed_noise), SLOPES),
+    "a little noise by a hash": (on_images(lambda images: hashed_noise(images, 0.04)), SLOPES),
+    "steep thermometer": (on_images(steep), SLOPES),
+    "ripples": (on_images(lambda images: images + 0.02 * torch.sin(500 * images)), SLOPES),
     "normalised again": (on_images(lambda images: (images - MEAN) / STD), INPUT),
     "another range": (on_images(lambda images: images * 255), INPUT),
     "divided twice": (on_images(lambda images: images / 255), INPUT),
@@ -582,6 +596,34 @@ def test_nothing_of_the_classifier_is_changed(pair, few):
     assert sum(len(module._forward_pre_hooks) for module in classifier.modules()) == 0
 
 
+@pytest.mark.parametrize("padding", [1, 2])
+def test_a_stem_that_pads_otherwise_than_in_training_is_noticed(few, padding):
+    """The statistics in all BatchNorm layers are those of the audited images, so the right padding fits exactly."""
+    torch.manual_seed(0)
+    backbone = ResNet(BasicBlock, [1, 1, 1, 1], num_classes=0, channels=(8, 8, 8, 8))
+    backbone.conv1, backbone.maxpool = nn.Conv2d(3, 64, 3, padding=padding, bias=False), nn.Identity()
+    for norm in backbone.modules():
+        norm.momentum = 1.0
+    backbone.train()(few.images.float() / 255)
+    for given, expected in ((padding, "pass"), (3 - padding, "warn")):
+        backbone.conv1.padding = (given, given)
+        found = judged(backbone, few, [INPUT], predictions={0.0: few.labels})[INPUT]
+        assert (found.verdict, ":cifar" in found.figure) == (expected, expected == "warn"), found.figure
+        assert backbone.conv1.padding == (given, given)
+
+
+def test_a_collapsed_encoder_fails_where_only_a_head_was_trained_on_it():
+    spec = next(iter(DIGITS.cells.values())).finetune
+    lost, learned = ([{"loss": 9.0}, {"loss": loss}] for loss in (spec.pretrain.constant_loss + 0.001, 3.1))
+    whole = dataclasses.replace(spec, recipe=dataclasses.replace(spec.recipe, trained="full"))
+    for one, history, expected in ((spec, lost, "fail"), (whole, lost, "warn"), (spec, learned, "pass")):
+        (found,) = audit.learned(one, history)
+        assert found.verdict == expected
+        assert ("learned nothing: its loss is that of constant features" in found.meaning) is (expected != "pass")
+    assert "milder augmentation, more epochs" in audit.learned(spec, lost)[0].meaning
+    assert audit.learned(spec, []) == []  # an encoder that was given
+
+
 @pytest.mark.parametrize("batches", [1, 5, 200])
 @pytest.mark.parametrize("count", ["known", "lost", "of a finetuning"])
 def test_a_batch_norm_that_has_seen_little_is_known_all_the_same(batches, count):
@@ -603,7 +645,9 @@ def test_a_batch_norm_that_has_seen_little_is_known_all_the_same(batches, count)
 @pytest.mark.slow
 def test_faults_on_cifar10(cifar):
     """conv3 on 2,000 images, finetuned whole: no honest form is flagged, and every fault of a gradient is."""
-    train, test = (datasets.load("cifar10", part, count, cifar) for part, count in (("train", 2000), ("test", 100)))
+    train, test = (
+        datasets.load("cifar10", part, count, data_dir=cifar) for part, count in (("train", 2000), ("test", 100))
+    )
     models = {"plain": trained(0, train=train, target="cifar10", epochs=12)}
     models["robust"] = trained(0.5, train=train, target="cifar10", epochs=12)
     for row, model in models.items():

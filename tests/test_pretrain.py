@@ -1,5 +1,6 @@
 import dataclasses
 import math
+import shutil
 
 import pytest
 import torch
@@ -208,6 +209,14 @@ def test_a_collapsed_encoder_is_never_shown_without_a_mark(rossbench, collapsed,
         code, out, _ = rossbench(*line.split(), "--out", store)
         assert code == 0
         assert ("COLLAPSED: its loss is that of constant features" in " ".join(out.split())) is marked
+
+
+def test_a_collapsed_encoder_fails_its_audit(rossbench, collapsed, tmp_path):
+    shutil.copytree(collapsed, tmp_path / "store")
+    code, out, _ = rossbench("audit", "digits", "--out", tmp_path / "store")
+    said = " ".join(out.replace("│", " ").split())
+    assert code == 3
+    assert said.count("This encoder learned nothing: its loss is that of constant features; try pretraining.") == 1
 
 
 def test_a_collapsed_encoder_is_marked_on_the_page_and_in_figures(collapsed):

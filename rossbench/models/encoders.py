@@ -66,6 +66,15 @@ def wrap(backbone: nn.Module, size: int) -> Encoder:
     return Encoder(frozen_quickly(backbone), size)
 
 
+def cifar_stem(model: nn.Module) -> nn.Conv2d | None:
+    """The first convolution of a ResNet in a model, if it is one of a CIFAR stem; see PADDINGS."""
+    for module in model.modules():
+        if isinstance(module, ResNet) and isinstance(module.conv1, nn.Conv2d):
+            first, paddings = module.conv1, [(padding, padding) for padding in PADDINGS.values()]
+            return first if first.stride == (1, 1) and first.padding in paddings else None
+    return None
+
+
 class BatchNorm2d(nn.BatchNorm2d):
     """torch's, and in eval mode the same numbers in less time: a scale and a shift of each channel.
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor, nn
 
 from ..config.recipes import Evaluation
-from ..config.specs import AuditSpec
+from ..config.specs import AuditSpec, FinetuneSpec
 from ..store import artifacts
 from ..store.records import Verdict
 from ..util.errors import AttackError
@@ -16,6 +16,8 @@ from .audit_bench import Bench, audited
 from .audit_checks import CHECKS
 from .context import Context
 from .train_loop import Hooks, Tick
+
+LEARNED = "the encoder has learned something"
 
 
 def build(specs: Sequence[AuditSpec], context: Context, hooks: Hooks) -> None:
@@ -27,9 +29,25 @@ def build(specs: Sequence[AuditSpec], context: Context, hooks: Hooks) -> None:
         encoder = context.encoder(spec.other.pretrain)
         other = artifacts.load_classifier(context.store, spec.other, encoder).to(context.device)
     stored = {cell.epsilon: artifacts.load_predictions(context.store, cell)[0][:, 0] for cell in spec.cells}
-    verdicts = judge(classifier, data.images, data.labels, stored, spec.recipe, spec.seed, hooks, other)
+    made = learned(spec.finetune, artifacts.load_history(context.store, spec.finetune.pretrain))
+    verdicts = made + judge(classifier, data.images, data.labels, stored, spec.recipe, spec.seed, hooks, other)
     seconds, images = time.perf_counter() - began, len(audited(data.labels))
     artifacts.save_audit(context.store, spec, verdicts, images, seconds, context.provenance())
+
+
+def learned(spec: FinetuneSpec, history: Sequence[Mapping[str, float]]) -> list[Verdict]:
+    """Whether the encoder was worth a classifier; no verdict where the history, an entry an epoch, is not known.
+
+    A collapsed encoder fails, unless the finetuning trained it whole: then only what was pretrained is lost.
+    """
+    if not history:
+        return []
+    loss, pretrain = history[-1]["loss"], spec.pretrain
+    figure = f"the pretraining ended at loss {loss:.3f}; of constant features: {pretrain.constant_loss:.3f}"
+    if not pretrain.is_collapsed(loss):
+        return [Verdict(LEARNED, "pass", figure, "Its loss is not that of constant features.")]
+    meaning = "This encoder learned nothing: its loss is that of constant features; try " + pretrain.collapse_remedies
+    return [Verdict(LEARNED, "fail" if spec.recipe.trained == "linear" else "warn", figure, meaning + ".")]
 
 
 def judge(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from ..util.memory import AutoBatch
 from ..util.seeds import derive
 from .evaluate import at_once
 
+Seen = TypeVar("Seen")
 IMAGES = 200
 """In the audited part, or one of each class where there are more classes."""
 FINE = Attack(steps=30, step_size=0.15, step_unit="epsilon")
@@ -180,13 +181,13 @@ class Bench:
         """In percent."""
         return percent(self.logits(images).argmax(1) == self.labels)
 
-    def entering(self, kind: Callable[[nn.Module], bool]) -> tuple[nn.Module, Tensor] | None:
-        """The layer of a kind that is called first, and what it is given for the audited images."""
-        calls: list[tuple[nn.Module, Tensor]] = []
+    def seen(self, kind: Callable[[nn.Module], bool], look: Callable[[nn.Module, Tensor], Seen]) -> list[Seen]:
+        """What ``look`` says of each layer of a kind and of what it is given for the audited images, as they come."""
+        found: dict[nn.Module, Seen] = {}
 
         def see(layer: nn.Module, inputs: Any) -> None:
-            if inputs and not calls:
-                calls.append((layer, inputs[0].detach().float()))
+            if inputs and layer not in found:
+                found[layer] = look(layer, inputs[0].detach().float())
 
         hooks = [layer.register_forward_pre_hook(see) for layer in self.model.modules() if kind(layer)]
         try:
@@ -194,7 +195,7 @@ class Bench:
         finally:
             for hook in hooks:
                 hook.remove()
-        return calls[0] if calls else None
+        return list(found.values())
 
 
 def norms(images: Tensor) -> Tensor:

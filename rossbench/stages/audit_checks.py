@@ -27,7 +27,7 @@ WRONG = 10.0
 """From here on, in percentage points, an attack that stops short has not measured the model."""
 TRANSFERRED = (GRADIENT[0], Attack(steps=20, step_size=0.2, step_unit="epsilon"))
 LARGE = Attack(steps=10, step_size=0.25, step_unit="epsilon")
-QUERIES = Attack("square", steps=200)
+QUERIES = Attack("square", steps=100)
 FINER = f"--attack pgd,steps={SCALE_FREE.steps},step_size={SCALE_FREE.step_size},step_unit=epsilon"
 
 
@@ -153,7 +153,7 @@ CHECKS = (
         classifier.input_range,
         "",
         "Pixels in [0, 1], or normalised once, as the encoder knows them.",
-        "Another range or normalisation than the encoder knows: check mean and std, and that one place applies them.",
+        "Another range, normalisation or padding than the encoder knows: check mean, std, and the stem.",
     ),
     Check(
         "gradients reach the input",
