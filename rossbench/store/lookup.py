@@ -17,7 +17,7 @@ from .store import Store
 def are_of_models(store: Store, names: Sequence[str]) -> bool:
     """Whether all names may be of models: none is that of a scenario, a suite or a published encoder."""
     known = {note.name for _, note in read_notes(store)} | {*registry.names()}
-    known |= {one.name for one in (*registry.suites(), *registry.encoders())}
+    known |= {one.name for one in registry.suites()} | {one.name for one in registry.encoders()}
     return known.isdisjoint(names)
 
 
