@@ -200,7 +200,7 @@ def load_file(path: Path) -> None:
 
 def _check_torch() -> None:
     """Put back torch's settings without which no run is right, and raise InvalidValue if one was changed."""
-    if "torch" in sys.modules:  # it is not loaded for this
+    if sys.modules.get("torch") is not None:  # it is not loaded for this
         from .util.torch_settings import check_settings
 
         check_settings(put_back=True)

@@ -49,6 +49,8 @@ KINDS = {
     "show digits --epochs; show digits --finetune-epochs; show digits --train-limit; show digits --test-limit; "
     "figure tsne digits --limit; figure tsne digits --iterations; figure examples digits --count; "
     "show digits --size; features digits --limit; run digits --threads": _values("0 -1 1.5 x nan", HUGE, *ODD[:2]),
+    "show digits --name": ["1", "0.5", "a/b", "a\nb", LONG],
+    "report --sort": ["x", "-1", "nan", ""],
     "show digits --seed": _values("-1 1.5", str(2**62 + 1)),
     "show digits --seeds": _values("0, 0,0 -1 0:3", HUGE),
     "figure examples digits --epsilon; features digits --epsilon; figure tsne digits --perplexity; "

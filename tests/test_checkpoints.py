@@ -368,7 +368,7 @@ def test_one_command_evaluates_it(rossbench, tmp_path):
     assert (code, err) == (0, "")
     said = " ".join(out.split())
     assert "encoder conv3 from given.pt: all 15 tensors of the encoder matched" in said
-    assert all(part in said for part in ("weights ", "(registered: none)", "conv3 of given weights"))
+    assert "conv3 of given weights" in said
     assert "pretrain " not in said
     (made,) = (tmp_path / "rossbench-store" / "pretrain").iterdir()
     assert read_json(made / "spec.json")["weights"]

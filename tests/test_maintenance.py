@@ -151,7 +151,7 @@ def test_rm_deletes_a_run_and_what_no_other_needs(store, rossbench):
     kept = {spec.key for spec in specs_of([tiny()])}
     other = tiny(test_limit=50, train_epsilons=(1,))
     for scenario in (other, tiny(test_limit=60, train_limit=50)):
-        store.write_note(scenario.name, scenario.protocol, encode(runner.note_of(scenario)))
+        store.write_note(scenario.name, scenario.protocol, runner.note_of(scenario).encoded())
     assert len(results.load(store)) == len(results.load(store, ["digits"])) == 1  # no matrix of dashes
     runner.run(other, store=store, device="cpu")
     assert len(results.load(store)) == 2

@@ -58,7 +58,7 @@ class Counter:
     def forward(self, spec: Trained) -> int:
         """FLOPs of one image's forward pass, through the projection head or the linear layer too."""
         model = _simclr(spec).project if isinstance(spec, PretrainSpec) else self.classifier(spec)
-        return _forward(model, split_of(spec)[3])
+        return forward_flops(model, split_of(spec)[3])
 
     def bytes(self, spec: AnySpec) -> int:
         """In the store: weights or predictions, and the small files beside them to a kilobyte or so."""
@@ -102,7 +102,7 @@ _classifier = cache(Classifier)
 
 @cache
 @torch.no_grad()
-def _forward(model: Callable[[Tensor], Tensor], size: int) -> int:
+def forward_flops(model: Callable[[Tensor], Tensor], size: int) -> int:
     """FLOPs of one image's pass through a model in eval mode; size: of its images, in pixels."""
     with FlopCounterMode(display=False) as counter:
         model(torch.zeros(1, 3, size, size))
