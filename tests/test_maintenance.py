@@ -10,7 +10,7 @@ from rossbench.config.scenarios import specs_of
 from rossbench.runner import run as runner
 from rossbench.store import results
 from rossbench.store.maintenance import LEFT_OVER, Holdings, read_spec, verify
-from rossbench.store.store import Store, encode, write_atomically
+from rossbench.store.store import Store, write_atomically
 
 
 @pytest.fixture
