@@ -572,7 +572,7 @@ def test_accuracy_that_rises_with_epsilon(rates, verdict, figure):
 
 def test_of_a_negative_image_and_without_an_attack_only_the_classifier_is_judged(pair, few):
     recipe = dataclasses.replace(DIGITS.recipe.evaluation, attack=ATTACKS["negative"].defaults)
-    of_classifier = [check.name for check in audit.CHECKS if not {"a", "o"} & set(check.needs)]
+    of_classifier = [check.name for check in audit.CHECKS if not {"attack", "other model"} & set(check.needs)]
     for predictions in ({0.0: few.labels}, {0.0: few.labels, 0.5: few.labels}):
         made = audit.judge(pair["plain"], few.images, few.labels, predictions, recipe, 0, Hooks())
         assert [one.check for one in made] == of_classifier

@@ -97,12 +97,17 @@ class _Square(torchattacks.Square):  # type: ignore[misc]  # torchattacks has no
     """
 
     draws: Draws
-    norms = 0
-    """In L2, how many it has taken: in every query of the image's change, of the windows, and of the new change."""
+    change: Tensor | None = None
+    """In L2, of the images since the last query, once its norm was asked for."""
 
     def lp_norm(self, x: Tensor) -> Tensor:
-        self.norms += 1
-        return x.square().sum((2, 3) if self.norms % 3 == 2 else (1, 2, 3), keepdim=True).sqrt()
+        """Of an image's change over all; of windows, which are that change and zeros around, of each channel.
+
+        torchattacks asks for both by this method, and all else of a query is in one function: this is the one place.
+        """
+        windows = self.change is not None and torch.equal(x, torch.where(x == 0, 0, self.change))
+        self.change = x if self.change is None else self.change
+        return x.square().sum((2, 3) if windows else (1, 2, 3), keepdim=True).sqrt()
 
     def random_choice(self, shape: list[int]) -> Tensor:
         every: Tensor = super().random_choice([self.draws.size, *shape[1:]] if len(shape) == 4 else shape)
@@ -110,6 +115,7 @@ class _Square(torchattacks.Square):  # type: ignore[misc]  # torchattacks has no
 
     def margin_and_loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         margin, loss = super().margin_and_loss(images, labels)
+        self.change = None
         self.draws = self.draws.of((margin > 0).nonzero()[:, 0])  # the others are fooled, and not attacked again
         return margin, loss
 

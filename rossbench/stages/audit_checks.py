@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 
@@ -111,131 +111,134 @@ def _bounds(bench: Bench) -> Judgement:
     return "pass", f"at most {bench.furthest:.4f} epsilon away, pixels {bench.low:.3g} to {bench.high:.3g}"
 
 
+Need = Literal["attack", "gradient", "other model"]
+"""An evaluation under an attack; a gradient that can be followed; a classifier for the same images."""
+
+
 class Check(NamedTuple):
     """One thing to look for."""
 
     name: str
     look: Callable[[Bench], Judgement]
-    needs: str
-    """Any of: "a"n evaluation under an attack, a "g"radient, an"o"ther model."""
+    needs: tuple[Need, ...]
     good: str
     bad: str
 
     def applies(self, bench: Bench) -> bool:
-        has = ("a" * bool(bench.epsilons), "g" * (not bench.blind), "o" * (bench.other is not None))
-        return set(self.needs) <= set("".join(has))
+        has = {"attack": bool(bench.epsilons), "gradient": not bench.blind, "other model": bench.other is not None}
+        return all(has[need] for need in self.needs)
 
 
 CHECKS = (
     Check(
         "images show something",
         classifier.images,
-        "",
+        (),
         "They have contrast, and are not all the same.",
         "Empty images, copies, or pixels divided by 255 twice: look at the files and at how they were converted.",
     ),
     Check(
         "outputs are logits",
         classifier.outputs,
-        "",
+        (),
         "The loss, and so the gradient, is that of logits.",
         "Probabilities, sigmoids, all but equal values, or no numbers flatten the loss; return what comes before them.",
     ),
     Check(
         "predictions are deterministic",
         classifier.deterministic,
-        "",
+        (),
         "An image gets the same answer again, and in another batch.",
         "Noise or statistics of the batch hide the gradient; use eval mode, or an attack that averages over the noise.",
     ),
     Check(
         "input is as in training",
         classifier.input_range,
-        "",
+        (),
         "Pixels in [0, 1], or normalised once, as the encoder knows them.",
         "Another range, normalisation or padding than the encoder knows: check mean, std, and the stem.",
     ),
     Check(
         "gradients reach the input",
         classifier.gradients,
-        "",
+        (),
         "Attacks by gradient have one to follow.",
         "There they find nothing, robust or not; look for saturated logits, rounding, or steps without a gradient.",
     ),
     Check(
         "gradients are the slopes",
         classifier.slopes,
-        "g",
+        ("gradient",),
         "Along the gradient the logits change as it says.",
         "Attacks are led astray, so the number is theirs and not the model's; look for detached or replaced parts.",
     ),
     Check(
         "epsilon 0 is clean accuracy",
         _clean,
-        "",
+        (),
         "The stored predictions are this classifier's.",
         "The stored predictions are not what it says now; was it another mode, device or precision?",
     ),
     Check(
         "clean accuracy is above chance",
         _above_chance,
-        "",
+        (),
         "There is something to attack.",
         "The classifier has learned nothing that robustness could be of: check encoder, labels and finetuning.",
     ),
     Check(
         "accuracy does not rise with epsilon",
         _rising,
-        "",
+        (),
         "A larger ball, which holds the smaller, is at least as hard.",
         "A larger ball holds the smaller one, so the attack fails in it; take smaller steps, more of them, restarts.",
     ),
     Check(
         "finer and scale-free steps change little",
         _stronger,
-        "ag",
+        ("attack", "gradient"),
         f"They take away at most {MARGIN:g} points at any epsilon.",
         "The attack stops short and the number is too high by the difference, at least; report a stronger one.",
     ),
     Check(
         "the attack finds no more than there is",
         _lower,
-        "ag",
+        ("attack", "gradient"),
         "The audit's search turns what the attack turned.",
         "A search from the clean images does not find what was stored: did the attack change the model or its epsilon?",
     ),
     Check(
         "noise hurts less than the attack",
         _noise,
-        "a",
+        ("attack",),
         "The attack finds what chance does not.",
         "Chance does better than the attack, so it is broken, or follows no gradient.",
     ),
     Check(
         "a black-box attack does not beat it",
         _black_box,
-        "a",
+        ("attack",),
         "A search without gradients does no better.",
         "A search without gradients does better: gradients mislead; report autoattack-standard or an adaptive attack.",
     ),
     Check(
         "images of another model do not beat it",
         _transfer,
-        "ao",
+        ("attack", "other model"),
         "What turns another model turns nothing that resisted here.",
         "Another model's adversarial images do better: this one's gradients mislead; report an adaptive attack.",
     ),
     Check(
         "a large epsilon leaves chance or less",
         _large,
-        "ag",
+        ("attack", "gradient"),
         "With nothing in its way an attack succeeds.",
         "An attack fails even where it may do anything, so it does not work on this classifier.",
     ),
     Check(
         "adversarial images are within bounds",
         _bounds,
-        "ag",
+        ("attack", "gradient"),
         "So is every image that an attack returned, here and in the evaluation.",
         "An attack left its bounds, or gave no number.",
     ),
