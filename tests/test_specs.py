@@ -7,6 +7,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from rossbench.config.recipes import (
+    ATTACKS,
     FIELD_FULL,
     FIELD_LINEAR,
     Attack,
@@ -141,6 +142,30 @@ def test_which_images_are_attacked_is_in_no_key_where_none_is():
     plain, partly = scenario(), scenario(recipe=Recipe(evaluation=Evaluation(attacked="correct")))
     assert partly.cells[0.2, 0.2, 0].key == plain.cells[0.2, 0.2, 0].key
     assert partly.cells[0.2, 0.2, 0.2].key != plain.cells[0.2, 0.2, 0.2].key
+
+
+@pytest.mark.parametrize(
+    ("name", "norm", "versions"),
+    [
+        ("square", "L2", {2}),
+        ("autoattack-standard", "L2", {2}),
+        ("square", "Linf", {1}),
+        ("pgd", "L2", {1}),
+    ],
+)
+def test_results_of_an_attack_whose_code_has_changed_are_not_taken_for_those_of_now(name, norm, versions):
+    """Those of before keep their key, so that they can be read, and another protocol tells them apart."""
+    attack = dataclasses.replace(ATTACKS[name].defaults, norm=norm)
+    now = scenario(recipe=Recipe(evaluation=Evaluation(attack)))
+    old, cells = Recipe(evaluation=Evaluation(attack, attack_version=1)), now.cells
+    before = {place: dataclasses.replace(cell, recipe=old.evaluation) for place, cell in cells.items()}
+    assert {cell.recipe.attack_version for cell in cells.values()} == versions
+    assert scenario(recipe=old) == now
+    assert scenario(recipe=old).deviations(now) == now.deviations(scenario(recipe=old)) == {}
+    assert cells[0.2, 0.2, 0] == before[0.2, 0.2, 0]  # where nothing is attacked
+    assert (cells[0.2, 0.2, 0.2] == before[0.2, 0.2, 0.2]) == (versions == {1})
+    assert "attack_version" not in str(before[0.2, 0.2, 0.2].identity)
+    assert ("attack_version" in str(cells[0.2, 0.2, 0.2].identity)) == (versions == {2})
 
 
 def test_loss_under_attack_is_in_no_key_where_nothing_is_attacked():

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
 from ..util.epsilons import EPS
@@ -54,6 +54,11 @@ class Attack:
         """Most passes of an image through the model, a forward or a backward pass counting 1; see specs.passes."""
         return self.kind.passes(self)
 
+    @property
+    def version(self) -> int:
+        """Of its code; see AttackKind.versions."""
+        return self.kind.versions.get(self.norm, 1)
+
     def __str__(self) -> str:
         words = {
             "length": f"{self.step_size:g}" + (f" {EPS}" if self.step_unit == "epsilon" else ""),
@@ -85,6 +90,9 @@ class AttackKind:
     """Whether its epsilon is a distance in ``norm``."""
     user_function: AttackFunction | None = None
     """Of an attack that a user registered."""
+    versions: Mapping[Norm, int] = field(default_factory=dict)
+    """By norm, of the function, where it is not the first: count on when it finds more or less than it did, so that
+    results of before are told apart and computed again."""
 
     def load(self) -> Callable[..., Any]:
         module, name = self.function.split(":")
@@ -95,6 +103,8 @@ class AttackKind:
 TARGETS = 9
 """Of a targeted attack, likeliest first: the reference's settings for Croce & Hein (2020)."""
 _STEPS = ", {steps} steps"
+_CHANNELS: dict[Norm, int] = {"L2": 2}
+"""Versions of Square, and of what contains it: in the first, its windows had one norm over all channels."""
 _PARTS = ("apgd-ce", "apgd-t", "fab-t", "square")
 _ROWS = (
     AttackKind(
@@ -107,7 +117,12 @@ _ROWS = (
     AttackKind(Attack("gaussian-noise"), "Gaussian noise", "simple:gaussian_noise", lambda attack: 0),
     AttackKind(Attack("negative"), "negative image", "simple:negative", lambda attack: 0, is_distance=False),
     AttackKind(
-        Attack("square", steps=5000), "Square", "autoattack:square", lambda attack: attack.steps, ", {steps} queries"
+        Attack("square", steps=5000),
+        title="Square",
+        function="autoattack:square",
+        passes=lambda attack: attack.steps,
+        detail=", {steps} queries",
+        versions=_CHANNELS,
     ),
     AttackKind(
         Attack("apgd-ce", steps=100), "APGD-CE", "autoattack:apgd_ce", lambda attack: 2 * attack.steps + 2, _STEPS
@@ -129,6 +144,7 @@ _ROWS = (
         function="autoattack:standard",
         passes=lambda attack: sum(ATTACKS[part].defaults.passes for part in _PARTS),
         min_classes=4,
+        versions=_CHANNELS,
     ),
 )
 ATTACKS: dict[str, AttackKind] = {row.defaults.name: row for row in _ROWS}
@@ -164,8 +180,8 @@ def attack_of(text: str, base: Attack) -> Attack:
 
 def _setting(text: str) -> tuple[str, Any]:
     """A field and its value, of ``steps=100``."""
-    field, _, written = text.partition("=")
+    name, _, written = text.partition("=")
     known = [one.name for one in fields(Attack) if one.name != "name"]
-    if field not in known:
-        raise unknown("attack setting", field, known)
-    return field, parse(Attack, field, written)
+    if name not in known:
+        raise unknown("attack setting", name, known)
+    return name, parse(Attack, name, written)

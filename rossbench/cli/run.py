@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from .. import registry
-from ..config.scenarios import Scenario, specs_of
+from ..config.scenarios import VERSION, Scenario, specs_of
 from ..config.specs import passes
 from ..data.datasets import DATASETS, default_data_dir
 from ..report import formats, tables
@@ -175,7 +175,7 @@ def _settings(scenario: Scenario) -> dict[str, str]:
         for field, value in flatten(scenario).items()
         if field in ("encoder", "train_limit", "test_limit", "seed", "size")
         or (field == "weights" and scenario.weights)
-        or (field.startswith("recipe.") and field != "recipe.name")
+        or (field.startswith("recipe.") and field not in ("recipe.name", VERSION))
         if not (scenario.weights and field.startswith("recipe.pretraining."))
     }
 

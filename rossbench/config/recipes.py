@@ -127,6 +127,8 @@ class Evaluation:
     attacked: Literal["all", "correct"] = "all"
     """Which images are attacked. "correct": those that are right without an attack, which is all that robust accuracy
     needs; the study counts all."""
+    attack_version: Count = 1
+    """Of the attack's code: a record tells that of then, and a Scenario takes that of now."""
 
 
 @value

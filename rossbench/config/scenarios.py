@@ -18,7 +18,7 @@ from ..attacks.table import kind
 from ..data import datasets
 from ..util.epsilons import is_number
 from ..util.errors import InvalidValue
-from ..util.values import Count, Epsilons, Pixels, Seed, distinct, flatten, value
+from ..util.values import Count, Epsilons, Pixels, Seed, distinct, flatten, value, with_fields
 from .recipes import Recipe
 from .specs import AnySpec, EvaluateSpec, FinetuneSpec, PretrainSpec
 
@@ -95,6 +95,9 @@ class Scenario:
         if target.classes < 2:
             raise InvalidValue(f"Scenario.target: expected at least 2 classes, got {self.target}'s {target.classes}")
         self._check_attacks()
+        version = self.recipe.evaluation.attack.version
+        if self.recipe.evaluation.attack_version != version:
+            object.__setattr__(self, "recipe", with_fields(self.recipe, {"evaluation.attack_version": version}))
         counts = [datasets.count(dataset, "train", self.train_limit) for dataset in (self.source, self.target)]
         if counts == [source.train, target.train]:
             object.__setattr__(self, "train_limit", None)  # a limit that leaves nothing out is none
@@ -168,13 +171,13 @@ class Scenario:
     def deviations(self, registered: Scenario) -> dict[str, tuple[Any, Any]]:
         """Fields in which this scenario differs from the registered one: name -> (here, registered).
 
-        The seed and the grids are left out: they choose cells, and change none.
+        The seed and the grids are left out: they choose cells, and change none. So is the version of an attack.
         """
         ours, theirs = flatten(self), flatten(registered)
         return {
             name: (ours[name], theirs[name])
             for name in ours
-            if self._matters(name) and name != "seed" and ours[name] != theirs[name]
+            if self._matters(name) and name not in ("seed", VERSION) and ours[name] != theirs[name]
         }
 
     def _matters(self, name: str) -> bool:
@@ -182,6 +185,8 @@ class Scenario:
         return name not in _NOT_PROTOCOL and not (self.weights and name.startswith("recipe.pretraining."))
 
 
+VERSION = "recipe.evaluation.attack_version"
+"""The field of a scenario, by its name in ``flatten``, which nobody sets."""
 _NOT_PROTOCOL = (
     "name",
     "description",

@@ -11,7 +11,7 @@ from typing import Any
 from .. import registry
 from ..attacks.table import Attack, attack_of
 from ..config.recipes import FINETUNINGS, Recipe
-from ..config.scenarios import Scenario
+from ..config.scenarios import VERSION, Scenario
 from ..config.zoo import KnownEncoder, normalization_of
 from ..util.errors import InvalidValue, unknown
 from ..util.values import flatten, parse, with_fields
@@ -42,7 +42,7 @@ def parse_setting(text: str) -> tuple[str, Any]:
     if not equals:
         raise InvalidValue(f"--set: expected FIELD=VALUE, got {text!r:.200}")
     recipe = Recipe()
-    known = [*_OF_SCENARIO, *(path for path in flatten(recipe) if path != "name")]
+    known = [*_OF_SCENARIO, *(path for path in flatten(recipe) if path not in ("name", VERSION.removeprefix("recipe.")))]
     if field not in known:
         raise unknown("field", field, known)
     if field in _OF_SCENARIO:
