@@ -42,7 +42,10 @@ def parse_setting(text: str) -> tuple[str, Any]:
     if not equals:
         raise InvalidValue(f"--set: expected FIELD=VALUE, got {text!r:.200}")
     recipe = Recipe()
-    known = [*_OF_SCENARIO, *(path for path in flatten(recipe) if path not in ("name", VERSION.removeprefix("recipe.")))]
+    known = [
+        *_OF_SCENARIO,
+        *(path for path in flatten(recipe) if path not in ("name", VERSION.removeprefix("recipe."))),
+    ]
     if field not in known:
         raise unknown("field", field, known)
     if field in _OF_SCENARIO:
