@@ -177,9 +177,7 @@ class ResultMatrix:
             shown, expected = (", ".join(map(format_epsilon, some)) for some in (self.columns, columns))
             notes.append(f"columns {shown} (registered: {expected})")
         if self.records and self.evaluation.attack_version != self.evaluation.attack.version:
-            notes.append(
-                "attacked by another version of the attack than this one: run it again, the numbers may differ"
-            )
+            notes.append("attacked by another version of the attack than today's: run it again, numbers may differ")
         notes += [*self.collapse_notes(), *self.conflicts]
         missing = len(self.cells) - len(self.records)
         if missing:
