@@ -266,6 +266,20 @@ class Permuted(Faulty):
         return self.classifier(images).roll(1, 1)
 
 
+class TwoFaced(Faulty):
+    """Another classifier where gradients are asked for."""
+
+    def forward(self, images):
+        return self.classifier(images).roll(int(torch.is_grad_enabled()), 1)
+
+
+class Heated(Faulty):
+    """Logits that grow with the image's brightness."""
+
+    def forward(self, images):
+        return self.classifier(images) * (50 * (images.mean((1, 2, 3)) - 0.3)).exp()[:, None]
+
+
 OUTPUTS, AGAIN, INPUT = "outputs are logits", "predictions are deterministic", "input is as in training"
 REACH, SLOPES, CHANCE = "gradients reach the input", "gradients are the slopes", "clean accuracy is above chance"
 FINER, LOWER = "finer and scale-free steps change little", "the attack finds no more than there is"
@@ -283,11 +297,16 @@ FAULTS = {
     "argmax": (on_logits(lambda z: nn.functional.one_hot(z.argmax(1), 10).float()), REACH),
     "votes of an ensemble": (on_logits(lambda z: 5.0 * nn.functional.one_hot(z.argmax(1), 10)), REACH),
     "no numbers": (on_logits(lambda z: z / 0), OUTPUTS),
+    "a copy of the first class": (on_logits(lambda z: torch.cat([z, z.amax(1, keepdim=True) - 0.01], 1)), REACH),
+    "temperature by brightness": (Heated, REACH),
+    "two-faced": (TwoFaced, SLOPES),
+    "detached 20 %": (detached(0.2), SLOPES),
     "detached 50 %": (detached(0.5), SLOPES),
     "detached 90 %": (detached(0.9), SLOPES),
     "detached 98 %": (detached(0.98), SLOPES),
     "detached": (detached(1), REACH),
     "features rounded": (lambda model: Features(model, torch.round), REACH),
+    "dropout left on": (lambda model: Features(model, lambda features: nn.functional.dropout(features, 0.3)), AGAIN),
     "dead ReLU": (lambda model: Features(model, lambda features: (features - 1e3).relu()), CHANCE),
     "10 % winners take all": (lambda model: Features(model, winners), SLOPES),
     "gradient reversed": (backward(torch.neg), SLOPES),
@@ -299,6 +318,8 @@ FAULTS = {
     ),
     "gradient of one channel": (backward(lambda gradient: gradient * torch.eye(3)[0].view(3, 1, 1)), SLOPES),
     "gradient's signs": (backward(lambda gradient: gradient.sign() * gradient.std()), SLOPES),
+    "gradient clipped": (backward(lambda gradient: gradient.clamp(-1e-3, 1e-3)), SLOPES),
+    "gradient blurred": (backward(lambda gradient: nn.functional.avg_pool2d(gradient, 3, 1, 1)), SLOPES),
     "gradient buried": (backward(pattern), SLOPES),
     "gradient of noise": (backward(torch.randn_like), SLOPES),
     "gradient of ones": (backward(torch.ones_like), SLOPES),
@@ -313,6 +334,7 @@ FAULTS = {
     "noise": (on_images(lambda images: images + 0.05 * torch.randn_like(images)), AGAIN),
     "noise by a hash": (on_images(hashed_noise), SLOPES),
     "a little noise by a hash": (on_images(lambda images: hashed_noise(images, 0.04)), SLOPES),
+    "1 % noise by a hash": (on_images(lambda images: hashed_noise(images, 0.01)), SLOPES),
     "steep thermometer": (on_images(steep), SLOPES),
     "ripples": (on_images(lambda images: images + 0.02 * torch.sin(500 * images)), SLOPES),
     "normalised again": (on_images(lambda images: (images - MEAN) / STD), INPUT),
