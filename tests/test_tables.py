@@ -176,6 +176,17 @@ def partly(finished, tmp_path):
     return matrix
 
 
+def test_a_table_says_that_another_version_of_the_attack_made_it(matrix):
+    def of_before(record):
+        recipe = dataclasses.replace(record.spec.recipe, attack_version=2)
+        spec = dataclasses.replace(record.spec, recipe=recipe)
+        return dataclasses.replace(record, spec=spec, key=spec.key)
+
+    before = dataclasses.replace(matrix, cells={place: of_before(record) for place, record in matrix.cells.items()})
+    assert [note for note in before.notes() if "another version of the attack" in note]
+    assert not [note for note in matrix.notes() if "another version of the attack" in note]
+
+
 def test_a_table_says_that_only_correct_images_were_attacked(matrix, partly):
     assert matrix.caption().endswith("PGD-L2, 20 steps of 3")
     assert partly.caption().endswith("PGD-L2, 20 steps of 3, of images right without it")
