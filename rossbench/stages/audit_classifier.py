@@ -150,7 +150,7 @@ def slopes(bench: Bench) -> Judgement:
     (towards, agree, _), (anywhere, cosine, same), (near, exact, steady) = map(compared, found)
     grades = [grade(max(off(middle), off(towards)), 1.08, 1.15), grade(off(anywhere), 1.25, 1.25)]
     grades += [grade(far, 5, 15), grade(-agree, -0.985, -0.95), grade(-cosine, -0.92, -0.92)]
-    grades += [grade(-same, -0.85, -0.7), grade(-steady, -0.5, -0.4)]
+    grades += [grade(-same, -0.96, -0.92)]
     if steady > 0.99:
         grades += [grade(off(near), 1.05, 1.15), grade(-exact, -0.985, -0.965)]
     figure = f"{middle:.2f} of what the gradient says (median), for {far:.3g} % of images more than half off"
