@@ -107,8 +107,12 @@ class Bench:
 
     @cached_property
     def blind(self) -> bool:
-        """Whether no attack can follow gradients: not even those of a loss on which the logits' scale has no part."""
-        return float((self.gradients("margin").lengths == 0).float().mean()) > 0.5
+        """Whether no attack can follow gradients: not even those of a loss on which the logits' scale has no part.
+
+        Of the images that are right, if there are such: of others the margin is to another class.
+        """
+        dead, right = self.gradients("margin").lengths == 0, (self.clean.argmax(1) == self.labels).cpu()
+        return float((dead[right] if right.any() else dead).float().mean()) > 0.5
 
     def pieces(self) -> AutoBatch:
         return AutoBatch(at_once(self.images, self.images.device))
