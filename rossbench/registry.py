@@ -79,8 +79,9 @@ def register_attack(name: str, function: AttackFunction) -> AttackFunction:
 
     ``function(model, images, labels, epsilon, attack)`` is given a classifier of images in [0, 1] that returns logits,
     images float [n, 3, size, size], labels int64 [n], a radius above 0 and the ``rossbench.Attack`` with its norm and
-    settings; it returns images within the radius, in [0, 1], which is checked. torch's global generators are seeded
-    for it. Results are stored under the name alone: a function that has changed needs another.
+    settings; it returns images within the radius, in [0, 1], which is checked. Python's, NumPy's and
+    torch's global generators are seeded for it. Results are stored under the name alone: a function that has changed
+    needs another.
     """
     _check_new("attack", name, ATTACKS)
     if not callable(function):

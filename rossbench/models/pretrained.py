@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ..config.recipes import MODULE
 from ..util.errors import InvalidValue, one_line
+from ..util.seeds import seeded
 from . import encoders, fingerprint
 from .encoders import Encoder
 from .probe import OwnEncoder, probe
@@ -46,6 +47,7 @@ class PretrainedEncoder:
         return "; ".join([*said, f"dropped: {dropped}"])
 
 
+@seeded(0)
 def of_module(module: nn.Module, size: int, normalization: tuple[RGB | float, RGB | float] = NONE) -> PretrainedEncoder:
     """The encoder that a module is, copied: float [n, 3, size, size] -> features [n, d].
 
