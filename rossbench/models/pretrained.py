@@ -60,6 +60,8 @@ def of_module(module: nn.Module, size: int, normalization: tuple[RGB | float, RG
     module = getattr(module, "_orig_mod", module)  # of torch.compile
     kind = type(module).__name__
     mean, std = (_channels(kind, name, item) for name, item in zip(("mean", "std"), normalization, strict=True))
+    if any(map(nn.parameter.is_lazy, (*module.parameters(), *module.buffers()))):
+        raise InvalidValue(f"encoder {kind}: expected weights, got a lazy module without; call it on an image first")
     try:
         with torch.no_grad():  # else a copy of TorchScript has a gradient to the original
             copied = copy.deepcopy(module).cpu().float()

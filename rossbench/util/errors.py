@@ -76,7 +76,9 @@ def one_line(text: str) -> str:
 def unknown(kind: str, name: object, known: Iterable[str], more: str = "") -> UnknownName:
     """An UnknownName that suggests the nearest known names, or lists them all when none is near; and says ``more``."""
     known = sorted(known)
-    near = difflib.get_close_matches(str(name)[:100], known, n=3, cutoff=0.5)
+    text = str(name)[:100]
+    within = sorted((one for one in known if len(text) > 2 and text in one), key=lambda one: one.find(text))
+    near = difflib.get_close_matches(text, known, n=3) or within[:3]
     rest = f", ... ({len(known)} in all)" if len(known) > 12 else ""
     hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known[:12]) or 'none'}{rest}"
     return UnknownName("; ".join(filter(None, [f"unknown {kind} {one_line(f'{name!r:.200}')}", hint, more])))
