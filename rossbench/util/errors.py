@@ -77,8 +77,9 @@ def unknown(kind: str, name: object, known: Iterable[str], more: str = "") -> Un
     """An UnknownName that suggests the nearest known names, or lists them all when none is near; and says ``more``."""
     known = sorted(known)
     text = str(name)[:100]
-    within = sorted((one for one in known if len(text) > 2 and text in one), key=lambda one: one.find(text))
-    near = difflib.get_close_matches(text, known, n=3) or within[:3]
+    near = difflib.get_close_matches(text, known, n=3, cutoff=0.5)
+    if len(text) > 2 and not difflib.get_close_matches(text, near):  # the beginning of a longer one, such as acl
+        near = [one for one in known if one.startswith(text)][:3] or near
     rest = f", ... ({len(known)} in all)" if len(known) > 12 else ""
     hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known[:12]) or 'none'}{rest}"
     return UnknownName("; ".join(filter(None, [f"unknown {kind} {one_line(f'{name!r:.200}')}", hint, more])))
