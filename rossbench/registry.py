@@ -184,10 +184,12 @@ def members(name: str | Suite) -> tuple[Scenario, ...]:
 def load_file(path: Path) -> None:
     """Run a Python file that registers scenarios or suites.
 
-    InvalidValue if it cannot be read, raises, or leaves settings of torch changed, such as gradients off.
+    InvalidValue if it cannot be read, raises, or leaves settings of torch changed, such as gradients off. The working
+    folder is afterwards as before.
     """
     try:
-        runpy.run_path(str(path), run_name="rossbench_scenario_file")
+        with contextlib.chdir("."):  # the store, and what else is given, is found from where the command was started
+            runpy.run_path(str(path), run_name="rossbench_scenario_file")
         _check_torch()
     except RossbenchError as error:
         raise InvalidValue(f"{path}: {error}") from error

@@ -1,6 +1,7 @@
 """A user's own attack leaves the model and torch as they were, or is an AttackError that names what it has moved."""
 
 import copy
+import os
 import random
 
 import numpy as np
@@ -80,6 +81,7 @@ MOVED = {
     "a flag": (lambda m, x: m[4].weight.requires_grad_(), r"requires_grad of 4\.weight"),
     "a hook": (lambda m, x: m[2].register_forward_hook(lambda *given: None), r"2\.forward_hooks"),
     "a hook before": (lambda m, x: m.register_forward_pre_hook(lambda *given: None), "forward_pre_hooks"),
+    "the working folder": (lambda m, x: os.chdir("/"), "working folder"),
     "inference mode": (lambda m, x: KEPT.append(torch.inference_mode()) or KEPT[-1].__enter__(), "inference mode"),
     "deterministic": (lambda m, x: torch.use_deterministic_algorithms(True, warn_only=True), "deterministic algor"),
     "gradients off": (lambda m, x: torch.set_grad_enabled(False), "grad mode"),
@@ -267,6 +269,13 @@ def test_a_scenario_file_leaves_torch_as_it_was(rossbench, tmp_path, text):
     assert torch.get_default_dtype() == torch.float32
     assert torch.empty(0).device.type == "cpu"
     assert not torch.is_autocast_enabled("cpu")
+
+
+def test_a_scenario_file_leaves_the_working_folder_as_it_was(tmp_path):
+    (tmp_path / "mine.py").write_text("import os\nos.chdir('/')\n")
+    before = os.getcwd()
+    registry.load_file(tmp_path / "mine.py")
+    assert os.getcwd() == before
 
 
 def test_a_run_refuses_settings_of_torch_with_which_none_is_right(tmp_path):

@@ -96,5 +96,9 @@ def with_usage(error: click.UsageError) -> str:
     if error.ctx is None or "argument" not in message or isinstance(error, click.BadOptionUsage):
         return message
     usage = " ".join(error.ctx.get_usage().split()).removeprefix("Usage: ")
-    joined = "; values of one option are joined by commas, such as 0,1" if "unexpected" in message and "NAME" in usage else ""
+    joined = (
+        "; values of one option are joined by commas, such as 0,1"
+        if "unexpected" in message and "NAME" in usage
+        else ""
+    )
     return f"{message.rstrip('.')}; usage: {usage}{joined}"

@@ -1,8 +1,9 @@
-"""torch's global settings, which code of a user's own may leave changed."""
+"""torch's global settings, and the working folder, which code of a user's own may leave changed."""
 
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -26,6 +27,7 @@ def _set_inference(on: bool) -> None:
 
 _GUARDS: list[torch.inference_mode] = []
 _SETTINGS: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
+    "working folder": (os.getcwd, os.chdir),  # where relative paths of stores and data begin
     "inference mode": (torch.is_inference_mode_enabled, _set_inference),  # before grad mode, which it changes
     "grad mode": (torch.is_grad_enabled, torch.set_grad_enabled),
     "default dtype": (torch.get_default_dtype, torch.set_default_dtype),
