@@ -211,6 +211,13 @@ def test_a_wrong_name_size_or_path_is_refused(world, birds, monkeypatch, name, p
     assert before == datasets.DATASETS
 
 
+@pytest.mark.parametrize("name", ["\U0001f469\u200d\U0001f467", "می\u200cخواهم", "鳥\u3000a", "a\u00a0b"])
+def test_joiners_and_spaces_of_other_scripts_are_of_a_name(own, name):
+    for split in ("train", "test"):
+        (own / split / CLASSES[2]).rename(own / split / name)
+    assert name in registry.register_folder("own", own, size=SIZE).names
+
+
 def test_a_folder_that_has_changed_since_is_said_to(own):
     registry.register_folder("own", own, size=SIZE)
     picture(np.random.default_rng(1)).save(own / "test" / CLASSES[0] / "new.png")
