@@ -79,8 +79,9 @@ def register_attack(name: str, function: AttackFunction) -> AttackFunction:
 
     ``function(model, images, labels, epsilon, attack)`` is given a classifier of images in [0, 1] that returns logits,
     images float [n, 3, size, size], labels int64 [n], a radius above 0 and the ``rossbench.Attack`` with its norm and
-    settings; it returns images within the radius, in [0, 1], which is checked. torch's global generators are seeded
-    for it. Results are stored under the name alone: a function that has changed needs another.
+    settings; it returns images within the radius, in [0, 1], which is checked. Python's, NumPy's and
+    torch's global generators are seeded for it. Results are stored under the name alone: a function that has changed
+    needs another.
     """
     _check_new("attack", name, ATTACKS)
     if not callable(function):
@@ -183,10 +184,12 @@ def members(name: str | Suite) -> tuple[Scenario, ...]:
 def load_file(path: Path) -> None:
     """Run a Python file that registers scenarios or suites.
 
-    InvalidValue if it cannot be read, raises, or leaves settings of torch changed, such as gradients off.
+    InvalidValue if it cannot be read, raises, or leaves settings of torch changed, such as gradients off. The working
+    folder is afterwards as before.
     """
     try:
-        runpy.run_path(str(path), run_name="rossbench_scenario_file")
+        with contextlib.chdir("."):  # the store, and what else is given, is found from where the command was started
+            runpy.run_path(str(path), run_name="rossbench_scenario_file")
         _check_torch()
     except RossbenchError as error:
         raise InvalidValue(f"{path}: {error}") from error

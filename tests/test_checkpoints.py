@@ -288,7 +288,7 @@ BESIDE = [
 @pytest.mark.parametrize("legacy", [False, True])
 def test_harmless_values_beside_the_weights_are_read(beside, legacy, tmp_path):
     state = encoders.build("conv3", 16, seed=5).backbone.state_dict()
-    _torch({"state_dict": state, "more": beside}, legacy)(tmp_path / "given.pt")
+    _torch({"state_dict": state, "random_state": beside}, legacy)(tmp_path / "given.pt")
     found = checkpoints.read(str(tmp_path / "given.pt"), "conv3", 16)
     assert torch.equal(found.encoder.state_dict()["backbone.0.weight"], state["0.weight"])
 

@@ -387,6 +387,39 @@ def test_what_changes_the_input_is_used_or_the_option_is_named(case, prefix, tmp
         assert given(tmp_path, content, normalization=((0.5,) * 3, (0.2,) * 3))
 
 
+BESIDE = {
+    "a scalar": {"alpha": torch.tensor(0.3)},
+    "a scalar of the wrapper": {"model.gain": torch.tensor(0.3)},
+    "an order of channels": {"model.order": torch.tensor([2, 1, 0])},
+    "a layer": {"adapter.weight": torch.ones(16, 16)},
+    "whitening of features": {"model.bn.running_mean": torch.ones(16), "model.bn.running_var": torch.ones(16)},
+    "a code": {"codebook": torch.ones(4, 16), "level": torch.ones(2)},
+}
+
+
+@pytest.mark.parametrize("case", BESIDE)
+def test_what_nothing_explains_is_refused_until_the_encoder_is_named(case, tmp_path):
+    net = Net()
+    content = {**under("model.backbone.", net), **BESIDE[case]}
+    named = "beside the encoder, model.backbone, got .*--encoder-prefix model.backbone drops it.*evaluate_encoder"
+    with pytest.raises(InvalidValue, match=named):
+        given(tmp_path, content)
+    found = given(tmp_path, content, prefix="backbone")
+    assert same(found, net)
+    assert found.account["dropped"]
+
+
+def test_the_state_of_a_training_is_dropped_aloud(tmp_path):
+    net = Net()
+    adam = {"state": {0: {"step": torch.tensor(3.0), "exp_avg": torch.ones(3)}}, "param_groups": [{"lr": 0.1}]}
+    scalars = {"best_acc1": torch.tensor(7.0), "epoch": torch.tensor(3), "lr": torch.tensor(0.1)}
+    more = {"dino_loss": {"center": torch.ones(1, 9)}, "rng_state": torch.get_rng_state(), "memory_bank": torch.ones(9)}
+    found = given(tmp_path, {"nets": [net.state_dict(), adam], "scheduler": {"x": torch.ones(2)}, **scalars, **more})
+    assert same(found, net)
+    dropped = str(found.account["dropped"])
+    assert all(name in dropped for name in ("nets.1", "best_acc1", "dino_loss.center", "memory_bank", "rng_state"))
+
+
 def test_a_contradicting_normalization_is_an_error_that_says_both(tmp_path):
     content = _wrapped(Net())
     told = "0.4914,0.4822,0.4465/0.247,0.2435,0.2616 (normalizer.mean and normalizer.std), got 0,0,0/1,1,1"

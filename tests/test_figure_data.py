@@ -61,7 +61,7 @@ def test_models_are_chosen_by_their_epsilons_and_come_once(shown):
     assert [model.row for model in choose(matrices, [(1, 1)])] == [(1, 1)]
     assert [model.row for model in choose([*matrices, *matrices])] == [(0, 0), (1, 1)]
     assert [model.row for model in ends(matrices)] == [(0, 0), (1, 1)]
-    with pytest.raises(InvalidValue, match="models: expected some of 0, 1, got 1:0"):
+    with pytest.raises(InvalidValue, match="models: expected the ε of a model that was run, 0 or 1, got 1:0"):
         choose(matrices, [(1, 0)])
 
 

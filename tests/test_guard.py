@@ -1,7 +1,10 @@
 """A user's own attack leaves the model and torch as they were, or is an AttackError that names what it has moved."""
 
 import copy
+import os
+import random
 
+import numpy as np
 import pytest
 import torch
 from conftest import refusal
@@ -34,6 +37,7 @@ def state(module):
 
 
 SETTINGS = (torch.is_grad_enabled, torch.get_default_dtype, torch.is_anomaly_enabled)
+SETTINGS += (torch.is_inference_mode_enabled, torch.get_deterministic_debug_mode)
 
 
 def leave(what):
@@ -58,6 +62,8 @@ class Zero(nn.Linear):
         return super().forward(x) * 0
 
 
+KEPT = []
+"""Guards that nobody leaves."""
 MOVED = {
     "statistics": (lambda m, x: (m.train()(x), m.eval()), "1.running_mean"),
     "weights": (train_a_step, "0.weight"),
@@ -75,6 +81,9 @@ MOVED = {
     "a flag": (lambda m, x: m[4].weight.requires_grad_(), r"requires_grad of 4\.weight"),
     "a hook": (lambda m, x: m[2].register_forward_hook(lambda *given: None), r"2\.forward_hooks"),
     "a hook before": (lambda m, x: m.register_forward_pre_hook(lambda *given: None), "forward_pre_hooks"),
+    "the working folder": (lambda m, x: os.chdir("/"), "working folder"),
+    "inference mode": (lambda m, x: KEPT.append(torch.inference_mode()) or KEPT[-1].__enter__(), "inference mode"),
+    "deterministic": (lambda m, x: torch.use_deterministic_algorithms(True, warn_only=True), "deterministic algor"),
     "gradients off": (lambda m, x: torch.set_grad_enabled(False), "grad mode"),
     "another dtype": (lambda m, x: torch.set_default_dtype(torch.float64), "default dtype"),
     "cudnn": (lambda m, x: setattr(torch.backends.cudnn, "benchmark", True), r"cudnn\.benchmark"),
@@ -153,7 +162,7 @@ def test_what_are_no_images_is_an_attack_error(case, own_registry):
 FINE = {
     "nothing": lambda m, x: None,
     "a gradient": lambda m, x: m(x.clone().requires_grad_()).sum().backward(),
-    "random numbers": lambda m, x: torch.rand(3),
+    "random numbers": lambda m, x: (torch.rand(3), random.random(), random.seed(3)),
     "without gradients": lambda m, x: torch.no_grad()(m)(x),
     "a mode that is put back": lambda m, x: m.train().eval(),
     "flags that are put back": lambda m, x: m.requires_grad_(True).requires_grad_(False),
@@ -166,10 +175,21 @@ FINE = {
 @pytest.mark.parametrize("case", FINE)
 def test_what_leaves_all_as_it_was_is_fine(case, own_registry):
     module = model()
-    before, torch_state = state(module), torch.get_rng_state()
+    before, generators = state(module), (torch.get_rng_state().tolist(), random.getstate())
     attacked(module, leave(FINE[case]))
     assert as_before(module, before)
-    assert torch.equal(torch.get_rng_state(), torch_state)
+    assert (torch.get_rng_state().tolist(), random.getstate()) == generators
+
+
+@pytest.mark.parametrize("draw", [random.random, np.random.rand, lambda: float(torch.rand(1))])
+def test_what_an_attack_draws_hangs_on_nothing_that_was_drawn_before(draw, own_registry):
+    drawn = []
+    attack = leave(lambda m, x: drawn.append(draw()))
+    attacked(model(), attack)
+    draw()
+    registry.ATTACKS.pop("own")
+    attacked(model(), attack)
+    assert drawn[0] == drawn[1]
 
 
 def raising(error):
@@ -249,6 +269,13 @@ def test_a_scenario_file_leaves_torch_as_it_was(rossbench, tmp_path, text):
     assert torch.get_default_dtype() == torch.float32
     assert torch.empty(0).device.type == "cpu"
     assert not torch.is_autocast_enabled("cpu")
+
+
+def test_a_scenario_file_leaves_the_working_folder_as_it_was(tmp_path):
+    (tmp_path / "mine.py").write_text("import os\nos.chdir('/')\n")
+    before = os.getcwd()
+    registry.load_file(tmp_path / "mine.py")
+    assert os.getcwd() == before
 
 
 def test_a_run_refuses_settings_of_torch_with_which_none_is_right(tmp_path):

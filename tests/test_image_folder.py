@@ -183,9 +183,9 @@ def test_val_is_taken_for_test_unless_there_is_a_test(own, birds):
         (lambda root: shutil.rmtree(root / "test"), "expected a folder .*own/test or .*own/val, got none"),
         (lambda root: shutil.rmtree(root / "test" / CLASSES[0]), "one set .* of .*own, got 'Zaunkönig' in train alone"),
         (lambda root: (root / "train" / CLASSES[2]).rename(root / "train" / "tit"), "'tit' in train alone and 'great"),
-        (lambda root: (root / "train" / "empty").mkdir(), "images .* of every class in .*, got 0 of 'empty'"),
+        (lambda root: (root / "train" / "empty").mkdir(), "images .* of every class in .*, got none of 'empty'"),
         (lambda root: [shutil.rmtree(root / "train" / n) for n in CLASSES[1:]], r"at least 2 classes in .*\['Zaunk"),
-        (lambda root: (root / "train" / CLASSES[2]).rename(root / "train" / "a\nb"), r"printable .* 12 of 'a\\nb'"),
+        (lambda root: (root / "train" / CLASSES[2]).rename(root / "train" / "a\nb"), r"printable names .* got 'a\\nb'"),
     ],
 )
 def test_a_folder_that_is_none_is_refused_in_one_line(own, spoil, expected):
@@ -209,6 +209,13 @@ def test_a_wrong_name_size_or_path_is_refused(world, birds, monkeypatch, name, p
     before = dict(datasets.DATASETS)
     assert expected in refusal(lambda: registry.register_folder(name, path, size=size))
     assert before == datasets.DATASETS
+
+
+@pytest.mark.parametrize("name", ["\U0001f469\u200d\U0001f467", "می\u200cخواهم", "鳥\u3000a", "a\u00a0b"])
+def test_joiners_and_spaces_of_other_scripts_are_of_a_name(own, name):
+    for split in ("train", "test"):
+        (own / split / CLASSES[2]).rename(own / split / name)
+    assert name in registry.register_folder("own", own, size=SIZE).names
 
 
 def test_a_folder_that_has_changed_since_is_said_to(own):

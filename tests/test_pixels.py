@@ -76,12 +76,14 @@ def refused_mode(path, made, **options):
 
 def test_numbers_without_a_known_range_and_several_images_are_refused_with_file_and_mode(tmp_path):
     gray, sign, real = wide([0, 9]), wide([0, 9], "i4"), wide([0, 9], "f4")
+    gray8 = Image.new("L", (16, 16), 9)
     lab, two = Image.new("LAB", (16, 16)), [Image.new("RGB", (16, 16), (k, k, k)) for k in (9, 99)]
     for made, name, options, mode in [
         (sign, "x.tif", {}, "mode I in a TIFF file"),
         (real, "x.tif", {}, "mode F in a TIFF file"),
         (lab, "x.tif", {}, "mode LAB in a TIFF file"),
         (gray, "x.tif", {"tiffinfo": {262: 0}}, "white as 0 in mode I;16"),
+        (gray8, "x.tif", {"tiffinfo": {339: 2}}, "signed ones of mode L"),
         *(
             (two[0], f"x.{end}", {"save_all": True, "append_images": two[1:]}, "got 2 (")
             for end in ("png", "webp", "tif")

@@ -156,6 +156,10 @@ ONE_LINE = {
     "alone it is another": (of(lambda m, x: m.net(x) * (1 + (len(x) == 1))), "that hang on it alone"),
     "NaN of black": (of(lambda m, x: m.net(x) / x.flatten(1).norm(dim=1)[:, None]), "NaN or infinity of a black image"),
     "NaN of white": (of(lambda m, x: m.net(x) / (1 - x).flatten(1).norm(dim=1)[:, None]), "of a white image"),
+    "lazy": (
+        lambda: nn.Sequential(nn.Flatten(), nn.LazyLinear(3)),
+        "got a lazy module without; call it on an image first",
+    ),
     "a dictionary": (of(lambda m, x: {"maps": x, "pooled": m.net(x)}), r"such as output\['pooled'\]"),
     "a tuple": (of(lambda m, x: (x, m.net(x))), r"got tuple of \[0\] \[1, 3, 16, 16\], \[1\] .* output\[1\]"),
     "an object": (of(lambda m, x: types.SimpleNamespace(pooled=m.net(x))), r"such as output\.pooled"),

@@ -72,7 +72,7 @@ def test_a_stored_classifier_is_that_of_the_row(finished, row):
 
 @pytest.mark.parametrize("row", [0.5, (0, 1), (1, 0), 2])
 def test_a_row_that_is_not_there_lists_those_that_are(finished, row):
-    with pytest.raises(RossbenchError, match=r"models: expected some of 0, 1, got"):
+    with pytest.raises(RossbenchError, match=r"models: expected the ε of a model that was run, 0 or 1, got"):
         package.load_classifier(finished, "digits", row)
 
 

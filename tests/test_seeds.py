@@ -1,5 +1,7 @@
 import contextlib
+import random
 
+import numpy as np
 import pytest
 import torch
 
@@ -22,14 +24,18 @@ PINNED = 7780664066313659538
 
 
 def test_the_global_state_is_as_before_also_after_an_error():
-    before = torch.get_rng_state()
-    with seeded(5):
-        first = torch.rand(3)
-    with contextlib.suppress(ZeroDivisionError), seeded(5):
-        second = torch.rand(3)
-        raise ZeroDivisionError
-    assert torch.equal(first, second)
-    assert torch.equal(torch.get_rng_state(), before)
+    before, drawn = states(), []
+    for seed in (5, 5, 2**62):
+        with contextlib.suppress(ZeroDivisionError), seeded(seed):
+            drawn.append([torch.rand(1).item(), np.random.rand(), random.random()])
+            raise ZeroDivisionError
+    assert drawn[0] == drawn[1]
+    assert all(one != other for one, other in zip(drawn[0], drawn[2], strict=True))
+    assert states() == before
+
+
+def states():
+    return torch.get_rng_state().tolist(), [*map(str, np.random.get_state())], random.getstate()
 
 
 def test_the_stream_is_that_of_manual_seed():

@@ -14,7 +14,7 @@ import click
 from ..util import torchrun
 from ..util.errors import RankError, RossbenchError
 from ..util.signals import Interrupted, listening
-from . import figures, results, run, store, terminal, zoo
+from . import figures, results, run, store, terminal, types, zoo
 from .options import debug_option
 
 EXIT_UNEXPECTED = 1
@@ -77,7 +77,7 @@ def _one_line(message: str) -> str:
 def _explain(error: BaseException, given: Sequence[str]) -> tuple[str, int]:
     """What to say of an error of a command, and the exit code."""
     if isinstance(error, click.ClickException):
-        return error.format_message(), EXIT_USAGE
+        return types.with_usage(error) if isinstance(error, click.UsageError) else error.format_message(), EXIT_USAGE
     if isinstance(error, RossbenchError):
         return str(error), EXIT_USAGE
     if isinstance(error, Interrupted):
@@ -88,7 +88,7 @@ def _explain(error: BaseException, given: Sequence[str]) -> tuple[str, int]:
     return f"unexpected {type(error).__name__}: {error} (--debug shows where)", EXIT_UNEXPECTED
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]}, no_args_is_help=True)
+@click.group(cls=types.Group, context_settings={"help_option_names": ["-h", "--help"]}, no_args_is_help=True)
 @click.version_option(package_name="rossbench")
 @debug_option
 def cli() -> None:

@@ -16,7 +16,7 @@ from ..store import results
 from ..store.store import Store
 from ..util.epsilons import check_models, format_epsilon
 from ..util.errors import InvalidValue
-from . import options
+from . import options, types
 from .terminal import Console
 
 if TYPE_CHECKING:
@@ -27,20 +27,20 @@ _names = click.argument("names", nargs=-1, required=True, metavar="NAME...", she
 _source = options.together(options.scenario_file, options.protocol, options.store, options.data_dir, options.device)
 _epsilons = click.option("--eval-eps", "epsilons", callback=options.epsilons, help="Evaluation epsilons.")
 _stage = click.option(
-    "--stage", type=click.Choice(["pretrain", "finetune"]), help="Training stage.  [default: pretrain]"
+    "--stage", type=types.Choice(["pretrain", "finetune"]), help="Training stage.  [default: pretrain]"
 )
-_count = click.option("--count", type=click.IntRange(1, 8), help="Number of images.  [default: 6]")
+_count = click.option("--count", type=types.Whole(1, 8), help="Number of images.  [default: 6]")
 _attack = click.option(
     "--epsilon",
-    type=options.Number(0, 1000),
+    type=types.Number(0, 1000),
     help="Epsilon of the attack on the images.  [default: 0; examples: 5 in L2, 0.3 in Linf]",
 )
-_limit = click.option("--limit", type=click.IntRange(min=1), help="Number of test images, class-balanced.")
+_limit = click.option("--limit", type=types.Whole(min=1), help="Number of test images, class-balanced.")
 _inputs = options.together(
     click.option("--layer", help="Layer name, as listed by rossbench layers.  [default: encoder; together: linear]"),
-    click.option("--perplexity", type=options.Number(min=1), help="t-SNE perplexity.  [default: 35; together: 50]"),
+    click.option("--perplexity", type=types.Number(min=1), help="t-SNE perplexity.  [default: 35; together: 50]"),
     click.option(
-        "--iterations", type=click.IntRange(250, 10**6), help="t-SNE iterations.  [default: 1500; together: 2500]"
+        "--iterations", type=types.Whole(250, 10**6), help="t-SNE iterations.  [default: 1500; together: 2500]"
     ),
     _attack,
     _limit,
@@ -52,7 +52,7 @@ def _models(default: str) -> options.Decorator:
     return click.option("--models", "rows", callback=options.models, help=text)
 
 
-@click.group()
+@click.group(cls=types.Group)
 @options.debug_option
 def figure() -> None:
     """Plot results in the store as PNG, SVG or PDF; nothing is trained."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import re
 from collections.abc import Callable, Sequence
@@ -18,39 +17,11 @@ from ..runner.overrides import SAME, parse_setting
 from ..store.results import METRICS
 from ..util.epsilons import parse_epsilons, parse_models
 from ..util.errors import InvalidValue
+from . import types
 
 STORE = "rossbench-store"
 FILE = "rossbench scenario file"
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
-
-
-class Number(click.FloatRange):
-    """A finite number in a range."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        number = super().convert(value, param, ctx)
-        if not math.isfinite(number):
-            self.fail(f"expected a finite number, got {value!r}", param, ctx)
-        return number
-
-
-class _Path(click.Path):
-    """A path, existing or not, that the system can look up; a leading ~ is the home folder."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        path = os.path.expanduser(value)
-        if str(path).startswith("~"):
-            self.fail(
-                f"expected a home folder that is known, got {value!r:.200}; ./{value!s:.200} is a name", param, ctx
-            )
-        try:
-            os.lstat(path)
-        except FileNotFoundError:
-            if not path:
-                self.fail("expected a path, got ''", param, ctx)
-        except (OSError, ValueError) as error:  # too long, below a file, with a NUL in it
-            self.fail(f"expected a path, got {path!r:.200}: {getattr(error, 'strerror', error)}", param, ctx)
-        return super().convert(path, param, ctx)
 
 
 def _parsed(pattern: str, expected: str, parse: Callable[[str], Any] = str) -> Callable[..., Any]:
@@ -88,9 +59,9 @@ _shard = _parsed(r"\d{1,5}/\d{1,5}", "K/N with K from 1 to N, such as 2/8", _par
 _normalization = _parsed(
     ".*", f"{', '.join(NORMALIZATIONS)} or mean/std as R,G,B/R,G,B with std above 0", normalization_of
 )
-_COUNT = click.IntRange(min=1)
-_FILE = _Path(dir_okay=False, path_type=Path)
-FOLDER = _Path(file_okay=False, path_type=Path)
+_COUNT = types.Whole(min=1)
+_FILE = types.Path(dir_okay=False, path_type=Path)
+FOLDER = types.Path(file_okay=False, path_type=Path)
 
 
 def epsilons(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[float, ...] | None:
@@ -177,11 +148,11 @@ some_names = click.argument("names", nargs=-1, metavar="[NAME]...", shell_comple
 debug_option = option("--debug", is_flag=True, expose_value=False, help="Show the traceback of an error.")
 json_option = option("--json", "as_json", is_flag=True, help="Print JSON.")
 no_audit = option("--no-audit", is_flag=True, help="Do not audit the models; rossbench audit does it later.")
-threads = option("--threads", type=click.IntRange(1, 1024), help="Threads on the CPU; moves the last bits of results.")
+threads = option("--threads", type=types.Whole(1, 1024), help="Threads on the CPU; moves the last bits of results.")
 quiet = option("--quiet", is_flag=True, help="Print results and errors only, no progress.")
 scenario_file = option(
     "--scenario-file",
-    type=_Path(exists=True, dir_okay=False, path_type=Path),
+    type=types.Path(exists=True, dir_okay=False, path_type=Path),
     is_eager=True,
     expose_value=False,
     callback=_load_scenario_file,
@@ -203,9 +174,9 @@ tensorboard = option(
     "--tensorboard", type=FOLDER, callback=_check_writable, help="Log loss and accuracy per epoch here."
 )
 device = option("--device", callback=_device, default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
-metric = option("--metric", type=click.Choice(list(METRICS)), help="[default: top1; robust for --attacked correct]")
+metric = option("--metric", type=types.Choice(list(METRICS)), help="[default: top1; robust for --attacked correct]")
 protocol = option("--protocol", metavar="HASH", help="Only runs under the protocol with this hash.")
-_share = Number(0, 10**6)
+_share = types.Number(0, 10**6)
 workers = together(
     option("--shard", callback=_shard, default="1/1", metavar="K/N", help="Run part K of N.  [default: 1/1]"),
     option(
@@ -223,7 +194,7 @@ costs = together(
     option("--cost", is_flag=True, is_eager=True, help="FLOPs and bytes, in total and of what is still to run."),
     option(
         "--rate",
-        type=Number(0, min_open=True),
+        type=types.Number(0, min_open=True),
         callback=_needs_cost,
         metavar="FLOP/S",
         help="With --cost: estimate time at this rate, such as 50e12.",
@@ -244,7 +215,7 @@ overrides = together(
     option("--train-limit", type=_COUNT, help="Number of training images, class-balanced."),
     option("--test-limit", type=_COUNT, help="Number of test images, class-balanced."),
     option("--size", type=_COUNT, help="Height and width in pixels to which images are resized."),
-    option("--seed", type=click.IntRange(0, 2**62), help="Random seed."),
+    option("--seed", type=types.Whole(0, 2**62), help="Random seed."),
     option("--seeds", callback=_seeds, help="Random seeds, such as 0,1,2; everything runs once per seed."),
     option(
         "--zoo",
@@ -267,17 +238,17 @@ overrides = together(
     ),
     option(
         "--encoder-bn",
-        type=click.Choice(["clean", "adversarial"]),
+        type=types.Choice(["clean", "adversarial"]),
         help="Which of its BatchNorms, where it has several.  [default: adversarial]",
     ),
     option("--encoder-prefix", metavar="NAME", help="Which encoder of the file, such as teacher or encoder_q."),
     option("--name", "encoder_name", help="What to call the encoder in tables, figures and comparisons."),
-    option("--precision", type=click.Choice(["float32", "bfloat16"]), help="Pretraining precision."),
-    option("--attacked", type=click.Choice(["all", "correct"]), help="Attack all or only correctly classified images."),
+    option("--precision", type=types.Choice(["float32", "bfloat16"]), help="Pretraining precision."),
+    option("--attacked", type=types.Choice(["all", "correct"]), help="Attack all or only correctly classified images."),
     option("--attack", help="Evaluation attack: name, settings or both, such as pgd,steps=100,restarts=5."),
     option(
         "--finetuning",
-        type=click.Choice(list(FINETUNINGS)),
+        type=types.Choice(list(FINETUNINGS)),
         help="Standard linear, adversarial linear or full; field-...: trained and tested as the field does it.",
     ),
     option(

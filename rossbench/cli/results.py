@@ -19,7 +19,7 @@ from ..store.lookup import are_of_models, find_model
 from ..store.several import load_several
 from ..store.store import Store
 from ..util.errors import InvalidValue, NotComparable
-from . import options
+from . import options, types
 from .terminal import Console
 
 EXIT_FAILED_AUDIT = 3
@@ -31,7 +31,7 @@ EXIT_FAILED_AUDIT = 3
 @click.option(
     "--format",
     "form",
-    type=click.Choice(["table", *formats.TEXTS, *formats.DATA]),
+    type=types.Choice(["table", *formats.TEXTS, *formats.DATA]),
     default="table",
     show_default=True,
 )
@@ -159,10 +159,10 @@ def audit(names: tuple[str, ...], protocol: str | None, store: Path, data_dir: P
 @click.command()
 @options.some_names
 @click.option(
-    "--tolerance", type=options.Number(min=0), default=2.0, show_default=True, help="Tolerance in percentage points."
+    "--tolerance", type=types.Number(min=0), default=2.0, show_default=True, help="Tolerance in percentage points."
 )
 @click.option("--show-reduced", is_flag=True, help="Include runs under other protocols, labelled as not comparable.")
-@click.option("--format", "form", type=click.Choice(["table", *formats.TEXTS]), default="table", show_default=True)
+@click.option("--format", "form", type=types.Choice(["table", *formats.TEXTS]), default="table", show_default=True)
 @options.protocol
 @options.store
 @options.scenario_file

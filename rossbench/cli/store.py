@@ -12,13 +12,13 @@ from rich.table import Table
 from ..store.maintenance import Holdings, remove, verify
 from ..store.store import Store
 from ..util.errors import StoreError
-from . import options
+from . import options, types
 from .terminal import Console
 
 EXIT_DAMAGED = 3
 
 
-@click.group("store", no_args_is_help=True)
+@click.group("store", cls=types.Group, no_args_is_help=True)
 @options.debug_option
 def store_() -> None:
     """List, verify and clean up a store."""

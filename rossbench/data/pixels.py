@@ -49,6 +49,8 @@ def _rgb(image: Image) -> Image:
     if mode not in _EIGHT_BITS:
         expected = f"8 or 16 bits a channel, in gray, a palette, RGB or CMYK ({', '.join(_EIGHT_BITS)} or I;16)"
         raise InvalidValue(f"expected {expected}, got mode {mode} in a {image.format} file; convert it to one of these")
+    if any(kind != 1 for kind in getattr(image, "tag_v2", {}).get(339, ())):  # SampleFormat; Pillow reads -1 as 255
+        raise InvalidValue(f"expected numbers without a sign, got signed ones of mode {mode}; convert it to unsigned")
     # A transparent palette goes by way of RGBA to the same colours, without a warning.
     return (image.convert("RGBA") if "transparency" in image.info else image).convert("RGB")
 

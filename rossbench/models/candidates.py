@@ -17,10 +17,12 @@ from ..util.errors import one_line
 from .pretrained import UNUSED
 
 HEAD = re.compile(
-    r"fc(?!_norm)\w*|heads?|head_\w+|\w+_head|linear\w*|last_linear|mlp|classif\w*|proj\w*|pred\w*|prototypes|queue\w*"
-    r"|decoder\w*|mask(ed)?_(token|embed)\w*|logit_scale|temperature|n_averaged|opt|optim\w*"
+    r"fc(?!_norm)\w*|heads?|head_\w+|\w+_head|linear\w*|last_linear|mlp|top_layer|\w*classif\w*|\w*probe\w*|proj\w*|pred\w*"
+    r"|\w+_(proj|pred)\w*|prototypes|\w*queue\w*|\w*bank|memory\w*|decoder\w*|mask(ed)?_(token|embed)\w*|logit_scale"
+    r"|temperature|n_averaged|opt|\w*optim\w*|\w*sched\w*|\w*scaler|amp|callbacks|loops|\w*rng\w*|epochs?|iter\w*|\w*steps?"
+    r"|best\w*|\w*loss\w*|criterion\w*|center|hist\w*|metrics?|meters?|(\w+_)?acc\w*|lr|\w*random_state\w*|args|cfg|config\w*|h(yper_?)?param\w*"
 )
-"""What may stand beside the encoder's own tensors and is dropped."""
+"""What may stand beside the encoder's own tensors and is dropped: what follows it, and the state of a training."""
 BRANCHES = {"clean": 0, "adversarial": 1}
 """Places of the BatchNorms in the lists of ACL, DynACL and AdvCL; a third is of AdvCL's pseudo-labels."""
 _ADVERSARIAL, _CLEAN = re.compile(r"adv\w*|pgd|aux\w*|attack\w*"), re.compile(r"clean|nat\w*|normal|std|main|benign")

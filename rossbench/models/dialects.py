@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ..util.errors import InvalidValue
 from . import preprocessing
-from .candidates import BRANCHES, Candidate, Layout, candidates, not_numbers, shared, tensors
+from .candidates import BRANCHES, HEAD, Candidate, Layout, candidates, not_numbers, shared, tensors
 from .encoders import PADDINGS
 from .pretrained import UNUSED, Normalization
 
@@ -90,10 +90,12 @@ def fit(source: str, name: str, backbone: nn.Module, content: object, choices: C
     others = tuple(one.prefix for one in read if one.whole and not chosen.prefix.startswith(one.prefix))
     own = {parent: pair for parent, pair in pairs.items() if not f"{parent}.".startswith(others)}
     normalization, used, said = preprocessing.normalization(source, own, found, chosen.prefix, choices.normalization)
+    beside = sorted(found.keys() - chosen.keys.values() - chosen.unused - used)
+    beside = [key for key in beside if not key.startswith(others) and not key.endswith(UNUSED)]
     if choices.normalization is None:
-        beside = sorted(found.keys() - chosen.keys.values() - chosen.unused - used)
-        beside = [key for key in beside if not key.startswith(others)]
         preprocessing.refuse_others(source, chosen.prefix, {key: found[key] for key in beside})
+    if choices.prefix is None:
+        _refuse_unexplained(source, chosen, [key for key in beside if key not in explained], found)
     state, lossy = _checked(source, chosen.tensors(found))
     dropped = _dropped(chosen, others, [key for key in found if key not in used])
     return Fit(state, normalization, {"prefix": chosen.prefix, "dropped": dropped, "notes": [*notes, *said, *lossy]})
@@ -203,6 +205,27 @@ def _checked(source: str, taken: Mapping[str, Tensor]) -> tuple[dict[str, Tensor
     return state, [f"{' and '.join(sorted(kinds))} as float32{', rounded' * lossy}"] * bool(kinds)
 
 
+def _refuse_unexplained(source: str, chosen: Candidate, beside: Iterable[str], found: Mapping[str, Tensor]) -> None:
+    """InvalidValue for a tensor beside the encoder that is of no head, no training and no other encoder."""
+    path, strange = chosen.prefix.split("."), []
+    for key in beside:
+        parts = key.split(".")
+        part = parts[min(shared(parts, path), len(parts) - 1)]
+        known = any(pattern.fullmatch(part) for pattern in (HEAD, *_ROLES.values()))
+        if not (known or _OPTIMISER.fullmatch(parts[-1])):
+            strange.append(f"{key} {list(found[key].shape)}")
+    if strange:
+        more = f" and {len(strange) - 2} more" if len(strange) > 2 else ""
+        raise InvalidValue(
+            f"{source}: expected nothing that may change features beside the encoder, {chosen.title}, got "
+            f"{', '.join(strange[:2])}{more}; if it has no part in them, --encoder-prefix {chosen.title} drops it; "
+            "if it has, give the module to rossbench.evaluate_encoder"
+        )
+
+
+_OPTIMISER = re.compile(r"(\w+_)?(exp_avg|square_avg|momentum_buffer)\w*|step")
+
+
 def _dropped(chosen: Candidate, others: Iterable[str], keys: Iterable[str]) -> list[str]:
     """What is not used, in parts as large as the encoder, and how many tensors each has."""
     depth, counts, taken = chosen.prefix.count("."), Counter[str](), set(chosen.keys.values())
@@ -267,6 +290,11 @@ def _mismatch(source: str, name: str, best: Candidate, found: Mapping[str, Tenso
             hint = f"; that is the ImageNet stem, --encoder {base}"
     elif any(preprocessing.is_before(f"{best.prefix}{key}", found[f"{best.prefix}{key}"]) for key in best.strange):
         hint = "; of what comes before the encoder, give mean and std as --encoder-normalization"
+    elif not (best.missing or best.misshapen):
+        hint = (
+            "; where the encoder does not use them, save its state_dict without; where it does, give its module to "
+            "rossbench.evaluate_encoder"
+        )
     if len(best.missing) == len(expected):
         parts = list(dict.fromkeys(key.split(".")[0] for key in found))
         hint = f"; the file holds {', '.join(parts[:6])}{', ...' * (len(parts) > 6)}"

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ..config.recipes import MODULE
 from ..util.errors import InvalidValue, one_line
+from ..util.seeds import seeded
 from . import encoders, fingerprint
 from .encoders import Encoder
 from .probe import OwnEncoder, probe
@@ -46,6 +47,7 @@ class PretrainedEncoder:
         return "; ".join([*said, f"dropped: {dropped}"])
 
 
+@seeded(0)
 def of_module(module: nn.Module, size: int, normalization: tuple[RGB | float, RGB | float] = NONE) -> PretrainedEncoder:
     """The encoder that a module is, copied: float [n, 3, size, size] -> features [n, d].
 
@@ -58,6 +60,8 @@ def of_module(module: nn.Module, size: int, normalization: tuple[RGB | float, RG
     module = getattr(module, "_orig_mod", module)  # of torch.compile
     kind = type(module).__name__
     mean, std = (_channels(kind, name, item) for name, item in zip(("mean", "std"), normalization, strict=True))
+    if any(map(nn.parameter.is_lazy, (*module.parameters(), *module.buffers()))):
+        raise InvalidValue(f"encoder {kind}: expected weights, got a lazy module without; call it on an image first")
     try:
         with torch.no_grad():  # else a copy of TorchScript has a gradient to the original
             copied = copy.deepcopy(module).cpu().float()

@@ -12,7 +12,6 @@ from torch import Tensor
 from ..attacks.pgd import input_gradient
 from ..util.errors import InvalidValue, RossbenchError, one_line
 from ..util.memory import is_out_of_memory
-from ..util.seeds import seeded
 from ..util.signals import Interrupted
 from ..util.torch_settings import kept_settings
 from .encoders import Encoder
@@ -85,7 +84,7 @@ def probe(encoder: OwnEncoder, images: Tensor) -> None:
     A function of the image alone, finite, in new memory each time. One that is random is left to the audit, as is one
     without a gradient, of which a warning is logged.
     """
-    with torch.no_grad(), seeded(0):
+    with torch.no_grad():
         first = encoder(images)
         every = first.clone()
         beside = encoder(torch.cat([images[:1], images[1:].flip(0)]))
@@ -110,9 +109,8 @@ def _distance(features: Tensor, others: Tensor) -> float:
 
 def _look_for_gradient(encoder: OwnEncoder, images: Tensor) -> None:
     try:
-        with seeded(0):
-            weights = torch.linspace(1, 2, encoder.features)  # else features that sum to one number have none
-            gradient = input_gradient(lambda leaf: encoder(leaf) * weights, images)
+        weights = torch.linspace(1, 2, encoder.features)  # else features that sum to one number have none
+        gradient = input_gradient(lambda leaf: encoder(leaf) * weights, images)
     except RossbenchError:
         raise
     except Exception as error:  # in a backward pass of the user's own, for one

@@ -27,7 +27,7 @@ from ..util.devices import resolve_device
 from ..util.errors import InvalidValue, RossbenchError
 from ..util.signals import handlers_kept
 from .progress import Task
-from .scheduler import BUILDERS, Executor
+from .scheduler import Executor, build
 
 try:
     import ray
@@ -232,7 +232,7 @@ def _work(
             for arrays, labels, fingerprint in ray.get(sent):
                 context.keep(split, Data(torch.tensor(arrays), torch.tensor(labels), fingerprint))
             hooks = Hooks(_Telling(board, specs[0].key), store.resume_path(specs[0]))
-            BUILDERS[type(specs[0])](specs, context, hooks)
+            build(specs, context, hooks)
         except RossbenchError as error:
             return str(error)
         return {spec.key: _read(store, spec) for spec in specs}

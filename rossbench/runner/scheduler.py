@@ -15,6 +15,7 @@ from ..stages.context import Context
 from ..stages.train_loop import Hooks
 from ..util import distributed
 from ..util.errors import Damaged
+from ..util.seeds import derive, seeded
 from .progress import Observer, Task, Tracker
 
 POLL = 1.0
@@ -29,6 +30,15 @@ BUILDERS: Mapping[type[AnySpec], Callable[[Sequence[Any], Context, Hooks], None]
 Result = TypeVar("Result")
 
 
+def build(specs: Sequence[AnySpec], context: Context, hooks: Hooks) -> None:
+    """Build artifacts that differ in nothing but an evaluation's epsilon.
+
+    Code of a user's own may draw from global generators: what it draws hangs on nothing that was done before.
+    """
+    with seeded(derive(specs[0].seed, specs[0].stage), context.device):
+        BUILDERS[type(specs[0])](specs, context, hooks)
+
+
 class Executor:
     """Builds what a scheduler hands it, and then lets go of the locks: this one in this process, at once."""
 
@@ -41,7 +51,7 @@ class Executor:
         """Build artifacts that differ in nothing but an evaluation's epsilon; their parents are in the store, and
         their locks are held."""
         try:
-            BUILDERS[type(specs[0])](specs, context, Hooks(task.update, context.store.resume_path(specs[0])))
+            build(specs, context, Hooks(task.update, context.store.resume_path(specs[0])))
             task.finish()
         finally:
             for spec in specs:

@@ -34,6 +34,7 @@ def build(specs: Sequence[FinetuneSpec], context: Context, hooks: Hooks) -> None
     artifacts.save_trained(context.store, spec, trained, history, time.perf_counter() - began, provenance)
 
 
+@seeded(0)
 def check(spec: FinetuneSpec, encoder: Encoder) -> None:
     """InvalidValue if a finetuning attacks its images, and no gradient of the encoder leads to these."""
     size = spec.pretrain.pixels

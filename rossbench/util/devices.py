@@ -24,7 +24,8 @@ def resolve_device(name: str) -> torch.device:
         raise InvalidValue(f"device: expected auto, cpu, cuda, cuda:N or mps, got {name!r}")
     number = int(index or (torchrun.place().local_rank if kind == "cuda" else 0))  # of several ranks each has its own
     if number >= there[kind]:
-        raise InvalidValue(f"device {name!r}: expected one of the {there[kind]} {kind} devices found here")
+        here = [f"{one}:{k}" if one == "cuda" else one for one, count in there.items() for k in range(count)]
+        raise InvalidValue(f"device: expected one that is here, {' or '.join(here)}, got {name!r}")
     if kind != "cuda":
         return torch.device(kind)
     device = torch.device(kind, number)

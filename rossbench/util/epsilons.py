@@ -95,5 +95,6 @@ def check_models(wanted: Sequence[tuple[float, float]], known: Collection[tuple[
     """InvalidValue for a model that is not among the known ones."""
     for model in wanted:
         if model not in known:
-            there = ", ".join(format_model(*one) for one in sorted(known))
-            raise InvalidValue(f"models: expected some of {there}, got {format_model(*model)}")
+            there = " or ".join(format_model(*one) for one in sorted(known))
+            got = format_model(*model)
+            raise InvalidValue(f"models: expected the {EPS} of a model that was run, {there}, got {got}")

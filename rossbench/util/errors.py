@@ -76,7 +76,10 @@ def one_line(text: str) -> str:
 def unknown(kind: str, name: object, known: Iterable[str], more: str = "") -> UnknownName:
     """An UnknownName that suggests the nearest known names, or lists them all when none is near; and says ``more``."""
     known = sorted(known)
-    near = difflib.get_close_matches(str(name)[:100], known, n=3, cutoff=0.5)
+    text = str(name)[:100]
+    near = difflib.get_close_matches(text, known, n=3, cutoff=0.5)
+    if len(text) > 2 and not difflib.get_close_matches(text, near):  # the beginning of a longer one, such as acl
+        near = [one for one in known if one.startswith(text)][:3] or near
     rest = f", ... ({len(known)} in all)" if len(known) > 12 else ""
     hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known[:12]) or 'none'}{rest}"
     return UnknownName("; ".join(filter(None, [f"unknown {kind} {one_line(f'{name!r:.200}')}", hint, more])))

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import random
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 
 
@@ -20,10 +22,24 @@ def derive(seed: int, *purpose: str | int) -> int:
 
 @contextlib.contextmanager
 def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
-    """torch's global generators start from a seed inside, and are afterwards as before: the CPU's and one device's.
+    """Global generators start from a seed inside, and are afterwards as before: Python's, NumPy's, and torch's of the
+    CPU and of one device.
 
     Not torch.manual_seed: it seeds every device there is, and they would stay so.
     """
+    of_python, of_numpy = random.getstate(), np.random.get_state()
+    try:
+        random.seed(seed)
+        np.random.seed(np.array([seed & 0xFFFFFFFF, seed >> 32]))
+        with _torch_seeded(seed, device):
+            yield
+    finally:
+        random.setstate(of_python)
+        np.random.set_state(of_numpy)
+
+
+@contextlib.contextmanager
+def _torch_seeded(seed: int, device: torch.device | None) -> Iterator[None]:
     if device is None or device.type == "cpu":
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)

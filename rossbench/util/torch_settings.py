@@ -1,8 +1,9 @@
-"""torch's global settings, which code of a user's own may leave changed."""
+"""torch's global settings, and the working folder, which code of a user's own may leave changed."""
 
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -17,12 +18,22 @@ def _refill(kept: dict[Any, Any], content: dict[Any, Any]) -> None:
     kept.update(content)
 
 
+def _set_inference(on: bool) -> None:
+    """For good: what has entered that mode may never leave it, and a guard that is forgotten ends its own."""
+    guard = torch.inference_mode(on)
+    guard.__enter__()
+    _GUARDS.append(guard)
+
+
+_GUARDS: list[torch.inference_mode] = []
 _SETTINGS: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
+    "working folder": (os.getcwd, os.chdir),  # where relative paths of stores and data begin
+    "inference mode": (torch.is_inference_mode_enabled, _set_inference),  # before grad mode, which it changes
     "grad mode": (torch.is_grad_enabled, torch.set_grad_enabled),
     "default dtype": (torch.get_default_dtype, torch.set_default_dtype),
     "default device": (torch.get_default_device, torch.set_default_device),
     "anomaly detection": (torch.is_anomaly_enabled, torch.autograd.set_detect_anomaly),
-    "deterministic algorithms": (torch.are_deterministic_algorithms_enabled, torch.use_deterministic_algorithms),
+    "deterministic algorithms": (torch.get_deterministic_debug_mode, torch.set_deterministic_debug_mode),
     "matmul precision": (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),
     "number of threads": (torch.get_num_threads, torch.set_num_threads),
     **{
@@ -63,6 +74,7 @@ def kept_settings(moved: list[str]) -> Iterator[None]:
 
 
 _NEEDED = {
+    "inference mode": False,
     "grad mode": True,
     "default dtype": torch.float32,
     "default device": torch.device("cpu"),
