@@ -98,9 +98,9 @@ class Finetuning:
     weight_decay: NotNegative = 8e-4
     attack: Attack = Attack(steps=3, step_size=1.0)
     trained: Literal["linear", "linear+statistics", "full"] = "linear"
-    """"linear": a linear layer on the frozen encoder, which stays in eval mode; "linear+statistics": the same layer, and
-    the encoder, its weights frozen, is in train mode but while it is attacked, so that its BatchNorm normalises by the
-    batch and its statistics drift; "full": the encoder too, in the same modes."""
+    """"linear": a linear layer on the frozen encoder, which stays in eval mode; "full": the encoder too, in train mode
+    but while it is attacked; "linear+statistics": the layer on an encoder whose weights are frozen and whose mode is
+    that of "full", so that its BatchNorm normalises by the batch and its statistics drift."""
     optimizer: Literal["adam", "sgd"] = "adam"
     momentum: Share = 0.9
     """Of sgd."""
@@ -117,8 +117,8 @@ class Finetuning:
     trades_beta: NotNegative = 6.0
     """Weight of TRADES' second term."""
     trades_batch_norm: Literal["single", "dual"] = "single"
-    """Which BatchNorm TRADES sends natural images through: that of attacked ones, or the clean one of an encoder that has
-    two, as ACL's. The classifier is attacked and tested without the clean one."""
+    """Through which BatchNorm TRADES sends natural images: "single": that of attacked ones; "dual": the clean one of an
+    encoder that has two, as ACL's. The classifier is attacked and tested without the clean one."""
 
 
 @value
@@ -160,8 +160,9 @@ FIELD_FULL = replace(
     FIELD_LINEAR, trained="full", batch_size=128, learning_rate=0.1, milestones=(15, 20), loss="trades"
 )
 # DeACL's own, of its adv_finetune.py and README.
-_DEACL = {"head_init": "default", "milestones": (15, 20)}
-DEACL_LINEAR = replace(FIELD_LINEAR, trained="linear+statistics", learning_rate=0.1, **_DEACL)
+DEACL_LINEAR = replace(
+    FIELD_LINEAR, trained="linear+statistics", learning_rate=0.1, milestones=(15, 20), head_init="default"
+)
 DEACL_ADVERSARIAL = replace(DEACL_LINEAR, learning_rate=0.01, loss="trades")
 DEACL_FULL = replace(DEACL_ADVERSARIAL, trained="full")
 _THREAT = 8 / 255
@@ -182,6 +183,6 @@ FINETUNINGS: dict[str, dict[str, Any]] = {
 }
 """Standard linear, adversarial linear and adversarial full finetuning: fields of a scenario, by their paths from it.
 
-The first three leave a scenario its recipe and threat; the field's and DeACL's bring theirs, in the test too. From Python:
+The first three leave a scenario its recipe and threat; the others bring theirs, in the test too. From Python:
 ``values.with_fields(scenario, FINETUNINGS["field-aff"])``.
 """

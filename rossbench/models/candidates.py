@@ -192,14 +192,17 @@ def _read(layout: Layout, prefix: str, names: Mapping[str, str], numbering: list
             one.strange.append(name)
         else:
             variants.setdefault(own, {})[branch] = key
+    of_norm: dict[str, set[str]] = {}
     for own, branches in variants.items():
-        taken = list(branches)
-        if len(branches) > 1:
-            one.branches.update(branches)
+        of_norm.setdefault(own.rpartition(".")[0], set()).update(branches)
+    for own, branches in variants.items():
+        several, taken = of_norm[own.rpartition(".")[0]], list(branches)
+        if len(several) > 1:  # of each layer all is of one
+            one.branches |= several
             taken = [branch for branch in branches if _branch(branch) == wanted]
         if len(taken) == 1:
             one.keys[own] = branches[taken[0]]
-            one.branch = taken[0] if len(branches) > 1 else one.branch
-            if len(branches) > 1:
+            if len(several) > 1:
+                one.branch = taken[0]
                 one.others[own] = {branch: key for branch, key in branches.items() if branch != taken[0]}
     return one

@@ -51,8 +51,10 @@ def read(
     ``name``: the architecture, see encoders.build. ``normalization``: None for the file's own, or none. ``bn``: clean
     or adversarial, of an encoder with several BatchNorms; adversarial if it is None, and then the clean ones are kept
     beside them (encoders.DualBatchNorm2d). ``prefix``: of the encoder's names, where the file has several encoders.
-    ``sha256``: of the file, 64 hex digits; empty where it is not known. All five are for files alone. Raises InvalidValue when the source cannot be read, holds NaN, is not the whole of that
-    encoder, has another hash, or leaves open what is meant.
+    ``sha256``: of the file, 64 hex digits; empty where it is not known. All five are for files alone.
+
+    Raises InvalidValue when the source cannot be read, holds NaN, is not the whole of that encoder, has another hash,
+    or leaves open what is meant.
     """
     if source.startswith(SOURCES):
         return _from_timm(source, size)

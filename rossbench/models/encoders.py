@@ -119,7 +119,7 @@ def can_be_dual(module: nn.Module) -> bool:
 
 
 def add_clean_branches(model: nn.Module, names: Iterable[str]) -> None:
-    """Make those BatchNorms dual whose clean tensors are among the names of a state dict, which is then to be loaded."""
+    """Make those BatchNorms dual whose clean tensors are among the names of a state dict that is to be loaded."""
     for norm in {name.partition(_CLEAN)[0] for name in names if _CLEAN in name}:
         module = model.get_submodule(norm)
         module.clean = copy.deepcopy(module)
