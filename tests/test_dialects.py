@@ -304,6 +304,15 @@ def test_dynacl_is_evaluated_by_encoder_k_and_its_adversarial_batch_norm(tmp_pat
     assert same(given(tmp_path, content, prefix="encoder_q", bn="clean"), query.using(0))
 
 
+def test_of_a_state_dict_and_its_dual_the_dual_is_taken(tmp_path):
+    single, both = Net(normalize=IMAGENET), _acl()
+    content = {"state_dict": single.state_dict(), "state_dict_dual": both.state_dict()}
+    found = given(tmp_path, content)
+    assert same(found, both)
+    assert encoders.is_dual(found.encoder)
+    assert same(given(tmp_path, content, prefix="state_dict"), single)
+
+
 @pytest.mark.parametrize("branches", [2, 3])
 def test_the_batch_norm_is_chosen_and_said(branches, tmp_path):
     net = Net(branches, shortcut="downsample.conv")

@@ -91,6 +91,7 @@ SETTINGS = [
     ("deacl-cifar10", "cifar10-to-cifar10", "field-alf", {"milestones": (15, 20)}),
     ("air-cifar10", "cifar10-to-cifar10", "field-slf", {"epochs": 5}),
     ("air++-cifar100", "cifar100-to-cifar100", "field-alf", {"learning_rate": 0.1}),
+    ("air++-cifar100", "cifar100-to-cifar100", "field-slf", {"learning_rate": 0.09}),
 ]
 
 

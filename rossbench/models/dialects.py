@@ -28,6 +28,7 @@ _ROLES = {
         "query": r"(\w+_)?(q|query)",
         "key": r"(\w+_)?(k|key)",
         "base": r"base_encoder",
+        "dual": r"\w+_dual",
         "ema": r"(\w+_)?(ema|averaged|swa)(_\w+)?",
         **{word: rf"{word}(_\w+)?|\w+_{word}" for word in ("online", "target", "teacher", "student", "momentum")},
     }.items()
@@ -39,6 +40,7 @@ _PREFERRED = {
     ("base", "momentum"): "MoCo v3 is evaluated by its base encoder",
     ("", "momentum"): "solo-learn and lightly evaluate the backbone that was trained",
     ("teacher", "student"): "DINO and iBOT are evaluated by their teacher",
+    ("dual", ""): "RobustSSL_Benchmark takes state_dict_dual, with two BatchNorms, where a file has it",
     ("ema", ""): "timm and torchvision evaluate the moving average",
 }
 """Of two encoders in one file, that of the first role is taken; "" has none of these roles."""
