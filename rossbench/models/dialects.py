@@ -225,7 +225,7 @@ def _dropped(chosen: Candidate, others: Iterable[str], keys: Iterable[str]) -> l
         other = next((prefix for prefix in others if key.startswith(prefix)), "")
         parts = key.split(".")[: other.count(".") or depth + key.startswith(chosen.prefix)]
         counts["other BatchNorms" if key in chosen.unused else ".".join(parts)] += 1
-    return [f"{part} ({count} tensors)" for part, count in counts.items()]
+    return [f"{part} ({count} tensor{'s' * (count > 1)})" for part, count in counts.items()]
 
 
 # --- what the container says -------------------------------------------------------------------------------

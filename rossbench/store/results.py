@@ -247,7 +247,7 @@ def _plain(value: Any) -> str:
     if value is None:
         return "all"
     if isinstance(value, (list, tuple)):
-        return ", ".join(f"{item:g}" if isinstance(item, float) else str(item) for item in value)
+        value = ", ".join(f"{item:g}" if isinstance(item, float) else str(item) for item in value)
     return str(value) or "none"
 
 
