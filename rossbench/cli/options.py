@@ -278,7 +278,7 @@ overrides = together(
     option(
         "--finetuning",
         type=click.Choice(list(FINETUNINGS)),
-        help="Standard linear, adversarial linear or full; field-...: trained and tested as the field does; deacl-...: as DeACL.",
+        help="Standard linear, adversarial linear or full; field-..., deacl-...: as the field or DeACL does it.",
     ),
     option(
         "--set",
