@@ -45,11 +45,11 @@ _AIR = {
     "cifar100": {**_both("cifar100", learning_rate=0.1), **_AT_32},
     "stl10": _STL10_OF_AIR,
 }
-_ON_CIFAR100_OF_AIR_PP = {
+_ON_CIFAR100_OF_AIR_PP: Settings = {
     "cifar100 field-slf": {"learning_rate": 0.09},
     "cifar100 field-alf": {"learning_rate": 0.1},
 }
-_AIR_PP = {
+_AIR_PP: dict[str, Settings] = {
     "cifar10": {**_ON_CIFAR100_OF_AIR_PP, "cifar10 field-alf": {"epochs": 4}},
     "cifar100": _ON_CIFAR100_OF_AIR_PP,
     "stl10": _STL10_OF_AIR,

@@ -88,11 +88,15 @@ def compare(matrices: Iterable[ResultMatrix]) -> list[Comparison]:
 
 
 def _preset(known: KnownEncoder, spec: EvaluateSpec, matrix: ResultMatrix) -> str:
-    """Of the presets that train and attack the same parts, the one whose settings are nearest."""
+    """Of the presets that train and attack the same parts, and have published numbers, the one that is nearest."""
     finetune = spec.finetune
     kind = "aff" if finetune.recipe.trained == "full" else "alf" if finetune.epsilon else "slf"
-    alike: list[str] = [preset for preset in PRESETS if preset.endswith(kind)]
-    return min(alike, key=lambda preset: len(_changes(spec, _expected(known, preset, spec, matrix, "clean"))))
+    published = {one.finetuning for one in known.published if one.target == finetune.target}
+    alike: list[str] = [preset for preset in PRESETS if preset.endswith(kind) and preset in published]
+    return min(
+        alike or [f"field-{kind}"],
+        key=lambda preset: len(_changes(spec, _expected(known, preset, spec, matrix, "clean"))),
+    )
 
 
 def _add(comparison: Comparison, known: KnownEncoder, record: Record, matrix: ResultMatrix) -> None:
