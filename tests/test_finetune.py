@@ -279,7 +279,7 @@ def test_each_batch_norm_sees_its_own_images(data, monkeypatch):
 def test_two_batch_norms_are_refused_where_there_is_one(encoder, data):
     one = field(FIELD_FULL, 8 / 255, trades_batch_norm="dual")
     with pytest.raises(
-        InvalidValue, match=r"expected an encoder with a clean and an adversarial .*=single does with it"
+        InvalidValue, match=r"expected an encoder with a clean and an adversarial .*=single does with that"
     ):
         check_batch_norm(one, encoder)
     check_batch_norm(dataclasses.replace(one, epsilon=0.0), encoder)

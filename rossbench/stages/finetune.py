@@ -56,7 +56,7 @@ def check_batch_norm(spec: FinetuneSpec, encoder: Encoder | None) -> None:
     if asked and not (encoder and encoders.is_dual(encoder)):
         raise InvalidValue(
             f"{spec}: expected an encoder with a clean and an adversarial BatchNorm for "
-            "finetuning.trades_batch_norm=dual, got one BatchNorm; --set finetuning.trades_batch_norm=single does with it"
+            "finetuning.trades_batch_norm=dual, got one; --set finetuning.trades_batch_norm=single does with that"
         )
 
 
