@@ -12,7 +12,7 @@ from timm.models.resnet import BasicBlock, ResNet
 from torch import nn
 
 from rossbench.config.specs import PretrainSpec
-from rossbench.models import checkpoints, simclr
+from rossbench.models import checkpoints, encoders, simclr
 from rossbench.models.pretrained import PretrainedEncoder
 from rossbench.store import artifacts, results
 from rossbench.store.store import Store
@@ -223,7 +223,9 @@ def test_a_dialect_gives_the_networks_own_features(dialect, tmp_path):
     if "in the file" in dialect:
         net = nn.Sequential(Normalize(*CIFAR10), net)
     assert same(found, net)
-    assert found.account["matched"] == 65
+    is_dual = "the clean one is kept for finetuning.trades_batch_norm=dual" in str(found)
+    assert is_dual == (sum(isinstance(module, Branches) for module in net.modules()) > 0 and "one Batch" not in dialect)
+    assert found.account["matched"] == 65 + 13 * 4 * is_dual
     counters = [tensor for name, tensor in found.encoder.state_dict().items() if name.endswith("num_batches_tracked")]
     assert {int(counter) for counter in counters} == {70}
 
@@ -302,6 +304,15 @@ def test_dynacl_is_evaluated_by_encoder_k_and_its_adversarial_batch_norm(tmp_pat
     assert same(given(tmp_path, content, prefix="encoder_q", bn="clean"), query.using(0))
 
 
+def test_of_a_state_dict_and_its_dual_the_dual_is_taken(tmp_path):
+    single, both = Net(normalize=IMAGENET), _acl()
+    content = {"state_dict": single.state_dict(), "state_dict_dual": both.state_dict()}
+    found = given(tmp_path, content)
+    assert same(found, both)
+    assert encoders.is_dual(found.encoder)
+    assert same(given(tmp_path, content, prefix="state_dict"), single)
+
+
 @pytest.mark.parametrize("branches", [2, 3])
 def test_the_batch_norm_is_chosen_and_said(branches, tmp_path):
     net = Net(branches, shortcut="downsample.conv")
@@ -311,8 +322,24 @@ def test_the_batch_norm_is_chosen_and_said(branches, tmp_path):
     assert same(found["clean"], net.using(0))
     assert not same(found["clean"], net.using(1))
     assert "BatchNorm: adversarial, bn_list.1 of bn_list.0" in str(found[None])
-    assert "other BatchNorms (" in str(found[None])
+    assert ("other BatchNorms (" in str(found[None])) == (branches > 2)
+    with encoders.natural_branch(found[None].encoder):
+        assert same(found[None], net.using(0))
+    assert same(found[None], net.using(1))
+    assert not encoders.is_dual(found["clean"].encoder)
     assert found[None].weights == found["adversarial"].weights != found["clean"].weights
+
+
+def test_a_clean_batch_norm_that_is_not_whole_is_not_kept(tmp_path):
+    net = Net(2)
+    content = {
+        name: tensor for name, tensor in net.state_dict().items() if name != "layer2.0.bn2.bn_list.0.running_var"
+    }
+    with pytest.raises(InvalidValue, match=r"1 missing \(layer2.0.bn2.running_var"):
+        given(tmp_path, content, bn="clean")
+    found = given(tmp_path, content)
+    assert same(found, net.using(1))
+    assert not encoders.is_dual(found.encoder)
 
 
 def test_equal_encoders_are_one(tmp_path):

@@ -85,12 +85,21 @@ def test_a_field_out_of_its_range_is_refused_in_one_line(part, fields, message):
 COMMON = {"epochs": 25, "weight_decay": 2e-4, "optimizer": "sgd", "momentum": 0.9, "crop_padding": 4}
 COMMON |= {"flip_probability": 0.5, "head_init": "zero", "attack.norm": "Linf", "attack.steps": 10}
 LINEAR = {"trained": "linear", "batch_size": 512, "learning_rate": 0.01, "milestones": (10, 20), "loss": "ce"}
+DEACL = {"trained": "linear+statistics", "batch_size": 512, "learning_rate": 0.01, "milestones": (15, 20)}
+DEACL |= {"loss": "trades", "trades_beta": 6, "head_init": "default"}
 FULL = {"trained": "full", "batch_size": 128, "learning_rate": 0.1, "milestones": (15, 20), "loss": "trades"}
 
 
 @pytest.mark.parametrize(
     ("name", "settings", "epsilon"),
-    [("field-slf", LINEAR, 0), ("field-alf", LINEAR, 8 / 255), ("field-aff", {**FULL, "trades_beta": 6}, 8 / 255)],
+    [
+        ("field-slf", LINEAR, 0),
+        ("field-alf", LINEAR, 8 / 255),
+        ("field-aff", {**FULL, "trades_beta": 6}, 8 / 255),
+        ("deacl-slf", {**DEACL, "learning_rate": 0.1, "loss": "ce"}, 0),
+        ("deacl-alf", DEACL, 8 / 255),
+        ("deacl-aff", {**DEACL, "trained": "full"}, 8 / 255),
+    ],
 )
 def test_a_preset_is_the_protocol_of_the_field(name, settings, epsilon):
     one = with_fields(Scenario("x", "cifar10", "cifar10"), FINETUNINGS[name])

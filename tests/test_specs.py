@@ -78,6 +78,7 @@ def _changed(spec: object, path: str) -> EvaluateSpec:
         "milestones": (10, 20),
         "flip_probability": 0.25,
         "head_init": "zero",
+        "trades_batch_norm": "dual",
         "loss": "margin" if isinstance(spec, Attack) else "trades",
         "size": 8,
     }

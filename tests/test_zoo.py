@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import importlib.metadata
+import itertools
 import json
 
 import pytest
@@ -10,13 +11,16 @@ import torch
 from test_dialects import IMAGENET, NAME, Net
 from test_published import record
 
-from rossbench import registry
+from rossbench import load_classifier, registry
 from rossbench.attacks.table import ATTACKS
 from rossbench.config.recipes import FIELD_FULL, FIELD_LINEAR, FINETUNINGS
 from rossbench.config.scenarios import Scenario
+from rossbench.config.zoo import PRESETS
+from rossbench.data import datasets
+from rossbench.models import encoders
 from rossbench.registry import KnownEncoder, PublishedNumbers, register_encoder
 from rossbench.report import formats, page, zoo
-from rossbench.store import results
+from rossbench.store import artifacts, results
 from rossbench.store.records import Audit, Verdict
 from rossbench.store.store import Store
 from rossbench.util.errors import InvalidValue, UnknownName
@@ -72,17 +76,22 @@ def test_what_is_doubtful_says_why():
 
 
 LINEAR, FULL = dataclasses.asdict(FIELD_LINEAR), dataclasses.asdict(FIELD_FULL)
+DUAL = {"trades_batch_norm": "dual"}
 SETTINGS = [
     ("acl-cifar10", "cifar10-to-cifar10", "field-slf", {}),
     ("acl-cifar10", "cifar10-to-cifar100", "field-alf", {"learning_rate": 0.05}),
     ("acl-cifar10", "cifar10-to-stl10", "field-slf", {"batch_size": 128}),
-    ("acl-cifar100", "cifar100-to-cifar100", "field-aff", {"epochs": 100, "milestones": (40, 60)}),
+    ("acl-cifar100", "cifar100-to-cifar100", "field-aff", {"epochs": 100, "milestones": (40, 60), **DUAL}),
+    ("acl-cifar10", "cifar10-to-stl10", "field-aff", {"epochs": 100, "milestones": (40, 60)}),
+    ("advcl-cifar100", "cifar100-to-cifar100", "field-aff", {}),
+    ("air-stl10", "stl10-to-stl10", "field-aff", DUAL),
     ("dynacl-stl10", "stl10-to-stl10", "field-slf", {"learning_rate": 0.1}),
-    ("dynacl-cifar10", "cifar10-to-cifar10", "field-aff", {}),
+    ("dynacl-cifar10", "cifar10-to-cifar10", "field-aff", DUAL),
     ("advcl-cifar10", "cifar10-to-stl10", "field-slf", {"milestones": (15, 20)}),
     ("deacl-cifar10", "cifar10-to-cifar10", "field-alf", {"milestones": (15, 20)}),
     ("air-cifar10", "cifar10-to-cifar10", "field-slf", {"epochs": 5}),
     ("air++-cifar100", "cifar100-to-cifar100", "field-alf", {"learning_rate": 0.1}),
+    ("air++-cifar100", "cifar100-to-cifar100", "field-slf", {"learning_rate": 0.09}),
 ]
 
 
@@ -206,6 +215,39 @@ def test_one_command_runs_the_scenario_and_compare_sets_it_beside_the_published_
     assert max(map(len, out.splitlines())) <= 80
     for number in ("70.00", "20.00", "10.00", f"{matrix.value((0, 0), EPSILON, 'top1'):.2f}"):
         assert number in out
+    plainly = ["--encoder", NAME, "--finetuning", "field-slf", "--finetune-epochs", 1, "--encoder-weights", path]
+    run = ["run", "digits-low-to-low", *plainly, "--set", "finetuning.batch_size=600", "--device", "cpu", "--no-audit"]
+    assert rossbench(*run)[0] == 0
+    assert rossbench("compare") == (code, out, err)
+
+
+def test_aff_goes_through_both_batch_norms_of_an_acl_file_and_is_tested_through_the_adversarial_one(
+    rossbench, tmp_path
+):
+    path = acl_file(tmp_path)
+    own = {"field-aff": {"epochs": 2, "batch_size": 50, "trades_batch_norm": "dual"}}
+    register_encoder(known("tiny-low", source="digits-low", own=own, published=()))
+    few = ["--train-limit", 50, "--test-limit", 40, "--device", "cpu", "--set", "finetuning.attack.steps=2"]
+    given = ["--zoo", "tiny-low", "--encoder-weights", path, "--finetuning", "field-aff", *few]
+    code, out, err = rossbench("run", *given, "--encoder-bn", "clean")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "expected an encoder with a clean and an adversarial BatchNorm" in err
+    code, out, err = rossbench("run", *given)
+    assert (code, err) == (0, "")
+    assert "the clean one is kept for finetuning.trades_batch_norm=dual" in out
+    assert "finetuned in full" in out
+    store = Store(tmp_path / "rossbench-store")
+    (one,) = results.load(store)
+    assert one.audits[0, EPSILON].verdicts
+    spec = one.cells[0, EPSILON, 0].spec
+    tuned, was = load_classifier(store, one.name, (0, EPSILON)), artifacts.load_encoder(store, spec.finetune.pretrain)
+    for before, after in zip(was.modules(), tuned.encoder.modules(), strict=True):
+        if isinstance(after, encoders.DualBatchNorm2d):
+            means = before.running_mean, after.running_mean, after.clean.running_mean
+            assert not any(torch.equal(*pair) for pair in itertools.combinations(means, 2))
+    predictions, _ = artifacts.load_predictions(store, spec)
+    images = datasets.load("digits-low", "test", 40).images / 255
+    assert torch.equal(tuned(images).argmax(1), predictions[:, 0])
 
 
 def test_options_beside_zoo_are_run_and_are_another_protocol(rossbench, tmp_path):
@@ -374,8 +416,24 @@ def test_another_finetuning_epsilon_is_another_protocol_and_other_targets_have_n
     assert zoo.table(found, 2).lines[1][1] == ["56.50", "—", "27.52"]
     (found,) = zoo.compare([matrix(registry.encoder("rocl-cifar10"))])
     assert "no branch for RoCL" in found.refusal
-    (found,) = zoo.compare([matrix(acl, "field-aff")])
-    assert any("two BatchNorms" in note for note in zoo.table(found, 2).notes)
+    single = {"recipe.finetuning.trades_batch_norm": "single"}
+    assert zoo.compare([matrix(acl, "field-aff")])[0].refusal is None
+    assert "trades_batch_norm single (published: dual)" in zoo.compare([matrix(acl, "field-aff", **single)])[0].refusal
+
+
+@pytest.mark.parametrize("kind", ["slf", "alf", "aff"])
+def test_a_methods_own_finetuning_is_compared_with_what_was_published_for_it(kind):
+    deacl = registry.encoder("deacl-cifar10")
+    (found,) = zoo.compare([matrix(deacl, f"deacl-{kind}")])
+    assert (found.preset, found.refusal) == (f"deacl-{kind}", None)
+    assert [one.source.split()[0] for one in found.published] == ["README"]
+    (found,) = zoo.compare([matrix(deacl, f"field-{kind}")])
+    if kind == "alf":  # of which the leaderboard has no number
+        assert "finetuning.trained linear (published: linear+statistics)" in found.refusal
+    else:
+        assert [one.doubtful != "" for one in found.published] == [True]
+    (found,) = zoo.compare([matrix(deacl, f"deacl-{kind}", **{"recipe.finetuning.epochs": 3})])
+    assert "finetuning.epochs 3 (published: 25)" in found.refusal
 
 
 def test_seeds_and_weights_are_compared_apart_and_what_is_not_of_the_zoo_is_left_out():
@@ -396,4 +454,4 @@ def test_the_page_has_the_comparison_and_no_setting_of_an_attack_that_is_not_mad
 
 
 def test_every_preset_of_the_field_can_be_published():
-    assert {name for name in FINETUNINGS if name.startswith("field-")} == {"field-slf", "field-alf", "field-aff"}
+    assert set(PRESETS) == {name for name in FINETUNINGS if not name.isupper()}

@@ -249,7 +249,7 @@ overrides = together(
     option(
         "--finetuning",
         type=types.Choice(list(FINETUNINGS)),
-        help="Standard linear, adversarial linear or full; field-...: trained and tested as the field does it.",
+        help="Standard linear, adversarial linear or full; field-..., deacl-...: as the field or DeACL does it.",
     ),
     option(
         "--set",

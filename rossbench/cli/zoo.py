@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from .. import registry
-from ..config.zoo import PRESETS, UNKNOWN, KnownEncoder
+from ..config.zoo import UNKNOWN, KnownEncoder
 from ..store.results import METRICS, MISSING
 from ..util.values import encode
 from . import options
@@ -39,10 +39,11 @@ def zoo(name: str | None, as_json: bool) -> None:
 
 def _print_all(found: list[KnownEncoder]) -> None:
     table = Table("encoder", "architecture", "SHA-256", show_edge=False)
-    for preset in PRESETS:
-        table.add_column(preset.removeprefix("field-").upper(), justify="right")
+    kinds = ("SLF", "ALF", "AFF")
+    for kind in kinds:
+        table.add_column(kind, justify="right")
     for one in found:
-        cells = [_best_known(one, preset) for preset in PRESETS]
+        cells = [_best_known(one, kind) for kind in kinds]
         table.add_row(escape(one.name), escape(one.encoder), one.sha256[:7] or UNKNOWN, *cells)
     table.columns[0].no_wrap = True
     said = (
@@ -53,11 +54,11 @@ def _print_all(found: list[KnownEncoder]) -> None:
     Console().print(table, Text(said, "dim"), sep="\n")
 
 
-def _best_known(one: KnownEncoder, preset: str) -> str:
-    """The first number under AutoAttack that can be compared, else the first, with its mark."""
-    own = [numbers for numbers in one.published if (numbers.target, numbers.finetuning) == (one.source, preset)]
-    own = [numbers for numbers in own if numbers.autoattack is not None]
-    numbers = min(own, key=lambda numbers: bool(numbers.unlike), default=None)
+def _best_known(one: KnownEncoder, kind: str) -> str:
+    """The first number under AutoAttack that can be compared and trusted, else the first, with its mark."""
+    own = [numbers for numbers in one.published if numbers.target == one.source and numbers.autoattack is not None]
+    own = [numbers for numbers in own if numbers.finetuning.endswith(kind.lower())]
+    numbers = min(own, key=lambda numbers: (bool(numbers.unlike), bool(numbers.doubtful)), default=None)
     if numbers is None:
         return MISSING
     return METRICS["top1"].text(numbers.autoattack) + "?" * bool(numbers.doubtful) + "*" * bool(numbers.unlike)

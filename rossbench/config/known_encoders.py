@@ -13,7 +13,6 @@ from typing import Any
 from .zoo import UNKNOWN, KnownEncoder, Preset, PublishedNumbers
 
 _BOARD = "RobustSSL.github.io, leaderboard, vanilla finetuning"
-_DUAL = "published with two BatchNorms in finetuning, natural images through one and attacked ones through the other"
 _ALL_MODES = "from a run of all modes at once, where the epochs of one mode leak into the next"
 _STEM = "evaluated with a stem of padding 1, its own is 2"
 Settings = dict[str, dict[str, Any]]
@@ -46,9 +45,13 @@ _AIR = {
     "cifar100": {**_both("cifar100", learning_rate=0.1), **_AT_32},
     "stl10": _STL10_OF_AIR,
 }
-_AIR_PP = {
-    "cifar10": {**_both("cifar100", learning_rate=0.1), "cifar10 field-alf": {"epochs": 4}},
-    "cifar100": _both("cifar100", learning_rate=0.1),
+_ON_CIFAR100_OF_AIR_PP: Settings = {
+    "cifar100 field-slf": {"learning_rate": 0.09},
+    "cifar100 field-alf": {"learning_rate": 0.1},
+}
+_AIR_PP: dict[str, Settings] = {
+    "cifar10": {**_ON_CIFAR100_OF_AIR_PP, "cifar10 field-alf": {"epochs": 4}},
+    "cifar100": _ON_CIFAR100_OF_AIR_PP,
     "stl10": _STL10_OF_AIR,
 }
 _LATE = {preset: {"milestones": (15, 20)} for preset in ("field-slf", "field-alf")}
@@ -108,6 +111,7 @@ _OWN = {
 }
 """Settings by the data set of the pretraining."""
 _NOT_DUAL = ("advcl", "a-infonce")
+"""The others are finetuned in full with two BatchNorms on the data set of their pretraining."""
 _DOUBTFUL = {
     ("air-cifar10", "cifar10", "field-alf"): _ALL_MODES,
     ("air-cifar10", "cifar10", "field-aff"): _ALL_MODES,
@@ -146,17 +150,19 @@ def _of_board(method: KnownEncoder, source: str) -> KnownEncoder:
     for (pretrained, target, preset), cell in zip(_CELLS, _ROWS[method.name].split(), strict=True):
         if pretrained == source and cell != "-":
             autoattack, clean = map(float, cell.split("/"))
-            is_dual = preset == "field-aff" and target == source and method.name not in _NOT_DUAL
             doubtful = _DOUBTFUL.get((name, target, preset), "")
-            numbers = PublishedNumbers(target, preset, _BOARD, clean, None, autoattack, doubtful)
-            published.append(replace(numbers, remark=_DUAL if is_dual else ""))
+            published.append(PublishedNumbers(target, preset, _BOARD, clean, None, autoattack, doubtful))
+    own = _OWN[method.name][source]
+    if method.name not in _NOT_DUAL:
+        full = f"{source} field-aff"
+        own = {**own, full: {**own.get(full, {}), "trades_batch_norm": "dual"}}
     return replace(
         method,
         name=name,
         source=source,
         encoder="resnet18" if source == "stl10" else method.encoder,
         dialect=f"{method.dialect} (names inferred from its loaders)",
-        own=_OWN[method.name][source],
+        own=own,
         published=tuple(published),
     )
 
@@ -171,6 +177,7 @@ _RCS = replace(
     remark="its cells on RobustSSL.github.io are doubtful and left out: its settings miss their branch by a spelling",
 )
 _README = "README of github.com/pantheon5100/DeACL, mean of five runs"
+_TWICE = "natural images pass the encoder twice a step there, and so move its BatchNorm statistics twice"
 _DEACL = KnownEncoder(
     "deacl-cifar10",
     "Zhang et al., Decoupled Adversarial Contrastive Learning for Self-supervised Adversarial Robustness, ECCV 2022",
@@ -179,21 +186,14 @@ _DEACL = KnownEncoder(
     "Lightning's state_dict, backbone.* (names inferred from its loaders)",
     "0.4914,0.4822,0.4465/0.247,0.243,0.261",
     offered="github.com/pantheon5100/DeACL, link in its README",
+    preset="deacl-slf",
     own=_LATE,
     published=(
         PublishedNumbers("cifar10", "field-slf", _BOARD, autoattack=43.27, doubtful=_STEM),
         PublishedNumbers("cifar10", "field-aff", _BOARD, autoattack=44.96, doubtful=_STEM),
-        PublishedNumbers(
-            "cifar10",
-            "field-slf",
-            _README,
-            *(80.82, 53.45, 46.14),
-            unlike="learning rate 0.1, BatchNorm in train mode, so that its statistics drift",
-        ),
-        PublishedNumbers(
-            "cifar10", "field-alf", _README, 79.39, 55.30, 45.55, unlike="TRADES for the linear layer, batch 512"
-        ),
-        PublishedNumbers("cifar10", "field-aff", _README, 83.64, 54.23, 50.75, unlike="learning rate 0.01, batch 512"),
+        PublishedNumbers("cifar10", "deacl-slf", _README, 80.82, 53.45, 46.14),
+        PublishedNumbers("cifar10", "deacl-alf", _README, 79.39, 55.30, 45.55, remark=_TWICE),
+        PublishedNumbers("cifar10", "deacl-aff", _README, 83.64, 54.23, 50.75, remark=_TWICE),
     ),
 )
 _ROCL = KnownEncoder(

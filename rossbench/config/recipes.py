@@ -97,9 +97,10 @@ class Finetuning:
     learning_rate: Positive = 8e-5
     weight_decay: NotNegative = 8e-4
     attack: Attack = Attack(steps=3, step_size=1.0)
-    trained: Literal["linear", "full"] = "linear"
-    """"linear": a linear layer on the frozen encoder, which stays in eval mode; "full": the encoder too, in train
-    mode but while it is attacked."""
+    trained: Literal["linear", "linear+statistics", "full"] = "linear"
+    """"linear": a linear layer on the frozen encoder, which stays in eval mode; "full": the encoder too, in train mode
+    but while it is attacked; "linear+statistics": the layer on an encoder whose weights are frozen and whose mode is
+    that of "full", so that its BatchNorm normalises by the batch and its statistics drift."""
     optimizer: Literal["adam", "sgd"] = "adam"
     momentum: Share = 0.9
     """Of sgd."""
@@ -115,6 +116,9 @@ class Finetuning:
     much predictions change under an attack that aims at that. Without an attack both are cross-entropy."""
     trades_beta: NotNegative = 6.0
     """Weight of TRADES' second term."""
+    trades_batch_norm: Literal["single", "dual"] = "single"
+    """Through which BatchNorm TRADES sends natural images: "single": that of attacked ones; "dual": the clean one of an
+    encoder that has two, as ACL's. The classifier is attacked and tested without the clean one."""
 
 
 @value
@@ -157,6 +161,12 @@ FIELD_LINEAR = Finetuning(
 FIELD_FULL = replace(
     FIELD_LINEAR, trained="full", batch_size=128, learning_rate=0.1, milestones=(15, 20), loss="trades"
 )
+# DeACL's own, of its adv_finetune.py and README.
+DEACL_LINEAR = replace(
+    FIELD_LINEAR, trained="linear+statistics", learning_rate=0.1, milestones=(15, 20), head_init="default"
+)
+DEACL_ADVERSARIAL = replace(DEACL_LINEAR, learning_rate=0.01, loss="trades")
+DEACL_FULL = replace(DEACL_ADVERSARIAL, trained="full")
 _THREAT = 8 / 255
 _FIELD_TEST = {
     "recipe.evaluation.attack": replace(FIELD_LINEAR.attack, steps=20),
@@ -169,9 +179,12 @@ FINETUNINGS: dict[str, dict[str, Any]] = {
     "field-slf": {"recipe.finetuning": FIELD_LINEAR, "finetune_epsilons": (0,), **_FIELD_TEST},
     "field-alf": {"recipe.finetuning": FIELD_LINEAR, "finetune_epsilons": (_THREAT,), **_FIELD_TEST},
     "field-aff": {"recipe.finetuning": FIELD_FULL, "finetune_epsilons": (_THREAT,), **_FIELD_TEST},
+    "deacl-slf": {"recipe.finetuning": DEACL_LINEAR, "finetune_epsilons": (0,), **_FIELD_TEST},
+    "deacl-alf": {"recipe.finetuning": DEACL_ADVERSARIAL, "finetune_epsilons": (_THREAT,), **_FIELD_TEST},
+    "deacl-aff": {"recipe.finetuning": DEACL_FULL, "finetune_epsilons": (_THREAT,), **_FIELD_TEST},
 }
 """Standard linear, adversarial linear and adversarial full finetuning: fields of a scenario, by their paths from it.
 
-The first three leave a scenario its recipe and threat; the field's bring theirs, in the test too. From Python:
+The first three leave a scenario its recipe and threat; the others bring theirs, in the test too. From Python:
 ``values.with_fields(scenario, FINETUNINGS["field-aff"])``.
 """

@@ -22,7 +22,7 @@ NORMALIZATIONS: dict[str, Normalization] = {
     "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
 }
 """Means and deviations of the channels, of images in [0, 1]."""
-Preset = Literal["field-slf", "field-alf", "field-aff"]
+Preset = Literal["field-slf", "field-alf", "field-aff", "deacl-slf", "deacl-alf", "deacl-aff"]
 PRESETS = get_args(Preset)
 _Percent = Annotated[float, Field(ge=0, le=100)]
 _NAME = r"[a-z0-9][a-z0-9.+_-]{0,63}"

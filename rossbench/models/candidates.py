@@ -121,8 +121,8 @@ class Candidate:
     """The BatchNorms of layers that have several."""
     branch: str = ""
     """The one that is taken."""
-    unused: set[str] = field(default_factory=set)
-    """Names in the file of the others."""
+    others: dict[str, dict[str, str]] = field(default_factory=dict)
+    """The others: name in the encoder -> BatchNorm -> name in the file."""
     strange: list[str] = field(default_factory=list)
     misshapen: list[str] = field(default_factory=list)
 
@@ -137,6 +137,16 @@ class Candidate:
     @property
     def title(self) -> str:
         return self.prefix.removesuffix(".") or "the top level"
+
+    @property
+    def unused(self) -> set[str]:
+        """Names in the file of the other BatchNorms."""
+        return {key for others in self.others.values() for key in others.values()}
+
+    def clean(self) -> dict[str, str]:
+        """Of the clean BatchNorms that are not taken: name in the encoder -> name in the file."""
+        found = {own: [others[one] for one in others if _branch(one) == 0] for own, others in self.others.items()}
+        return {own: keys[0] for own, keys in found.items() if len(keys) == 1}
 
     def tensors(self, found: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {name: found[key] for name, key in self.keys.items()}
@@ -184,13 +194,17 @@ def _read(layout: Layout, prefix: str, names: Mapping[str, str], numbering: list
             one.strange.append(name)
         else:
             variants.setdefault(own, {})[branch] = key
+    of_norm: dict[str, set[str]] = {}
     for own, branches in variants.items():
-        taken = list(branches)
-        if len(branches) > 1:
-            one.branches.update(branches)
+        of_norm.setdefault(own.rpartition(".")[0], set()).update(branches)
+    for own, branches in variants.items():
+        several, taken = of_norm[own.rpartition(".")[0]], list(branches)
+        if len(several) > 1:  # of each layer all is of one
+            one.branches |= several
             taken = [branch for branch in branches if _branch(branch) == wanted]
         if len(taken) == 1:
             one.keys[own] = branches[taken[0]]
-            one.branch = taken[0] if len(branches) > 1 else one.branch
-            one.unused |= {key for branch, key in branches.items() if branch != taken[0]}
+            if len(several) > 1:
+                one.branch = taken[0]
+                one.others[own] = {branch: key for branch, key in branches.items() if branch != taken[0]}
     return one

@@ -49,10 +49,12 @@ def read(
     """The encoder of a file, or of timm's ``hf-hub:...`` or ``local-dir:...``, for images of ``size`` pixels square.
 
     ``name``: the architecture, see encoders.build. ``normalization``: None for the file's own, or none. ``bn``: clean
-    or adversarial, of an encoder with several BatchNorms; adversarial if it is None. ``prefix``: of the encoder's
-    names, where the file has several encoders. ``sha256``: of the file, 64 hex digits; empty where it is not known. All
-    five are for files alone. Raises InvalidValue when the source cannot be read, holds NaN, is not the whole of that
-    encoder, has another hash, or leaves open what is meant.
+    or adversarial, of an encoder with several BatchNorms; adversarial if it is None, and then the clean ones are kept
+    beside them (encoders.DualBatchNorm2d). ``prefix``: of the encoder's names, where the file has several encoders.
+    ``sha256``: of the file, 64 hex digits; empty where it is not known. All five are for files alone.
+
+    Raises InvalidValue when the source cannot be read, holds NaN, is not the whole of that encoder, has another hash,
+    or leaves open what is meant.
     """
     if source.startswith(SOURCES):
         return _from_timm(source, size)
@@ -61,6 +63,7 @@ def read(
     _check_hash(path, sha256)
     encoder = encoders.build(name, size, seed=0)
     fit = dialects.fit(path.name, name, encoder.backbone, content, Choices(normalization, bn, prefix))
+    encoders.add_clean_branches(encoder.backbone, fit.tensors)
     encoder.backbone.load_state_dict(fit.tensors, strict=False)  # all but counters, as fit has seen to
     return given(name, encoder, fit.normalization or NONE, {"from": path.name, **fit.account})
 

@@ -12,7 +12,7 @@ class Classifier(nn.Module):
     """An encoder and a linear layer. forward: images in [0, 1] -> logits [n, classes].
 
     Made in eval mode with the encoder's gradients off. A linear finetuning leaves it so: frozen are weights, BatchNorm
-    statistics and mode.
+    statistics and mode; see Finetuning.trained for others.
     """
 
     def __init__(self, encoder: Encoder, classes: int) -> None:
@@ -25,6 +25,10 @@ class Classifier(nn.Module):
         logits: Tensor = self.linear(self.encoder(images))
         return logits
 
-    def trained(self, recipe: Finetuning) -> nn.Module:
-        """What a finetuning trains, and its artifact holds."""
+    def learned(self, recipe: Finetuning) -> nn.Module:
+        """What an optimizer moves."""
         return self if recipe.trained == "full" else self.linear
+
+    def trained(self, recipe: Finetuning) -> nn.Module:
+        """What a finetuning changes, and its artifact holds."""
+        return self.linear if recipe.trained == "linear" else self

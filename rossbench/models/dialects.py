@@ -18,9 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from ..util.errors import InvalidValue
-from . import preprocessing
+from . import encoders, preprocessing
 from .candidates import BRANCHES, HEAD, Candidate, Layout, candidates, not_numbers, shared, tensors
-from .encoders import PADDINGS
 from .pretrained import UNUSED, Normalization
 
 _ROLES = {
@@ -29,6 +28,7 @@ _ROLES = {
         "query": r"(\w+_)?(q|query)",
         "key": r"(\w+_)?(k|key)",
         "base": r"base_encoder",
+        "dual": r"\w+_dual",
         "ema": r"(\w+_)?(ema|averaged|swa)(_\w+)?",
         **{word: rf"{word}(_\w+)?|\w+_{word}" for word in ("online", "target", "teacher", "student", "momentum")},
     }.items()
@@ -40,6 +40,7 @@ _PREFERRED = {
     ("base", "momentum"): "MoCo v3 is evaluated by its base encoder",
     ("", "momentum"): "solo-learn and lightly evaluate the backbone that was trained",
     ("teacher", "student"): "DINO and iBOT are evaluated by their teacher",
+    ("dual", ""): "RobustSSL_Benchmark takes state_dict_dual, with two BatchNorms, where a file has it",
     ("ema", ""): "timm and torchvision evaluate the moving average",
 }
 """Of two encoders in one file, that of the first role is taken; "" has none of these roles."""
@@ -63,7 +64,8 @@ class Fit:
     """What a file says of an encoder."""
 
     tensors: dict[str, Tensor]
-    """The backbone's state dict, float32, with BatchNorm's counters where the file has them."""
+    """The backbone's state dict, float32, with BatchNorm's counters where the file has them; of ACL's two BatchNorms
+    both, see encoders.add_clean_branches."""
     normalization: Normalization | None
     account: dict[str, Any]
     """prefix, dropped, notes; see PretrainedEncoder."""
@@ -86,7 +88,8 @@ def fit(source: str, name: str, backbone: nn.Module, content: object, choices: C
     if not whole:
         raise InvalidValue(_mismatch(source, name, max(meant, key=lambda one: len(one.keys)), found, content))
     chosen, notes = _chosen(source, whole, found)
-    notes += _stem(source, name, content) + _branches(source, chosen, choices.bn)
+    clean = _clean(chosen, backbone, found)
+    notes += _stem(source, name, content) + _branches(source, chosen, choices.bn, bool(clean))
     others = tuple(one.prefix for one in read if one.whole and not chosen.prefix.startswith(one.prefix))
     own = {parent: pair for parent, pair in pairs.items() if not f"{parent}.".startswith(others)}
     normalization, used, said = preprocessing.normalization(source, own, found, chosen.prefix, choices.normalization)
@@ -96,8 +99,9 @@ def fit(source: str, name: str, backbone: nn.Module, content: object, choices: C
         preprocessing.refuse_others(source, chosen.prefix, {key: found[key] for key in beside})
     if choices.prefix is None:
         _refuse_unexplained(source, chosen, [key for key in beside if key not in explained], found)
-    state, lossy = _checked(source, chosen.tensors(found))
-    dropped = _dropped(chosen, others, [key for key in found if key not in used])
+    second = {encoders.clean_name(own): found[key] for own, key in clean.items()}
+    state, lossy = _checked(source, chosen.tensors(found) | second)
+    dropped = _dropped(chosen, others, [key for key in found if key not in used and key not in clean.values()])
     return Fit(state, normalization, {"prefix": chosen.prefix, "dropped": dropped, "notes": [*notes, *said, *lossy]})
 
 
@@ -168,7 +172,15 @@ def _roles(one: list[str], other: list[str]) -> tuple[str, str]:
     return role(one), role(other)
 
 
-def _branches(source: str, chosen: Candidate, bn: str | None) -> list[str]:
+def _clean(chosen: Candidate, backbone: nn.Module, found: Mapping[str, Tensor]) -> dict[str, str]:
+    """The clean BatchNorms beside adversarial ones that are taken, if they are whole, in layers that can be dual."""
+    clean, norms = chosen.clean(), {own.rpartition(".")[0] for own in chosen.others}
+    expected = {own: t for own, t in chosen.layout.expected.items() if own.rpartition(".")[0] in norms}
+    whole = all(own in clean and found[clean[own]].shape == tensor.shape for own, tensor in expected.items())
+    return clean if whole and all(map(encoders.can_be_dual, map(backbone.get_submodule, norms))) else {}
+
+
+def _branches(source: str, chosen: Candidate, bn: str | None, has_clean: bool) -> list[str]:
     """What to say of the BatchNorm that is taken; InvalidValue where one is asked for and there is no choice."""
     if not chosen.branches:
         if bn is not None:
@@ -177,7 +189,8 @@ def _branches(source: str, chosen: Candidate, bn: str | None) -> list[str]:
     other = "adversarial" if bn == "clean" else "clean"
     taken, *names = (name or "the plain one" for name in (chosen.branch, *sorted(chosen.branches)))
     said = f"BatchNorm: {bn or 'adversarial'}, {taken} of {_listed(names, 'and')}"
-    return [f"{said} (--encoder-bn {other} takes another)"]
+    kept = "; the clean one is kept for finetuning.trades_batch_norm=dual" * has_clean
+    return [f"{said} (--encoder-bn {other} takes another){kept}"]
 
 
 # --- what is taken and what is not --------------------------------------------------------------------------
@@ -235,7 +248,7 @@ def _dropped(chosen: Candidate, others: Iterable[str], keys: Iterable[str]) -> l
         other = next((prefix for prefix in others if key.startswith(prefix)), "")
         parts = key.split(".")[: other.count(".") or depth + key.startswith(chosen.prefix)]
         counts["other BatchNorms" if key in chosen.unused else ".".join(parts)] += 1
-    return [f"{part} ({count} tensors)" for part, count in counts.items()]
+    return [f"{part} ({count} tensor{'s' * (count > 1)})" for part, count in counts.items()]
 
 
 # --- what the container says -------------------------------------------------------------------------------
@@ -284,7 +297,7 @@ def _mismatch(source: str, name: str, best: Candidate, found: Mapping[str, Tenso
     if "conv1.weight" in best.misshapen:
         kernel = [list(one["conv1.weight"].shape[2:]) for one in (best.tensors(found), expected)]
         if kernel == [[3, 3], [7, 7]]:
-            stems = list(PADDINGS)[_is_solo_learn(content) :]
+            stems = list(encoders.PADDINGS)[_is_solo_learn(content) :]
             hint = f"; that is the CIFAR stem, --encoder {_listed(f'{base}:{stem}' for stem in stems)}"
         elif kernel == [[7, 7], [3, 3]]:
             hint = f"; that is the ImageNet stem, --encoder {base}"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from typing import TypeVar
 
@@ -88,6 +90,57 @@ class BatchNorm2d(nn.BatchNorm2d):
         shift = self.bias - self.running_mean * scale
         scale, shift = (part[:, None, None].to(input.dtype) for part in (scale, shift))
         return torch.addcmul(shift, input, scale)
+
+
+class DualBatchNorm2d(BatchNorm2d):
+    """Two BatchNorms in one place, as ACL has them: attacked images go through this one, natural ones through another.
+
+    Without ``natural_branch`` all go through this one.
+    """
+
+    clean: BatchNorm2d
+    is_natural = False
+
+    def forward(self, input: Tensor) -> Tensor:
+        return self.clean(input) if self.is_natural else super().forward(input)
+
+
+_CLEAN = ".clean."
+
+
+def clean_name(name: str) -> str:
+    """The name that a tensor of a BatchNorm has in its clean counterpart."""
+    norm, _, part = name.rpartition(".")
+    return f"{norm}{_CLEAN}{part}"
+
+
+def can_be_dual(module: nn.Module) -> bool:
+    return type(module) is BatchNorm2d
+
+
+def add_clean_branches(model: nn.Module, names: Iterable[str]) -> None:
+    """Make those BatchNorms dual whose clean tensors are among the names of a state dict that is to be loaded."""
+    for norm in {name.partition(_CLEAN)[0] for name in names if _CLEAN in name}:
+        module = model.get_submodule(norm)
+        module.clean = copy.deepcopy(module)
+        module.__class__ = DualBatchNorm2d
+
+
+def is_dual(model: nn.Module) -> bool:
+    return any(isinstance(module, DualBatchNorm2d) for module in model.modules())
+
+
+@contextlib.contextmanager
+def natural_branch(model: nn.Module) -> Iterator[None]:
+    """Send what passes within through the clean BatchNorms, where there are two."""
+    duals = [module for module in model.modules() if isinstance(module, DualBatchNorm2d)]
+    try:
+        for module in duals:
+            module.is_natural = True
+        yield
+    finally:
+        for module in duals:
+            module.is_natural = False
 
 
 def frozen_quickly(model: nn.Module) -> nn.Module:

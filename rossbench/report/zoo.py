@@ -10,7 +10,7 @@ from .. import registry
 from ..attacks.table import ATTACKS
 from ..config.scenarios import Scenario
 from ..config.specs import ATTACKED, EvaluateSpec, FinetuneSpec
-from ..config.zoo import KnownEncoder, PublishedNumbers
+from ..config.zoo import PRESETS, KnownEncoder, PublishedNumbers
 from ..data import datasets
 from ..store.records import Record
 from ..store.results import METRICS, MISSING, ResultMatrix, differences
@@ -30,6 +30,8 @@ class Comparison:
 
     zoo: str
     finetune: FinetuneSpec
+    preset: str
+    """The preset that it was trained by, or the nearest."""
     published: tuple[PublishedNumbers, ...]
     ours: dict[str, float] = field(default_factory=dict)
     """In percent, by the keys of _COLUMNS: cells of the published protocol."""
@@ -41,7 +43,7 @@ class Comparison:
 
     @property
     def title(self) -> str:
-        return f"{self.zoo} on {self.finetune.target}, {_preset(self.finetune)}"
+        return f"{self.zoo} on {self.finetune.target}, {self.preset}"
 
     @property
     def compared(self) -> list[PublishedNumbers]:
@@ -74,9 +76,9 @@ def compare(matrices: Iterable[ResultMatrix]) -> list[Comparison]:
         for record in matrix.records:
             spec = record.spec.finetune
             if spec not in found:
-                place = spec.target, _preset(spec)
-                fitting = tuple(one for one in known.published if (one.target, one.finetuning) == place)
-                found[spec] = Comparison(matrix.zoo, spec, fitting)
+                preset = _preset(known, record.spec, matrix)
+                fitting = (one for one in known.published if (one.target, one.finetuning) == (spec.target, preset))
+                found[spec] = Comparison(matrix.zoo, spec, preset, tuple(fitting))
             if found[spec].published:
                 _add(found[spec], known, record, matrix)
         for row, audit in matrix.audits.items():
@@ -85,18 +87,23 @@ def compare(matrices: Iterable[ResultMatrix]) -> list[Comparison]:
     return list(found.values())
 
 
-def _preset(spec: FinetuneSpec) -> str:
-    """The field's preset that trains and attacks the same."""
-    if spec.recipe.trained == "full":
-        return "field-aff"
-    return "field-alf" if spec.epsilon else "field-slf"
+def _preset(known: KnownEncoder, spec: EvaluateSpec, matrix: ResultMatrix) -> str:
+    """Of the presets that train and attack the same parts, and have published numbers, the one that is nearest."""
+    finetune = spec.finetune
+    kind = "aff" if finetune.recipe.trained == "full" else "alf" if finetune.epsilon else "slf"
+    published = {one.finetuning for one in known.published if one.target == finetune.target}
+    alike: list[str] = [preset for preset in PRESETS if preset.endswith(kind) and preset in published]
+    return min(
+        alike or [f"field-{kind}"],
+        key=lambda preset: len(_changes(spec, _expected(known, preset, spec, matrix, "clean"))),
+    )
 
 
 def _add(comparison: Comparison, known: KnownEncoder, record: Record, matrix: ResultMatrix) -> None:
     """The record's number where it belongs: to what is of the published protocol, or to the rest with the reason."""
     spec = record.spec
     column = "clean" if not spec.epsilon else "autoattack" if spec.recipe.attack.name == _STANDARD else "pgd20"
-    expected = _expected(known, spec, matrix, column)
+    expected = _expected(known, comparison.preset, spec, matrix, column)
     value = METRICS["robust" if column == "autoattack" else "top1"].of(record)
     if spec == expected and value is not None:
         comparison.ours[column] = 100 * value
@@ -107,11 +114,11 @@ def _add(comparison: Comparison, known: KnownEncoder, record: Record, matrix: Re
     comparison.reasons.append(differences(_changes(spec, expected), "published"))
 
 
-def _expected(known: KnownEncoder, spec: EvaluateSpec, matrix: ResultMatrix, column: str) -> EvaluateSpec:
+def _expected(known: KnownEncoder, preset: str, spec: EvaluateSpec, matrix: ResultMatrix, column: str) -> EvaluateSpec:
     """The cell of the published protocol that stands in a column, for the same weights and seed."""
     size = datasets.facts(known.source).size
     scenario = Scenario("published", known.source, matrix.target, size=size, seed=matrix.seed)
-    scenario = replace(known.finetuned(scenario, _preset(spec.finetune)), train_epsilons=(0,), weights=matrix.weights)
+    scenario = replace(known.finetuned(scenario, preset), train_epsilons=(0,), weights=matrix.weights)
     cell = max(scenario.cells.values(), key=lambda one: one.epsilon)
     if column == "clean":
         return replace(cell, epsilon=0)
@@ -162,7 +169,7 @@ def table(comparison: Comparison, tolerance: float, reduced: bool = False) -> Ta
     rows = comparison.published if reduced else comparison.compared
     texts = [metric.text(ours.get(column)) for column in _COLUMNS]
     lines, gaps = [([comparison.zoo, "ours"], texts)], []
-    names = [f"→ {comparison.finetune.target}", _preset(comparison.finetune)]
+    names = [f"→ {comparison.finetune.target}", comparison.preset]
     for one in rows:
         theirs = [getattr(one, column) for column in _COLUMNS]
         found = [

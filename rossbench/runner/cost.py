@@ -70,9 +70,11 @@ class Counter:
 
     def state_bytes(self, spec: Trained) -> int:
         """Of a resume state: the weights, and for each parameter Adam's two numbers, or SGD's one."""
-        module = self._stored(spec)
-        numbers = 1 if isinstance(spec, FinetuneSpec) and spec.recipe.optimizer == "sgd" else 2
-        tensors = [*module.state_dict().values(), *numbers * [*module.parameters()]]
+        module = learned = self._stored(spec)
+        numbers = 2
+        if isinstance(spec, FinetuneSpec):
+            learned, numbers = self.classifier(spec).learned(spec.recipe), 1 if spec.recipe.optimizer == "sgd" else 2
+        tensors = [*module.state_dict().values(), *numbers * [*learned.parameters()]]
         return int(sum(tensor.nbytes for tensor in tensors)) + _EPOCH * spec.recipe.epochs
 
     def _stored(self, spec: Trained) -> nn.Module:

@@ -86,6 +86,8 @@ class Scheduler:
                 continue
             if isinstance(spec, FinetuneSpec) and spec.pretrain.weights in self.context.encoders:
                 finetune.check(spec, self.context.encoders[spec.pretrain.weights].encoder)
+            elif isinstance(spec, FinetuneSpec) and not spec.pretrain.weights:
+                finetune.check_batch_norm(spec, None)
             data = self.context.data(spec)
             if isinstance(spec, PretrainSpec):
                 distributed.check_batch(spec, min(spec.recipe.batch_size, len(data.images)))

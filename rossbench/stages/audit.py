@@ -47,7 +47,7 @@ def learned(spec: FinetuneSpec, history: Sequence[Mapping[str, float]]) -> list[
     if not pretrain.is_collapsed(loss):
         return [Verdict(LEARNED, "pass", figure, "Its loss is not that of constant features.")]
     meaning = "This encoder learned nothing: its loss is that of constant features; try " + pretrain.collapse_remedies
-    return [Verdict(LEARNED, "fail" if spec.recipe.trained == "linear" else "warn", figure, meaning + ".")]
+    return [Verdict(LEARNED, "warn" if spec.recipe.trained == "full" else "fail", figure, meaning + ".")]
 
 
 def judge(

@@ -112,7 +112,10 @@ def load_history(store: Store, spec: PretrainSpec | FinetuneSpec) -> list[dict[s
 
 
 def _load_weights(store: Store, spec: PretrainSpec | FinetuneSpec, module: nn.Module) -> None:
-    found, expected = _tensors(store, spec, "weights.safetensors"), module.state_dict()
+    found = _tensors(store, spec, "weights.safetensors")
+    if isinstance(module, Encoder):
+        encoders.add_clean_branches(module, found)
+    expected = module.state_dict()
     wrong = [name for name in {**found, **expected} if name not in found or name not in expected]
     wrong = wrong or [name for name in found if found[name].shape != expected[name].shape]
     if wrong:

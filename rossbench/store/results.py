@@ -203,12 +203,13 @@ class ResultMatrix:
 
     @property
     def architecture(self) -> str:
-        """The encoder, with the hash of given weights; and whether all of it was finetuned."""
+        """The encoder, with the hash of given weights; and what of it was finetuned."""
         finetune = next((record.spec.finetune for record in self.records), None)
         if finetune is None:
             return "nothing evaluated yet"
         given = f" of given weights {self.weights}" if self.weights else ""
-        return finetune.pretrain.encoder + given + ", finetuned in full" * (finetune.recipe.trained == "full")
+        how = {"full": ", finetuned in full", "linear+statistics": ", with BatchNorm statistics of the finetuning"}
+        return finetune.pretrain.encoder + given + how.get(finetune.recipe.trained, "")
 
     def how(self) -> str:
         """How many test images, and how they were attacked."""
@@ -248,7 +249,7 @@ def _plain(value: Any) -> str:
     if value is None:
         return "all"
     if isinstance(value, (list, tuple)):
-        return ", ".join(f"{item:g}" if isinstance(item, float) else str(item) for item in value)
+        value = ", ".join(f"{item:g}" if isinstance(item, float) else str(item) for item in value)
     return str(value) or "none"
 
 
@@ -327,6 +328,7 @@ def _merged(store: Store, runs: list[RunNote], named: Mapping[str, RunNote]) -> 
         path = store.record_path(keys[place]) if place in keys else None
         cells[place] = store.intact(read_record, path) if path is not None and path.exists() else None
     told = {field.name: getattr(note, field.name) for field in fields(ResultMatrix) if field.name in _OF_NOTE}
+    told["zoo"] = next((run.zoo for run in runs if run.zoo), "")  # the same weights, with and without --zoo
     matrix = ResultMatrix(**told, cells=cells)
     naming = named.get(matrix.weights or f"{matrix.name}-{matrix.family}")
     if naming is not None:
