@@ -44,6 +44,10 @@ __all__ = [
 ]
 
 
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]
+
+
 def __getattr__(name: str) -> Any:
     if name in ("audit", "evaluate_encoder", "load_classifier", "run", "run_suite"):
         from .runner import run

@@ -65,13 +65,20 @@ COLOURS = ["#9a2a62", "#6f55c0", "#0072b2", "#9a6324", "#d55e00", "#009e73"]
 COLOURS += ["#8f8f8f", "#dc7fb2", "#f08a7a", "#56b4e9", "#e69f00", "#b5bd3a"]
 
 
+class PaperFigure(Figure):
+    """A figure that a notebook shows at the end of a cell; matplotlib's own are shown there by pyplot alone."""
+
+    def _repr_png_(self) -> bytes:
+        return to_bytes(self, "png", dpi=150)
+
+
 @styled
-def to_bytes(figure: Figure, form: str) -> bytes:
+def to_bytes(figure: Figure, form: str, dpi: int = 300) -> bytes:
     """The figure as a PNG, SVG or PDF file: the same figure, the same bytes. In SVG its ground is transparent."""
     buffer = io.BytesIO()
     dates: dict[str, dict[str, Any]] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
     ground = "none" if form == "svg" else "white"
-    figure.savefig(buffer, format=form, dpi=300, facecolor=ground, metadata=dates.get(form))
+    figure.savefig(buffer, format=form, dpi=dpi, facecolor=ground, metadata=dates.get(form))
     return buffer.getvalue()
 
 

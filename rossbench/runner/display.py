@@ -6,6 +6,7 @@ import contextlib
 import math
 import time
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 from rich.cells import cell_len
 from rich.console import Console, RenderableType
@@ -29,7 +30,9 @@ def showing(console: Console) -> Iterator[Observer]:
     It shows what finishes an artifact, and else no more than one update in so many seconds: whatever is shown reads the
     loss from the device, so showing all would slow the run down.
     """
-    bar = _LiveBar(console) if console.is_terminal and not console.is_dumb_terminal else None
+    bar: _LiveBar | None = _NotebookBar(console) if console.is_jupyter else None
+    if console.is_terminal and not console.is_dumb_terminal:
+        bar = _LiveBar(console)
     every, last = LIVE_EVERY if bar else PLAIN_EVERY, time.monotonic()
     warned = set[PretrainSpec]()
 
@@ -44,6 +47,8 @@ def showing(console: Console) -> Iterator[Observer]:
             last = time.monotonic()
             if bar and tick:
                 bar.show(progress)
+            elif isinstance(bar, _NotebookBar):
+                bar.count()
             else:
                 left = _left(progress)
                 parts = [*_parts(progress), *([(0, f"  {left}", "")] if left else [])]
@@ -51,6 +56,19 @@ def showing(console: Console) -> Iterator[Observer]:
 
     with bar or contextlib.nullcontext():
         yield observe
+
+
+@contextlib.contextmanager
+def by_default(observe: Observer | None) -> Iterator[Observer]:
+    """The observer that a caller from Python gave; if none, a notebook shows the run, and elsewhere nothing does."""
+    console = Console()
+    if observe is not None:
+        yield observe
+    elif console.is_jupyter:
+        with showing(console) as shown:
+            yield shown
+    else:
+        yield lambda progress: None
 
 
 def _warning(spec: PretrainSpec, entry: dict[str, float]) -> str:
@@ -77,6 +95,33 @@ class _LiveBar(Bar):
     def get_renderables(self) -> Iterable[RenderableType]:
         yield self.line
         yield from super().get_renderables()
+
+
+class _NotebookBar(_LiveBar):
+    """The same as one output of a notebook's cell, which is made anew with every update and needs no widgets."""
+
+    def __init__(self, console: Console) -> None:
+        self.output: Any = None
+        self.finished_artifacts, self.began = 0, time.monotonic()
+        super().__init__(console)
+
+    def start(self) -> None:
+        from IPython.display import display
+
+        self.output = display(Text(""), display_id=True)  # type: ignore[no-untyped-call]
+
+    def refresh(self) -> None:
+        if self.output is not None:
+            self.output.update(self)
+
+    def count(self) -> None:
+        """One more artifact is finished."""
+        self.finished_artifacts += 1
+
+    def stop(self) -> None:
+        seconds = _duration(time.monotonic() - self.began)
+        several = "s" * (self.finished_artifacts != 1)
+        self.output.update(Text(f"{self.finished_artifacts} artifact{several} built in {seconds}", "green"))
 
 
 Part = tuple[int, str, str]

@@ -28,6 +28,7 @@ from ..util.epsilons import check_models
 from ..util.errors import InvalidValue
 from ..util.torch_settings import check_settings
 from . import overrides
+from .display import by_default
 from .progress import Observer
 from .scheduler import Executor, Scheduler, shard_of
 
@@ -42,14 +43,15 @@ def run(
     store: Store | Path | str = "rossbench-store",
     data_dir: Path | str | None = None,
     device: str = "auto",
-    observe: Observer = lambda progress: None,
+    observe: Observer | None = None,
 ) -> Records:
     """Do what is missing of a scenario's matrix, and return all of it: a record for each place in it.
 
     ``scenario``: one of the registry, by name, or a value of your own; a value that shares its name with a
     registered one and differs from it is recorded as deviating. ``data_dir``: default ROSSBENCH_DATA, then
     ``~/.cache/rossbench/data``. ``device``: auto, cpu, cuda, cuda:N or mps. May be interrupted at any time; the
-    next call goes on from the last finished epoch. Several calls at once, from several processes or machines, share
+    next call goes on from the last finished epoch. ``observe``: is told how far the run is; by default a notebook shows
+    it, see rossbench.runner.display. Several calls at once, from several processes or machines, share
     the work of a store. Raises RossbenchError.
     """
     one = _scenario(scenario)
@@ -62,7 +64,7 @@ def run_suite(
     store: Store | Path | str = "rossbench-store",
     data_dir: Path | str | None = None,
     device: str = "auto",
-    observe: Observer = lambda progress: None,
+    observe: Observer | None = None,
     encoders: Sequence[PretrainedEncoder] = (),
     shard: tuple[int, int] = (1, 1),
     executor: Executor | None = None,
@@ -83,13 +85,14 @@ def run_suite(
         raise InvalidValue(f"run: expected scenarios of different names or seeds, got {names}")
     context = _context(store, data_dir, device, encoders, _origins(scenarios))
     cells = shard_of([cell for scenario in scenarios for cell in scenario.cells.values()], *shard)
-    scheduler = Scheduler(context, executor or Executor(), observe)
-    scheduler.check(cells)
     known = {one.weights: one.account.get("zoo", "") for one in encoders}
-    notes = [note_of(scenario, known.get(scenario.weights, "")) for scenario in scenarios]
-    for note in _named(context.store, notes):
-        context.store.write_note(note.name, note.protocol, note.encoded())
-    return scheduler.build(cells, lambda: _read(context.store, scenarios, {cell.key for cell in cells}))
+    with by_default(observe) as watch:
+        scheduler = Scheduler(context, executor or Executor(), watch)
+        scheduler.check(cells)
+        notes = [note_of(scenario, known.get(scenario.weights, "")) for scenario in scenarios]
+        for note in _named(context.store, notes):
+            context.store.write_note(note.name, note.protocol, note.encoded())
+        return scheduler.build(cells, lambda: _read(context.store, scenarios, {cell.key for cell in cells}))
 
 
 def audit(
@@ -99,7 +102,7 @@ def audit(
     data_dir: Path | str | None = None,
     device: str = "auto",
     protocol: str | None = None,
-    observe: Observer = lambda progress: None,
+    observe: Observer | None = None,
     encoders: Sequence[PretrainedEncoder] = (),
     executor: Executor | None = None,
 ) -> dict[tuple[str, str, Row], Audit]:
@@ -114,10 +117,11 @@ def audit(
     wanted = {(one.name, one.protocol, row): spec for one in matrices for row, spec in one.audit_specs().items()}
     origins = {cell.key: (cell.scenario, cell.deviations) for one in matrices for cell in one.records}
     context = _context(store, data_dir, device, encoders, origins)
-    return Scheduler(context, executor or Executor(), observe).build(
-        wanted.values(),
-        lambda: {place: records.read_audit(store.audit_path(spec)) for place, spec in wanted.items()},
-    )
+    with by_default(observe) as watch:
+        return Scheduler(context, executor or Executor(), watch).build(
+            wanted.values(),
+            lambda: {place: records.read_audit(store.audit_path(spec)) for place, spec in wanted.items()},
+        )
 
 
 def evaluate_encoder(
@@ -130,7 +134,7 @@ def evaluate_encoder(
     store: Store | Path | str = "rossbench-store",
     data_dir: Path | str | None = None,
     device: str = "auto",
-    observe: Observer = lambda progress: None,
+    observe: Observer | None = None,
     **options: Any,
 ) -> Records:
     """``run`` with an encoder that was trained elsewhere in place of pretraining; its pretraining epsilon is 0.

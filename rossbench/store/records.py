@@ -8,6 +8,7 @@ import platform
 import subprocess
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
+from html import escape
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -66,6 +67,27 @@ class Record:
     provenance: dict[str, dict[str, Any]]
     """Of each stage: versions, git commit, device, data."""
     schema: Literal[5] = 5
+
+    def __repr__(self) -> str:
+        told = ", ".join(f"{name} {text}" for name, text in self._numbers()[:1])
+        return f"<Record {self.spec}, {self.n} images: {told}>"
+
+    def _repr_html_(self) -> str:
+        """For a notebook."""
+        rows = [("model", str(self.spec)), ("attack", str(self.spec.recipe.attack) if self.spec.epsilon else "none")]
+        rows += [("test images", str(self.n)), ("scenario", self.scenario), *self._numbers(), ("key", self.key)]
+        cells = (f"<tr><th style='text-align:left'>{escape(k)}</th><td>{escape(v)}</td></tr>" for k, v in rows)
+        return f"<table>{''.join(cells)}</table>"
+
+    def _numbers(self) -> list[tuple[str, str]]:
+        """Those that are known, in percent with their 95 % intervals, but for MCC."""
+        found = []
+        for name in _METRICS:
+            number, bounds = self.metric(name), self.interval(name)
+            if number is not None:
+                within = f" % [{100 * bounds[0]:.1f}, {100 * bounds[1]:.1f}]" if bounds else " %"
+                found.append((name, f"{number:.3f}" if name == "mcc" else f"{100 * number:.2f}{within}"))
+        return found
 
     @property
     def collapsed(self) -> bool:

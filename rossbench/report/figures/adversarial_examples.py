@@ -16,7 +16,7 @@ from ...stages.evaluate import attacked
 from ...util.epsilons import EPS, format_epsilon
 from ...util.errors import InvalidValue
 from ..figure_data import FigureData, Model
-from ..plot_style import COLUMN, SMALL, WIDE, laid_out, styled, wrapped
+from ..plot_style import COLUMN, SMALL, WIDE, PaperFigure, laid_out, styled, wrapped
 
 SEARCHED = 1000
 """Attacked images, after which a class may come twice."""
@@ -75,7 +75,7 @@ def plot_examples(rows: Sequence[Example], epsilon: float) -> Figure:
     side = (COLUMN - 0.3) / 3 - 0.05 if few else (WIDE - 0.3) / max(6, len(rows)) - 0.05
     texts = [[wrapped(text, 0.85 * side) for text in _captions(example)] for example in rows]
     lines = max(text.count("\n") + 1 for text in itertools.chain(*texts))
-    figure = Figure((COLUMN if few else WIDE, (len(rows) if few else 3) * (side + 0.08 + 0.11 * lines) + 0.2))
+    figure = PaperFigure((COLUMN if few else WIDE, (len(rows) if few else 3) * (side + 0.08 + 0.11 * lines) + 0.2))
     grid = figure.subplots(*((len(rows), 3) if few else (3, len(rows))), squeeze=False)
     grid = grid if few else grid.T
     for line, example, captions in zip(grid, rows, texts, strict=True):

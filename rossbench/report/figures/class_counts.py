@@ -17,7 +17,7 @@ from ...data import datasets
 from ...util.epsilons import EPS, format_epsilon
 from ...util.errors import InvalidValue
 from ..figure_data import FigureData, Model, labels, shared
-from ..plot_style import COLUMN, INK, WIDE, class_ticks, laid_out, ramp, styled, text_width, wrapped_title
+from ..plot_style import COLUMN, INK, WIDE, PaperFigure, class_ticks, laid_out, ramp, styled, text_width, wrapped_title
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def plot_per_class(panels: Sequence[Right], epsilons: Sequence[float]) -> Figure
     width = COLUMN if len(panels) == 1 and most <= 10 else WIDE
     room = width / len(panels) - 0.4
     named = [text_width(name) for panel in panels if len(panel.names) <= 20 for name in panel.names]
-    figure = Figure((width, 2.2 + max(named, default=0)))
+    figure = PaperFigure((width, 2.2 + max(named, default=0)))
     alike = len({tuple(panel.total) for panel in panels}) == 1
     draw = _bars if most <= 20 and most * len(epsilons) * 0.015 < room else _steps
     grid = figure.subplots(1, len(panels), sharey=alike, squeeze=False)[0]

@@ -15,7 +15,7 @@ from ...store.results import METRICS
 from ...util.epsilons import EPS
 from ...util.errors import InvalidValue
 from ..figure_data import FigureData, Model, labels
-from ..plot_style import COLUMN, INK, LINES, SHADE, SMALL, WIDE, curve_looks, laid_out, styled
+from ..plot_style import COLUMN, INK, LINES, SHADE, SMALL, WIDE, PaperFigure, curve_looks, laid_out, styled
 from .heatmaps import metric_values
 
 
@@ -51,7 +51,7 @@ def plot_robustness(
 
     ``intervals``: label -> {attack epsilon: (low, high)}, drawn as bars.
     """
-    figure = Figure((COLUMN, 2.3))
+    figure = PaperFigure((COLUMN, 2.3))
     axes = figure.subplots()
     for i, ((label, curve), look) in enumerate(zip(curves.items(), curve_looks(len(curves)), strict=True)):
         bars = (intervals or {}).get(label, {})
@@ -89,7 +89,7 @@ def plot_training(curves: Mapping[str, Sequence[Mapping[str, float]]], constant_
 
     Epochs that are ``collapsed`` are marked; ``constant_losses``: of constant features, each a dashed line.
     """
-    figure = Figure((WIDE, 2.2))
+    figure = PaperFigure((WIDE, 2.2))
     loss, accuracy = figure.subplots(1, 2)
     shown: dict[str, Artist] = {}
     for i, ((label, history), look) in enumerate(zip(curves.items(), curve_looks(len(curves)), strict=True)):

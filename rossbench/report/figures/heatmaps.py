@@ -12,7 +12,18 @@ from ...store.results import METRICS
 from ...util.epsilons import EPS, format_epsilon
 from ...util.errors import InvalidValue
 from ..figure_data import FigureData, Model, class_names, labels, shared
-from ..plot_style import COLUMN, SHADE, WIDE, class_ticks, laid_out, styled, text_width, wrapped_title, write_cells
+from ..plot_style import (
+    COLUMN,
+    SHADE,
+    WIDE,
+    PaperFigure,
+    class_ticks,
+    laid_out,
+    styled,
+    text_width,
+    wrapped_title,
+    write_cells,
+)
 
 
 def metric_values(models: Sequence[Model], metric: str | None) -> tuple[str, list[float], np.ndarray]:
@@ -39,7 +50,7 @@ def matrix(data: FigureData, models: Sequence[Model], metric: str | None = None)
 @styled
 def plot_matrix(values: np.ndarray, rows: Sequence[str], columns: Sequence[str], label: str) -> Figure:
     """A heat map of values [rows, columns] that are written in its cells; NaN is missing, a dash on grey."""
-    figure = Figure((min(WIDE, max(COLUMN, 0.95 + 0.4 * len(columns))), max(1.9, 0.75 + 0.27 * len(rows))))
+    figure = PaperFigure((min(WIDE, max(COLUMN, 0.95 + 0.4 * len(columns))), max(1.9, 0.75 + 0.27 * len(rows))))
     axes = figure.subplots()
     axes.set_facecolor(SHADE)
     low, high = (0, 100) if "%" in label else (min(0, np.nanmin(values)), 1)  # the same in all figures
@@ -81,7 +92,9 @@ def plot_confusions(panels: Sequence[Sequence[tuple[str, np.ndarray]]], names: S
     side = min(3.4, max(0.4, (width - margin - 0.5) / across - 0.1))  # of a panel; the colour bar has the rest
     titles = [[wrapped_title(title, side + 0.2) for title, _ in line] for line in panels]
     lines = 1 + max(title.count("\n") for title in itertools.chain(*titles))
-    figure = Figure((max(COLUMN, margin + 0.5 + across * (side + 0.1)), margin + down * (side + 0.12 + 0.13 * lines)))
+    figure = PaperFigure(
+        (max(COLUMN, margin + 0.5 + across * (side + 0.1)), margin + down * (side + 0.12 + 0.13 * lines))
+    )
     grid = figure.subplots(down, across, squeeze=False)
     for (i, j), axes in np.ndenumerate(grid):
         if j >= len(panels[i]):

@@ -19,7 +19,7 @@ from torch import Tensor
 from ...util.epsilons import EPS, format_epsilon
 from ...util.errors import InvalidValue
 from ..figure_data import FigureData, Model, class_names, labels
-from ..plot_style import COLUMN, WIDE, laid_out, looks, ramp, styled, wrapped_title
+from ..plot_style import COLUMN, WIDE, PaperFigure, laid_out, looks, ramp, styled, wrapped_title
 
 _EXAGGERATED = 250
 """Iterations that t-SNE begins with, in which clusters form; of the number that is asked for."""
@@ -105,7 +105,7 @@ def plot_maps(panels: Sequence[tuple[str, np.ndarray]], classes: np.ndarray, nam
     """t-SNE maps, panels (title, points [n, 2]), with points coloured by their class, classes [n]."""
     down = math.ceil(len(panels) / 4)
     across, width = math.ceil(len(panels) / down), COLUMN if len(panels) == 1 else WIDE
-    figure = Figure((width, down * (0.85 * width / across + 0.3)))
+    figure = PaperFigure((width, down * (0.85 * width / across + 0.3)))
     shown: dict[str, Artist] = {}
     for i, (title, points) in enumerate(panels):
         axes = figure.add_subplot(down, across, i + 1)
@@ -126,7 +126,7 @@ def plot_maps(panels: Sequence[tuple[str, np.ndarray]], classes: np.ndarray, nam
 @styled
 def plot_joint_map(points: np.ndarray, owner: np.ndarray, names: Sequence[str]) -> Figure:
     """One t-SNE map of several models: points [n, 2], and owner [n], the model that each is of."""
-    figure = Figure((COLUMN, 2.9))
+    figure = PaperFigure((COLUMN, 2.9))
     axes = figure.subplots()
     shown = _scatter(axes, points, owner, names)
     _map_axes(axes)
