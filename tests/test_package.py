@@ -25,7 +25,7 @@ HOMES = {
     "pandas": {"report.dataframe"},
     "ray": {"runner.cluster"},
     "rich": {"cli", "runner.display", "report.audits", "report.formats"},
-    "safetensors": {"store.artifacts", "models.checkpoints", "stages.evaluate"},
+    "safetensors": {"store.artifacts", "store.export", "models.checkpoints", "stages.evaluate"},
     "scipy": {"util.statistics"},
     "sklearn": {"data.datasets"},
     "timm": {"models.encoders", "models.checkpoints"},

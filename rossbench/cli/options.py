@@ -312,6 +312,9 @@ def file_option(name: str, help: str) -> Decorator:
     return click.option(f"--{name}", "save", type=_FILE, callback=_check_folder_exists, help=help)
 
 
+file_argument = click.argument("file", type=_FILE, callback=_check_folder_exists)
+
+
 def place(given: Path | None, default: str, forms: Sequence[str]) -> Path:
     """The file of --save, or the default; InvalidValue for another suffix than ``forms``."""
     path = given or _FILE.convert(default, None, click.get_current_context())

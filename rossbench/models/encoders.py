@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from itertools import pairwise
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import timm
 import torch
@@ -12,13 +12,12 @@ from timm.layers import convert_sync_batchnorm
 from timm.models.resnet import ResNet
 from torch import Tensor, nn
 
+from ..config.recipes import PADDINGS as PADDINGS
 from ..util import distributed
 from ..util.errors import InvalidValue, unknown
 from ..util.seeds import seeded
 
 SMALL = "conv3"
-PADDINGS = {"cifar": 1, "cifar-pad2": 2}
-"""Of a CIFAR stem's first convolution, by what stands behind a name's colon; solo-learn and DeACL pad by 2."""
 
 
 class Encoder(nn.Module):
@@ -127,11 +126,7 @@ def _timm(name: str, size: int) -> nn.Module:
     base, colon, stem = name.partition(":")
     if not timm.is_model(base) or (colon and stem not in PADDINGS):
         raise unknown("encoder", name, [SMALL, *timm.list_models()])
-    arguments: dict[str, object] = {"num_classes": 0}
-    config = timm.get_pretrained_cfg(base)
-    if config is not None and config.fixed_input_size:  # such as vision transformers, built for one image size
-        arguments["img_size"] = size
-    model: nn.Module = timm.create_model(base, pretrained=False, **arguments)
+    model: nn.Module = timm.create_model(pretrained=False, **timm_arguments(base, size))
     if stem:
         if not isinstance(model, ResNet) or not isinstance(model.conv1, nn.Conv2d):
             raise InvalidValue(f"encoder {name!r}: expected a ResNet with a single-convolution stem, such as resnet18")
@@ -139,6 +134,13 @@ def _timm(name: str, size: int) -> nn.Module:
         nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
         model.maxpool = nn.Identity()
     return model
+
+
+def timm_arguments(base: str, size: int) -> dict[str, Any]:
+    """What ``timm.create_model`` is called with for a model without its classifier."""
+    config = timm.get_pretrained_cfg(base)
+    sized = config is not None and config.fixed_input_size  # such as vision transformers, built for one image size
+    return {"model_name": base, "num_classes": 0, **({"img_size": size} if sized else {})}
 
 
 def _conv3() -> nn.Module:
