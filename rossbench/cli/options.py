@@ -120,7 +120,7 @@ def _load_scenario_file(ctx: click.Context, param: click.Parameter, value: Path 
         ctx.meta[FILE] = value
 
 
-def _check_writable(ctx: click.Context, param: click.Parameter, value: Path | None) -> Path | None:
+def check_writable(ctx: click.Context, param: click.Parameter, value: Path | None) -> Path | None:
     """A folder that can be written to or created, checked before the work whose results go there."""
     nearest = value and next(path for path in (value.absolute(), *value.absolute().parents) if path.exists())
     if nearest and not os.access(nearest, os.W_OK):
@@ -197,10 +197,10 @@ _of_store: dict[str, Any] = {
 store = option("--out", "--store", "store", type=FOLDER, **_of_store)
 stores = option("--out", "--store", "stores", type=FOLDER, multiple=True, **_of_store | {"default": [STORE]})
 """Read together."""
-store_to_write = option("--out", "--store", "store", type=FOLDER, callback=_check_writable, **_of_store)
+store_to_write = option("--out", "--store", "store", type=FOLDER, callback=check_writable, **_of_store)
 data_dir = option("--data-dir", type=FOLDER, help="[default: ROSSBENCH_DATA or ~/.cache/rossbench/data]")
 tensorboard = option(
-    "--tensorboard", type=FOLDER, callback=_check_writable, help="Log loss and accuracy per epoch here."
+    "--tensorboard", type=FOLDER, callback=check_writable, help="Log loss and accuracy per epoch here."
 )
 device = option("--device", callback=_device, default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
 metric = option("--metric", type=click.Choice(list(METRICS)), help="[default: top1; robust for --attacked correct]")

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import click
 
+from ..report import leaderboard as board
 from ..store.lookup import find_encoder
+from ..store.several import load_several
 from ..store.store import Store
 from . import options
-from .terminal import Console
+from .terminal import Console, now
 
 
 @click.command("export")
@@ -30,4 +32,27 @@ def export(model: str, file: Path, protocol: str | None, store: Path) -> None:
     options.save(file, exported(Store(store), models))
 
 
-COMMANDS: list[click.Command] = [export]
+@click.command()
+@click.argument("stores", nargs=-1, type=options.FOLDER, metavar="[STORE]...", envvar="ROSSBENCH_STORE")
+@click.option(
+    "--html",
+    "folder",
+    required=True,
+    type=options.FOLDER,
+    callback=options.check_writable,
+    help="Write index.html into this folder.",
+)
+@options.scenario_file
+@options.debug_option
+def leaderboard(stores: tuple[Path, ...], folder: Path) -> None:
+    """Write all encoders of some stores as one page to sort and filter, from records alone.
+
+    Stores are read together, as by report.  [default STORE: rossbench-store]
+    """
+    matrices = load_several([Store(one) for one in stores or (Path(options.STORE),)])
+    page = board.render(matrices, now())
+    folder.mkdir(parents=True, exist_ok=True)
+    options.save(folder / "index.html", page.encode())
+
+
+COMMANDS: list[click.Command] = [export, leaderboard]
