@@ -195,6 +195,8 @@ _of_store: dict[str, Any] = {
     "help": "Folder of artifacts and records.",
 }
 store = option("--out", "--store", "store", type=FOLDER, **_of_store)
+store_alone = option("--store", "store", type=FOLDER, **_of_store)
+"""Of a command whose --out is a file."""
 stores = option("--out", "--store", "stores", type=FOLDER, multiple=True, **_of_store | {"default": [STORE]})
 """Read together."""
 store_to_write = option("--out", "--store", "store", type=FOLDER, callback=check_writable, **_of_store)

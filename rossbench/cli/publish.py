@@ -7,15 +7,18 @@ from pathlib import Path
 import click
 
 from ..report import leaderboard as board
+from ..report.card import card as model_card
 from ..store.lookup import find_encoder
 from ..store.several import load_several
 from ..store.store import Store
 from . import options
 from .terminal import Console, now
 
+_model = click.argument("model")
 
-@click.command("export")
-@click.argument("model")
+
+@click.command()
+@_model
 @options.file_argument
 @options.protocol
 @options.store
@@ -30,6 +33,22 @@ def export(model: str, file: Path, protocol: str | None, store: Path) -> None:
     with Console(stderr=True).status("loading torch"):
         from ..store.export import export as exported
     options.save(file, exported(Store(store), models))
+
+
+@click.command()
+@_model
+@options.file_option("out", "Write the card to this file.")
+@options.protocol
+@options.store_alone
+@options.scenario_file
+@options.debug_option
+def card(model: str, save: Path | None, protocol: str | None, store: Path) -> None:
+    """Print a model card of the encoder of MODEL, as export takes it: Markdown with the metadata that hubs read."""
+    text = model_card(find_encoder(Store(store), model, protocol))
+    if save is None:
+        click.echo(text, nl=False)
+    else:
+        options.save(save, text.encode())
 
 
 @click.command()
@@ -55,4 +74,4 @@ def leaderboard(stores: tuple[Path, ...], folder: Path) -> None:
     options.save(folder / "index.html", page.encode())
 
 
-COMMANDS: list[click.Command] = [export, leaderboard]
+COMMANDS: list[click.Command] = [export, card, leaderboard]

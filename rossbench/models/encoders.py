@@ -13,11 +13,10 @@ from timm.models.resnet import ResNet
 from torch import Tensor, nn
 
 from ..config.recipes import PADDINGS as PADDINGS
+from ..config.recipes import SMALL as SMALL
 from ..util import distributed
 from ..util.errors import InvalidValue, unknown
 from ..util.seeds import seeded
-
-SMALL = "conv3"
 
 
 class Encoder(nn.Module):
