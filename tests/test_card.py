@@ -7,7 +7,6 @@ import pytest
 import yaml
 from conftest import tiny
 from huggingface_hub import ModelCard
-from safetensors import safe_open
 from test_names import run_given
 
 from rossbench.report.card import card
@@ -69,19 +68,6 @@ def test_it_tells_numbers_audit_protocol_and_commands(store):
     assert "REDUCED OR CHANGED PROTOCOL: pretraining.epochs 2" in text
     assert "pretrained on digits by contrastive learning, under PGD-L2, 3 steps of 1 at ε=1, 2 epochs, seed 0" in text
     assert re.search(r"\nrossbench run digits --train-eps 1 --eval-eps 0,0.5 --set \S+", text)
-
-
-def test_what_it_says_of_loading_is_so(rossbench, store, tmp_path):
-    """The code of the card loads the file of export, in the folder of both."""
-    assert rossbench("export", "digits@1", "model.safetensors", "--store", store)[0] == 0
-    code, out, _ = rossbench("card", "digits@1", "--store", store, "--out", "README.md")
-    assert (code, out) == (0, "saved README.md\n")
-    text = (tmp_path / "README.md").read_text()
-    (block,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    places = {}
-    exec(block, places)
-    with safe_open("model.safetensors", "pt") as file:
-        assert places["features"].shape == (1, int(file.metadata()["features"]))
 
 
 def test_of_an_encoder_from_elsewhere_it_names_the_source(store):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import shutil
 
 import pytest
@@ -80,6 +81,17 @@ def test_timm_loads_it_strictly_and_it_comes_back_as_it_was(exported, store, nam
         assert back.weights == matrix.weights
         assert torch.equal(back.encoder(images), features)
     assert facts["features"] == features.shape[1]
+
+
+@pytest.mark.parametrize("model", ["digits@1", "plain", "padded", "token"])
+def test_the_code_of_its_card_loads_it(rossbench, store, tmp_path, model):
+    assert rossbench("export", model, "model.safetensors", "--store", store)[0] == 0
+    code, out, _ = rossbench("card", model, "--store", store, "--out", "README.md")
+    assert (code, out) == (0, "saved README.md\n")
+    (block,) = re.findall(r"```python\n(.*?)```", (tmp_path / "README.md").read_text(), re.DOTALL)
+    places = {}
+    exec(block, places)
+    assert places["features"].shape == (1, facts_of(tmp_path / "model.safetensors")["features"])
 
 
 def test_it_tells_where_it_is_from_and_its_numbers(exported, store):

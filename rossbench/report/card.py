@@ -18,6 +18,28 @@ from .tables import Table
 
 _TAGS = ("image-feature-extraction", "adversarial-robustness", "self-supervised-learning", "rossbench")
 
+_TIMM = 'timm.create_model(**facts["timm"])'
+_STEM = """
+model.conv1 = torch.nn.Conv2d(3, model.conv1.out_channels, 3, padding={padding}, bias=False)
+model.maxpool = torch.nn.Identity()"""
+_LOADING = """```python
+import json
+
+{imports}
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+file = "model.safetensors"  # of rossbench export
+with safe_open(file, "pt") as opened:
+    facts = {{name: json.loads(text) for name, text in opened.metadata().items() if name != "format"}}
+model = {model}{stem}
+model.load_state_dict(load_file(file), strict=True)
+model.eval()
+mean, std = (torch.tensor(facts["normalization"][part])[:, None, None] for part in ("mean", "std"))
+features = model((torch.rand(1, 3, {size}, {size}) - mean) / std)  # images in [0, 1]
+```"""
+
 
 def card(models: Sequence[tuple[ResultMatrix, Row]]) -> str:
     """Of one encoder; ``models``: all that are built on it, as lookup.find_encoder gives them."""
@@ -147,7 +169,7 @@ def _protocol(group: Sequence[Entry]) -> str:
     images = {entry.first.target: score.records[0].n for entry in group for score in entry.scores.values()}
     told = {
         "attack": evaluation.attack,
-        "norm": evaluation.attack.norm,
+        "norm": widest.norm,
         EPS: ", ".join(map(format_epsilon, epsilons)) + ", in pixels of [0, 1]",
         "test images": ", ".join(f"{n} of {target}" for target, n in images.items()),
     }
@@ -172,30 +194,10 @@ def _loading(entry: Entry) -> str:
         return (
             f"It is a Python module, `{spec.encoder.removeprefix(MODULE)}`, which is built and loaded by its own code."
         )
-    base, _, stem = spec.encoder.partition(":")
-    build = ['model = timm.create_model(**facts["timm"])']
-    if stem:
-        build += [
-            f"model.conv1 = torch.nn.Conv2d(3, model.conv1.out_channels, 3, padding={PADDINGS[stem]}, bias=False)",
-            "model.maxpool = torch.nn.Identity()",
-        ]
-    if _library(entry) == "rossbench":
-        build = [f'model = build("{base}", {spec.pixels}, seed=0).backbone']
-    imports = {"timm": ["import timm", "import torch"]}
-    lines = [
-        "import json",
-        "",
-        *imports.get(_library(entry), ["import torch", "from rossbench.models.encoders import build"]),
-        "from safetensors import safe_open",
-        "from safetensors.torch import load_file",
-        "",
-        'file = "model.safetensors"  # of rossbench export',
-        'with safe_open(file, "pt") as opened:',
-        '    facts = {name: json.loads(text) for name, text in opened.metadata().items() if name != "format"}',
-        *build,
-        "model.load_state_dict(load_file(file), strict=True)",
-        "model.eval()",
-        'mean, std = (torch.tensor(facts["normalization"][part])[:, None, None] for part in ("mean", "std"))',
-        f"features = model((torch.rand(1, 3, {spec.pixels}, {spec.pixels}) - mean) / std)  # images in [0, 1]",
-    ]
-    return "```python\n" + "\n".join(lines) + "\n```"
+    _, _, stem = spec.encoder.partition(":")
+    return _LOADING.format(
+        imports="import timm" if _library(entry) == "timm" else "from rossbench.models.encoders import build",
+        model=f'build("{SMALL}", {spec.pixels}, seed=0).backbone' if _library(entry) == "rossbench" else _TIMM,
+        stem=_STEM.format(padding=PADDINGS[stem]) if stem else "",
+        size=spec.pixels,
+    )

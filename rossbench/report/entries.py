@@ -15,7 +15,7 @@ from ..config.recipes import MODULE
 from ..config.scenarios import Row
 from ..config.specs import ATTACKED, EvaluateSpec, FinetuneSpec, PretrainSpec
 from ..store.records import Audit, Record
-from ..store.results import ResultMatrix
+from ..store.results import MISSING, ResultMatrix
 from ..util.epsilons import EPS, format_epsilon, parse_epsilons
 from ..util.statistics import wilson_over
 from ..util.values import flatten
@@ -93,6 +93,12 @@ class Entry:
     @property
     def finetuning(self) -> str:
         return f"{self.spec.recipe.trained}, {EPS}={format_epsilon(self.row[1])}"
+
+    @property
+    def norm(self) -> str:
+        """In which the attack's epsilon is a distance, if it is one."""
+        attack = self.first.evaluation.attack
+        return attack.norm if attack.kind.is_distance else MISSING
 
     @property
     def audits(self) -> dict[int, Audit]:
