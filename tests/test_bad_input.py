@@ -86,12 +86,14 @@ KINDS = {
     ),
     "store list --out; store verify --out; store gc --out; store rm digits --out": _values("none folder file.txt", ""),
     "figure matrix digits --save; features digits --save": _values("folder none/f.png f.gif .png", LONG + ".png", ""),
-    "report --html": _values("folder none/x", ""),
+    "report --html; card digits@0 --out; export digits@0 ": _values("folder none/x", ""),
+    "leaderboard --html": _values("file.txt file.txt/x", "a\x00b", LONG, ""),
+    "leaderboard --html board ": _values("none folder file.txt", "a\x00b", ""),
     "list --scenario-file; show digits --scenario-file; run digits --scenario-file; report --scenario-file": _values(
         "none.py folder /dev/zero /proc/self/mem s/raises.py", *ODD[:2], LONG
     ),
     "zoo ; run digits --encoder-weights w/good.pt --zoo": _values("acl acl-cifar10x ACL", *ODD, LONG),
-    "show ; run ; report ; audit ; compare ; figure matrix ; layers ; features ": _values("digitz DIGITS", *ODD),
+    "show ; run ; report ; audit ; compare ; figure matrix ; layers ; features ; card ": _values("digitz DIGITS", *ODD),
 }
 """Options that take values of the same kind, and bad ones of it."""
 COMBINED = """
@@ -109,6 +111,7 @@ run digits --encoder-weights hf-hub:a/b --encoder conv3; run --zoo acl-cifar10; 
 run digits --zoo acl-cifar10 --encoder-weights w/good.pt; run --zoo acl-cifar10 --encoder-weights hf-hub:a/b
 report --html x.html --format csv; report --html x.html --intervals; report --intervals --format json
 features digits --epsilon 1001; store rm; store rm x; figure tsne-together digits --limit 41
+export digits@0; export digitz x.safetensors; leaderboard; card digits@0 digits@1
 compare digits; compare digits@0 digits@2; compare digits@0 digits@0 digits@0; compare @ @; compare x@0 digits@0
 """
 MESSAGES = """
@@ -136,12 +139,16 @@ compare => expected runs with published numbers, cifar10-to-cifar10,
 compare digits@0 => expected two models, such as digits@0 digits@1, got digits@0
 compare digits@0 digit@1 => did you mean digits?
 compare digits@0 digits@0.5 => unknown model of digits '0.5'; known: conv3 ε=0, conv3 ε=1
+card conv3 => conv3: expected one model, got several; name it, or give --protocol: digits@conv3 ε=0
+export digits@0.5 x.safetensors => unknown model of digits '0.5'; known: conv3 ε=0, conv3 ε=1
+leaderboard none --html board => nothing to report in none
+leaderboard --html file.txt => 'file.txt' is a file
 figure pie digits => unknown command 'pie'; known: confusion, examples, matrix, per-class,
 figure digits => unknown command 'digits'; did you mean rossbench figure matrix digits?
 digits => unknown command 'digits'; did you mean rossbench run digits?
 ross2022 --epochs 3 => unknown command 'ross2022'; did you mean rossbench run ross2022?
 help run => unknown command 'help'; did you mean rossbench --help?
-repot => unknown command 'repot'; did you mean report?
+repot => unknown command 'repot'; did you mean report
 run digits --train-eps 0 1 => unexpected extra argument (1); usage: rossbench run [OPTIONS] [NAME]; values of one option
 figure matrix => Missing argument 'NAME...'; usage: rossbench figure matrix [OPTIONS] NAME...
 run digits --threads 0 => expected a whole number of at least 1 and at most 1024, got '0'

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import click
 import pytest
+from safetensors.torch import save_file
 
 from rossbench import cli, registry
 from rossbench.data import datasets
+from rossbench.models import encoders
 from rossbench.runner.overrides import changed_scenarios
 from rossbench.util.values import flatten
 
@@ -65,6 +67,9 @@ def test_every_python_example_runs(page, own_registry, tmp_path, monkeypatch, fi
     for place in ("train/robin", "train/wren", "test/robin", "test/wren"):  # of the folder that is registered
         (tmp_path / "path/to/birds" / place).mkdir(parents=True)
         (tmp_path / "path/to/birds" / place / "1.jpg").touch()
+    timm_arguments = {"timm": '{"model_name": "resnet18", "num_classes": 0}'}
+    weights = encoders.build("resnet18:cifar", 16, seed=0).backbone.state_dict()
+    save_file(weights, tmp_path / "mine-v3.safetensors", timm_arguments)
     for k, block in enumerate(blocks(page, "python")):
         script = tmp_path / f"block{k}.py"
         script.write_text(block)

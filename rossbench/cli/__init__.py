@@ -14,7 +14,7 @@ import click
 from ..util import torchrun
 from ..util.errors import RankError, RossbenchError
 from ..util.signals import Interrupted, listening
-from . import figures, results, run, store, terminal, types, zoo
+from . import figures, publish, results, run, store, terminal, types, zoo
 from .options import debug_option
 
 EXIT_UNEXPECTED = 1
@@ -96,5 +96,5 @@ def cli() -> None:
 
 
 _RESULTS = (results.report, results.audit, results.compare, store.store_)
-for _command in (run.list_, zoo.zoo, run.show, run.run, *_RESULTS, *figures.COMMANDS):
+for _command in (run.list_, zoo.zoo, run.show, run.run, *_RESULTS, *figures.COMMANDS, *publish.COMMANDS):
     cli.add_command(_command)

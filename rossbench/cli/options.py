@@ -91,7 +91,7 @@ def _load_scenario_file(ctx: click.Context, param: click.Parameter, value: Path 
         ctx.meta[FILE] = value
 
 
-def _check_writable(ctx: click.Context, param: click.Parameter, value: Path | None) -> Path | None:
+def check_writable(ctx: click.Context, param: click.Parameter, value: Path | None) -> Path | None:
     """A folder that can be written to or created, checked before the work whose results go there."""
     nearest = value and next(path for path in (value.absolute(), *value.absolute().parents) if path.exists())
     if nearest and not os.access(nearest, os.W_OK):
@@ -166,12 +166,14 @@ _of_store: dict[str, Any] = {
     "help": "Folder of artifacts and records.",
 }
 store = option("--out", "--store", "store", type=FOLDER, **_of_store)
+store_alone = option("--store", "store", type=FOLDER, **_of_store)
+"""Of a command whose --out is a file."""
 stores = option("--out", "--store", "stores", type=FOLDER, multiple=True, **_of_store | {"default": [STORE]})
 """Read together."""
-store_to_write = option("--out", "--store", "store", type=FOLDER, callback=_check_writable, **_of_store)
+store_to_write = option("--out", "--store", "store", type=FOLDER, callback=check_writable, **_of_store)
 data_dir = option("--data-dir", type=FOLDER, help="[default: ROSSBENCH_DATA or ~/.cache/rossbench/data]")
 tensorboard = option(
-    "--tensorboard", type=FOLDER, callback=_check_writable, help="Log loss and accuracy per epoch here."
+    "--tensorboard", type=FOLDER, callback=check_writable, help="Log loss and accuracy per epoch here."
 )
 device = option("--device", callback=_device, default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
 metric = option("--metric", type=types.Choice(list(METRICS)), help="[default: top1; robust for --attacked correct]")
@@ -281,6 +283,9 @@ def _check_folder_exists(ctx: click.Context, param: click.Parameter, value: Path
 def file_option(name: str, help: str) -> Decorator:
     """A file to write."""
     return click.option(f"--{name}", "save", type=_FILE, callback=_check_folder_exists, help=help)
+
+
+file_argument = click.argument("file", type=_FILE, callback=_check_folder_exists)
 
 
 def place(given: Path | None, default: str, forms: Sequence[str]) -> Path:

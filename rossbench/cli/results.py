@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 
 import click
@@ -20,7 +19,7 @@ from ..store.several import load_several
 from ..store.store import Store
 from ..util.errors import InvalidValue, NotComparable
 from . import options, types
-from .terminal import Console
+from .terminal import Console, now
 
 EXIT_FAILED_AUDIT = 3
 
@@ -121,8 +120,7 @@ def _write_page(
 
         data = FigureData(store, data_dir, device)
         drawn = page_figures(data, matrices, lambda caption: status.update(escape(caption)))
-    created = datetime.now(UTC).isoformat(" ", "minutes").removesuffix("+00:00") + " UTC"
-    options.save(path, render(names, matrices, drawn, created).encode())
+    options.save(path, render(names, matrices, drawn, now()).encode())
 
 
 def _print(shown: Sequence[tables.Table], form: str) -> None:

@@ -8,6 +8,7 @@ import io
 import os
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Any, TextIO, cast
 
 from rich import console
@@ -25,6 +26,11 @@ class Console(console.Console):
 
     def status(self, status: Any, **options: Any) -> Status:
         return super().status(status, **{"spinner": "dots" if self.encoding.startswith("utf") else "line", **options})
+
+
+def now() -> str:
+    """As a page shows when it was made."""
+    return datetime.now(UTC).isoformat(" ", "minutes").removesuffix("+00:00") + " UTC"
 
 
 class _Tolerant:

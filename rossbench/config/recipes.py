@@ -15,6 +15,10 @@ from ..util.values import Count, NotNegative, Positive, Share, Whole, value
 
 MODULE = "module:"
 """What the names of encoders begin with that are modules of a caller's own, and in no library."""
+SMALL = "conv3"
+"""rossbench's own encoder, for digits."""
+PADDINGS = {"cifar": 1, "cifar-pad2": 2}
+"""Of a CIFAR stem's first convolution, by what stands behind an encoder's colon; solo-learn and DeACL pad by 2."""
 
 
 _Item = TypeVar("_Item")

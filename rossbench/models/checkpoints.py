@@ -16,20 +16,24 @@ import uuid
 import warnings
 import zipfile
 from collections.abc import Iterable
+from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import timm
 import torch
-from safetensors import SafetensorError
+from pydantic import Field
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch.serialization import safe_globals
 
-from ..util.errors import InvalidValue, one_line
+from ..util.errors import InvalidValue, RossbenchError, one_line
+from ..util.values import read as read_value
+from ..util.values import value
 from . import dialects, encoders
-from .dialects import Choices
-from .pretrained import NONE, Normalization, PretrainedEncoder, given
+from .dialects import EXPORTED, Choices
+from .pretrained import NONE, RGB, Normalization, PretrainedEncoder, given
 
 SOURCES = ("hf-hub:", "local-dir:")
 """What timm calls models that bring their architecture, mean and std with them."""
@@ -135,11 +139,13 @@ def _content(path: Path) -> Any:
         with path.open("rb") as file:
             head = file.read(512)
         if head[8:9] == b"{" and 0 < int.from_bytes(head[:8], "little") < 10**8:
-            return load_file(path)
+            return load_file(path) | _exported(path)
         kind = _kind(path, head)
         if not kind:
             with warnings.catch_warnings(action="ignore"), safe_globals(_HARMLESS), path.open("rb") as file:
                 return torch.load(file, map_location="cpu", weights_only=True)
+    except InvalidValue:
+        raise
     except SafetensorError as error:
         got = f"a damaged file of {path.stat().st_size} bytes: {error}"
         raise InvalidValue(f"{path.name}: expected safetensors, got {got}") from error
@@ -150,6 +156,33 @@ def _content(path: Path) -> Any:
     raise InvalidValue(
         f"{path.name}: expected weights, written by torch.save or as .safetensors, got {kind}"
     ) from cause
+
+
+@value
+class _Normalization:
+    mean: Annotated[RGB, Field(strict=False)]
+    std: Annotated[RGB, Field(strict=False)]
+
+
+@value
+class _Exported:
+    """What ``rossbench export`` says of an encoder in the metadata of its file, as far as it is read here."""
+
+    encoder: str
+    normalization: _Normalization
+
+
+def _exported(path: Path) -> dict[str, Any]:
+    """That, as a part of the file's content; nothing for a file of another origin."""
+    with safe_open(path, "pt") as file:
+        said = file.metadata() or {}
+    if EXPORTED not in said:
+        return {}
+    facts = ", ".join(f'"{field.name}": {said.get(field.name, "null")}' for field in fields(_Exported))
+    try:
+        return {EXPORTED: asdict(read_value(_Exported, f"{{{facts}}}"))}
+    except RossbenchError as error:
+        raise InvalidValue(f"{path.name}: {error}") from error
 
 
 def _check_hash(path: Path, expected: str) -> None:

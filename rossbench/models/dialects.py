@@ -46,6 +46,8 @@ _PREFERRED = {
 """Of two encoders in one file, that of the first role is taken; "" has none of these roles."""
 _SOLO_LEARN = {"backbone_args", "method_kwargs", "num_large_crops", "proj_hidden_dim", "knn_eval", "cifar"}
 """Hyper-parameters of solo-learn, and of DeACL, which is built on it."""
+EXPORTED = "rossbench"
+"""Names what a file of ``rossbench export`` says of its encoder."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,7 @@ class Fit:
 
 def fit(source: str, name: str, backbone: nn.Module, content: object, choices: Choices) -> Fit:
     """The encoder ``name`` of a file's content, whole; InvalidValue if it is not there, or there is no saying which."""
+    _check_name(source, name, content)
     found = dict(tensors(content))
     if not found:
         keys = ", ".join(map(str, content)) if isinstance(content, Mapping) else ""
@@ -265,6 +268,14 @@ def _stem(source: str, name: str, content: object) -> list[str]:
         )
     lightning = any(str(key).startswith("pytorch-lightning") for key in content)
     return [f"solo-learn and DeACL, which save such containers, have the stem of {name}-pad2"] * lightning
+
+
+def _check_name(source: str, name: str, content: object) -> None:
+    """InvalidValue for another architecture than that of a file that rossbench exported."""
+    said = content.get(EXPORTED) if isinstance(content, Mapping) else None
+    meant = said.get("encoder", name) if isinstance(said, Mapping) else name
+    if meant != name:
+        raise InvalidValue(f"{source}: expected --encoder {meant}, as which it was exported, got {name}")
 
 
 def _is_solo_learn(content: object) -> bool:

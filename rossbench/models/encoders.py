@@ -6,7 +6,7 @@ import contextlib
 import copy
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import timm
 import torch
@@ -14,13 +14,11 @@ from timm.layers import convert_sync_batchnorm
 from timm.models.resnet import ResNet
 from torch import Tensor, nn
 
+from ..config.recipes import PADDINGS as PADDINGS
+from ..config.recipes import SMALL as SMALL
 from ..util import distributed
 from ..util.errors import InvalidValue, unknown
 from ..util.seeds import seeded
-
-SMALL = "conv3"
-PADDINGS = {"cifar": 1, "cifar-pad2": 2}
-"""Of a CIFAR stem's first convolution, by what stands behind a name's colon; solo-learn and DeACL pad by 2."""
 
 
 class Encoder(nn.Module):
@@ -114,13 +112,18 @@ def clean_name(name: str) -> str:
     return f"{norm}{_CLEAN}{part}"
 
 
+def is_clean(name: str) -> bool:
+    """Whether a tensor of a state dict is of a clean counterpart."""
+    return _CLEAN in name
+
+
 def can_be_dual(module: nn.Module) -> bool:
     return type(module) is BatchNorm2d
 
 
 def add_clean_branches(model: nn.Module, names: Iterable[str]) -> None:
     """Make those BatchNorms dual whose clean tensors are among the names of a state dict that is to be loaded."""
-    for norm in {name.partition(_CLEAN)[0] for name in names if _CLEAN in name}:
+    for norm in {name.partition(_CLEAN)[0] for name in names if is_clean(name)}:
         module = model.get_submodule(norm)
         module.clean = copy.deepcopy(module)
         module.__class__ = DualBatchNorm2d
@@ -180,11 +183,7 @@ def _timm(name: str, size: int) -> nn.Module:
     base, colon, stem = name.partition(":")
     if not timm.is_model(base) or (colon and stem not in PADDINGS):
         raise unknown("encoder", name, [SMALL, *timm.list_models()])
-    arguments: dict[str, object] = {"num_classes": 0}
-    config = timm.get_pretrained_cfg(base)
-    if config is not None and config.fixed_input_size:  # such as vision transformers, built for one image size
-        arguments["img_size"] = size
-    model: nn.Module = timm.create_model(base, pretrained=False, **arguments)
+    model: nn.Module = timm.create_model(pretrained=False, **timm_arguments(base, size))
     if stem:
         if not isinstance(model, ResNet) or not isinstance(model.conv1, nn.Conv2d):
             raise InvalidValue(f"encoder {name!r}: expected a ResNet with a single-convolution stem, such as resnet18")
@@ -192,6 +191,13 @@ def _timm(name: str, size: int) -> nn.Module:
         nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
         model.maxpool = nn.Identity()
     return model
+
+
+def timm_arguments(base: str, size: int) -> dict[str, Any]:
+    """What ``timm.create_model`` is called with for a model without its classifier."""
+    config = timm.get_pretrained_cfg(base)
+    sized = config is not None and config.fixed_input_size  # such as vision transformers, built for one image size
+    return {"model_name": base, "num_classes": 0, **({"img_size": size} if sized else {})}
 
 
 def _conv3() -> nn.Module:

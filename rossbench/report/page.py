@@ -1,23 +1,20 @@
-"""The report as one HTML page that needs nothing else. The home of jinja2."""
+"""The report as one HTML page that needs nothing else."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import resources
 from typing import Any
 
-import jinja2
 from markupsafe import Markup
 
-from .. import __version__, registry
-from ..config.specs import ATTACKED, EvaluateSpec, FinetuneSpec, PretrainSpec
+from .. import registry
 from ..store.results import METRICS, ResultMatrix
-from ..util.epsilons import EPS, format_epsilon, format_model
+from ..util.epsilons import format_epsilon, format_model
 from ..util.errors import InvalidValue
-from ..util.values import flatten
-from . import published, tables, zoo
+from . import published, tables, templates, zoo
+from .entries import settings
 from .plot_style import INK
 
 TOLERANCE = 2.0
@@ -39,17 +36,12 @@ def render(names: Sequence[str], matrices: Sequence[ResultMatrix], figures: Sequ
 
     ``names``: what was asked for, scenarios and suites, none for all; ``created``: the time that the page shows.
     """
-    environment = jinja2.Environment(
-        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
-    )
-    environment.filters["figure"] = _figure
-    source = resources.files(__package__).joinpath("page.html").read_text(encoding="utf-8")
     places = {place: [one for one in figures if one.place == place] for place in {one.place for one in figures}}
-    return environment.from_string(source).render(
+    return templates.fill(
+        "page.html",
         title=", ".join(names) or "All scenarios",
-        version=__version__,
         created=created,
-        eps=EPS,
+        figure=_figure,
         sections=_sections(names, matrices),
         over_seeds=tables.over_seeds,
         together=tables.together,
@@ -105,29 +97,8 @@ def _recipes(matrices: Sequence[ResultMatrix]) -> list[tuple[list[str], dict[str
     groups: dict[tuple[tuple[str, Any], ...], list[str]] = {}
     for matrix in matrices:
         if matrix.records:
-            groups.setdefault(tuple(_settings(matrix).items()), []).append(matrix.name)
+            groups.setdefault(tuple(settings(matrix).items()), []).append(matrix.name)
     return [(names, dict(settings)) for settings, names in groups.items()]
-
-
-def _settings(matrix: ResultMatrix) -> dict[str, Any]:
-    """Of each stage from a record in which it was attacked: without an attack its settings are not in the spec."""
-    specs = [record.spec for record in matrix.records]
-    stages: dict[str, PretrainSpec | FinetuneSpec | EvaluateSpec] = {
-        "evaluation": max(specs, key=lambda spec: spec.epsilon),
-        "finetuning": max((spec.finetune for spec in specs), key=lambda spec: spec.epsilon),
-        "pretraining": max((spec.finetune.pretrain for spec in specs), key=lambda spec: spec.epsilon),
-    }
-    limits = {"training images": specs[0].finetune.limit, "test images": specs[0].limit}
-    settings: dict[str, Any] = {"encoder": specs[0].finetune.pretrain.encoder, "seed": matrix.seed}
-    settings |= {name: "all" if limit is None else limit for name, limit in limits.items()}
-    for stage, spec in reversed(stages.items()):
-        if matrix.weights and stage == "pretraining":
-            settings["weights"] = matrix.weights
-            continue
-        unused = () if spec.epsilon else ATTACKED
-        fields = flatten(spec.recipe)
-        settings |= {f"{stage}.{name}": value for name, value in fields.items() if not name.startswith(unused)}
-    return settings
 
 
 def _comparison(matrices: Sequence[ResultMatrix]) -> dict[str, Any]:

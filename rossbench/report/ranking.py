@@ -14,7 +14,7 @@ from ..store.records import Record
 from ..store.results import METRICS, MISSING, ResultMatrix
 from ..util.epsilons import EPS, format_epsilon
 from ..util.errors import InvalidValue
-from ..util.statistics import mean_deviation, wilson
+from ..util.statistics import wilson_over
 from . import tables
 from .formats import csv_cell
 from .tables import Table
@@ -155,11 +155,8 @@ def _ranked(models: Sequence[_Model], targets: frozenset[str], epsilons: set[flo
             continue
         images = [min(r.n for m, r in model.records if m.target == target) for target in targets]
         n = max(1, round(len(images) ** 2 / sum(1 / one for one in images)))  # of a mean of means
-        low, high = wilson(round(mean * n), n)
         by_seed = [one for seed in model.seeds if (one := model.mean(metric, attacked, seed)) is not None]
-        if len(by_seed) > 1:
-            deviation = mean_deviation(by_seed)[1]
-            low, high = min(low, max(0.0, mean - deviation)), max(high, min(1.0, mean + deviation))
+        low, high = wilson_over(mean, n, by_seed)
         clean = model.mean(metric, lambda matrix, record: matrix.target in targets and record.spec.epsilon == 0)
         own = model.mean(metric, lambda matrix, record: attacked(matrix, record) and matrix.source == matrix.target)
         other = model.mean(metric, lambda matrix, record: attacked(matrix, record) and matrix.source != matrix.target)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from .. import registry
 from ..config.scenarios import Row
@@ -28,6 +28,29 @@ def find_model(store: Store, text: str, protocol: str | None = None) -> tuple[Re
     ``1:0``, of one pretrained here if there is one; or the hash of given weights. UnknownName lists what there is,
     InvalidValue what several there are to choose from.
     """
+    found = _called(store, text, protocol)
+    _check_one(text, found, lambda matrix, row: matrix.audit_specs()[row].finetune.key)
+    return found[0]
+
+
+def find_encoder(store: Store, text: str, protocol: str | None = None) -> list[tuple[ResultMatrix, Row]]:
+    """All models in the store of the encoder that a model has, whatever their task and seed of finetuning.
+
+    ``text``, ``protocol`` and what is raised: see find_model.
+    """
+    found = _called(store, text, protocol)
+    _check_one(text, found, _encoder)
+    models = [(one, row) for one in load(store) for row in one.audit_specs()]
+    return [(one, row) for one, row in models if _encoder(one, row) == _encoder(*found[0])]
+
+
+def _encoder(matrix: ResultMatrix, row: Row) -> str:
+    """Weights that were given are one encoder under every seed; the same weights fit several stems."""
+    spec = matrix.audit_specs()[row].finetune.pretrain
+    return f"{spec.encoder} {spec.weights}" if spec.weights else spec.key
+
+
+def _called(store: Store, text: str, protocol: str | None) -> list[tuple[ResultMatrix, Row]]:
     name, _, model = text.rpartition("@")
     matrices = [one for one in load(store, [name] if name else [], protocol) if one.records]
     models = [(one, row) for one in matrices for row in one.audit_specs()]
@@ -43,12 +66,16 @@ def find_model(store: Store, text: str, protocol: str | None = None) -> tuple[Re
         ]
     if not found:
         raise unknown(f"model of {name or store.root}", model, {one.model(row) for one, row in models})
-    if len({one.audit_specs()[row].finetune for one, row in found}) > 1:
+    return found
+
+
+def _check_one(text: str, found: list[tuple[ResultMatrix, Row]], key: Callable[[ResultMatrix, Row], str]) -> None:
+    """InvalidValue, with what there is to choose from, if the models differ in their key."""
+    if len({key(*one) for one in found}) > 1:
         choices = "; ".join(
             f"{one.name}@{one.model(row)}, protocol {one.protocol}, seed {one.seed}" for one, row in found
         )
         raise InvalidValue(f"{text}: expected one model, got several; name it, or give --protocol: {choices}")
-    return found[0]
 
 
 def _plain_model(text: str) -> str:

@@ -36,6 +36,16 @@ def mean_deviation(values: Sequence[float]) -> tuple[float, float]:
     return statistics.fmean(values), statistics.stdev(values)
 
 
+def wilson_over(mean: float, n: int, rates: Sequence[float]) -> tuple[float, float]:
+    """A 95 % interval of the mean of rates of the same ``n`` samples, one a seed, in [0, 1].
+
+    Wilson's, with each sample counted once, and at least as wide as the rates' sample deviation.
+    """
+    low, high = wilson(round(mean * n), n)
+    deviation = mean_deviation(rates)[1] if len(rates) > 1 else 0.0
+    return min(low, max(0.0, mean - deviation)), max(high, min(1.0, mean + deviation))
+
+
 def kendall(ours: Sequence[float], theirs: Sequence[float]) -> float | None:
     """Kendall's tau-b of two orders of the same things, in [-1, 1]; None where it is not defined: one is all equal."""
     from scipy.stats import kendalltau
