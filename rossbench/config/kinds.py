@@ -5,12 +5,12 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from ..attacks.table import Norm
 from ..util.epsilons import EPS
-from ..util.errors import InvalidValue, one_line, unknown
+from ..util.errors import one_line, unknown
 from ..util.values import Count, Positive, parse, value
 
 ATTACK = "attack"
@@ -42,8 +42,7 @@ class Kind:
         return KINDS[self.name] if self.name in KINDS else user_row(self.name, None)
 
     def __str__(self) -> str:
-        told = {field.name: f"{getattr(self, field.name):g}" for field in fields(self) if field.type != "str"}
-        return one_line(self.row.title + self.row.detail.format(**told, norm=self.norm))
+        return one_line(self.row.title + self.row.detail.format(**asdict(self)))
 
 
 @dataclass(frozen=True)
@@ -119,7 +118,7 @@ KINDS: dict[str, KindRow] = {row.defaults.name: row for row in _ROWS}
 
 def user_row(name: str, function: KindFunction | None, **more: Any) -> KindRow:
     """The row of a user's own kind."""
-    return KindRow(Kind(name), name, "", user_function=function, **more)
+    return KindRow(Kind(name), name, "", ", {norm}", user_function=function, **more)
 
 
 def kind_of(text: str, norm: Norm) -> Kind:
@@ -131,13 +130,11 @@ def kind_of(text: str, norm: Norm) -> Kind:
     if name not in KINDS:
         raise unknown("evaluation kind", name, [ATTACK, *KINDS])
     known = [field.name for field in fields(Kind) if field.name != "name"]
-    changes: dict[str, Any] = {"norm": norm}
+    row = KINDS[name]
+    changes: dict[str, Any] = {"norm": norm} if "{norm}" in row.detail else {}
     for setting in settings:
         field, _, written = setting.partition("=")
         if field not in known:
             raise unknown("setting of an evaluation kind", field, known)
         changes[field] = parse(Kind, field, written)
-    kind = replace(KINDS[name].defaults, **changes)
-    if name == "corruptions" and settings:
-        raise InvalidValue(f"kind: expected corruptions without settings, got {text}")
-    return kind
+    return replace(row.defaults, **changes)
