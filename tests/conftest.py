@@ -19,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from rossbench import cli, registry
 from rossbench.attacks.table import ATTACKS, Attack
+from rossbench.config.kinds import KINDS
 from rossbench.config.recipes import Augmentation, Pretraining
 from rossbench.config.scenarios import Place, Scenario
 from rossbench.config.specs import AuditSpec, EvaluateSpec, FinetuneSpec, PretrainSpec
@@ -99,7 +100,7 @@ def own_registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Registrations of a test end with it."""
     for name in ("_scenarios", "_suites", "_encoders"):
         monkeypatch.setattr(registry, name, dict(getattr(registry, name)))
-    known = [(names, dict(names)) for names in (ATTACKS, datasets.DATASETS)]
+    known = [(names, dict(names)) for names in (ATTACKS, KINDS, datasets.DATASETS)]
     registry._load_plugins.cache_clear()
     yield
     registry._load_plugins.cache_clear()

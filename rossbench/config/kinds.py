@@ -86,7 +86,13 @@ _ROWS = (
         ", {norm}, PGD, {steps} steps",
         passes=lambda kind, columns: 4 * kind.steps * columns,
     ),
-    KindRow(Kind("knn"), "k nearest neighbours", "knn:knn", ", k = {neighbours}, {norm}, PGD, {steps} steps", needs_train=True),
+    KindRow(
+        Kind("knn"),
+        "k nearest neighbours",
+        "knn:knn",
+        ", k = {neighbours}, {norm}, PGD, {steps} steps",
+        needs_train=True,
+    ),
     KindRow(
         Kind("corruptions"),
         "Accuracy under corruptions",

@@ -13,11 +13,12 @@ from markupsafe import Markup
 
 from .. import __version__, registry
 from ..config.specs import ATTACKED, EvaluateSpec, FinetuneSpec, PretrainSpec
-from ..store.results import METRICS, ResultMatrix
+from ..store.metrics import METRICS
+from ..store.results import ResultMatrix
 from ..util.epsilons import EPS, format_epsilon, format_model
 from ..util.errors import InvalidValue
 from ..util.values import flatten
-from . import published, tables, zoo
+from . import kind_tables, published, tables, zoo
 from .plot_style import INK
 
 TOLERANCE = 2.0
@@ -53,6 +54,7 @@ def render(names: Sequence[str], matrices: Sequence[ResultMatrix], figures: Sequ
         sections=_sections(names, matrices),
         over_seeds=tables.over_seeds,
         together=tables.together,
+        of_kinds=kind_tables.of_kinds,
         metrics=list(METRICS),
         figures=places,
         matrices=matrices,

@@ -68,7 +68,9 @@ def measure(spec: MeasureSpec, context: Context, data: Data, hooks: Hooks) -> Fo
         except RossbenchError:
             raise
         except Exception as error:  # a user's own code may raise anything
-            raise RossbenchError(one_line(f"kind {spec.kind.name!r}: expected rows of numbers, got {error!r:.300}")) from error
+            raise RossbenchError(
+                one_line(f"kind {spec.kind.name!r}: expected rows of numbers, got {error!r:.300}")
+            ) from error
 
 
 def _of_user(given: Any, spec: MeasureSpec) -> Found:

@@ -77,7 +77,8 @@ class Holdings:
     @cached_property
     def _noted(self) -> list[tuple[str, str]]:
         """(scenario, key) of every cell and measurement that a run was about."""
-        return [(note.name, one[-1]) for note in self.notes.values() for one in (*note.cells, *note.measures)]
+        noted = [(note.name, cell[-1]) for note in self.notes.values() for cell in note.cells]
+        return noted + [(note.name, one[-1]) for note in self.notes.values() for one in note.measures]
 
     def artifacts(self) -> list[Artifact]:
         now, found = time.time(), []
