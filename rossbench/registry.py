@@ -23,7 +23,7 @@ from typing import TypeVar
 
 from .attacks.table import ATTACKS, AttackFunction, AttackKind, kind, user_kind
 from .config.builtin import BUILTIN
-from .config.kinds import ATTACK, KINDS, KindFunction, KindRow, user_row
+from .config.kinds import ATTACK, KINDS, KindFunction, KindRow, kind_of, user_row
 from .config.known_encoders import KNOWN_ENCODERS
 from .config.scenarios import Scenario, Suite, check_name
 from .config.zoo import KnownEncoder, PublishedNumbers
@@ -175,6 +175,13 @@ def kinds() -> list[KindRow]:
     """All evaluation kinds but the attack, in the order of registration, plug-ins included."""
     _load_plugins()
     return list(KINDS.values())
+
+
+def check_kind(text: str) -> None:
+    """UnknownName or InvalidValue for what is no evaluation kind with settings, such as ``knn,neighbours=20``."""
+    if text != ATTACK:
+        _load_plugins()
+        kind_of(text, "L2")
 
 
 def get(name: str) -> Scenario:

@@ -28,8 +28,8 @@ def length(subject):
 register_kind("length", length, columns=(1, 2), over="factor", needs_head=False)
 
 def dark(subject):
-    right = [subject.outputs(subject.head, subject.floats() * (1 - c)).argmax(1) == subject.labels for c in subject.columns]
-    return {"accuracy (%)": [100 * float(one.float().mean()) for one in right]}
+    logits = [subject.outputs(subject.head, subject.floats() * (1 - column)) for column in subject.columns]
+    return {"accuracy (%)": [100 * float((one.argmax(1) == subject.labels).float().mean()) for one in logits]}
 
 register_kind("dark", dark)
 """

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from .. import registry
-from ..config.kinds import ATTACK, kind_of
+from ..config.kinds import ATTACK
 from ..config.recipes import FINETUNINGS
 from ..config.zoo import NORMALIZATIONS, normalization_of
 from ..runner.overrides import SAME, parse_setting
@@ -153,11 +153,9 @@ def _needs_cost(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
 
 
 def _check_kinds(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
-    registry.kinds()  # so that those of plug-ins are known
     for value in values:
-        if value != ATTACK:
-            kind_of(value, "L2")
-    return tuple(dict.fromkeys(values))
+        registry.check_kind(value)
+    return values
 
 
 def complete_names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
@@ -185,15 +183,8 @@ name_or_zoo = click.argument("name", required=False, shell_complete=complete_nam
 some_names = click.argument("names", nargs=-1, metavar="[NAME]...", shell_complete=complete_names)
 debug_option = option("--debug", is_flag=True, expose_value=False, help="Show the traceback of an error.")
 json_option = option("--json", "as_json", is_flag=True, help="Print JSON.")
-kinds = option(
-    "--kind",
-    "kinds",
-    multiple=True,
-    default=[ATTACK],
-    callback=_check_kinds,
-    metavar="KIND",
-    help="Evaluation kind that list names, with settings: knn,neighbours=20; repeatable.  [default: attack]",
-)
+_kinds = {"multiple": True, "default": [ATTACK], "callback": _check_kinds, "metavar": "KIND"}
+kinds = option("--kind", "kinds", **_kinds, help="What to evaluate, as list names it; repeatable.  [default: attack]")
 no_audit = option("--no-audit", is_flag=True, help="Do not audit the models; rossbench audit does it later.")
 threads = option("--threads", type=click.IntRange(1, 1024), help="Threads on the CPU; moves the last bits of results.")
 quiet = option("--quiet", is_flag=True, help="Print results and errors only, no progress.")

@@ -89,7 +89,8 @@ def run_suite(
     context = _context(store, data_dir, device, encoders, _origins(scenarios))
     if isinstance(kinds, str) or not kinds:
         raise InvalidValue(f"kinds: expected a list of evaluation kinds, at least one, got {kinds!r}")
-    registry.kinds()  # so that those of plug-ins are known
+    for kind in kinds:
+        registry.check_kind(kind)
     wanted = shard_of([spec for scenario in scenarios for spec in _wanted(scenario, kinds)], *shard)
     scheduler = Scheduler(context, executor or Executor(), observe)
     scheduler.check(wanted)
