@@ -183,7 +183,7 @@ name_or_zoo = click.argument("name", required=False, shell_complete=complete_nam
 some_names = click.argument("names", nargs=-1, metavar="[NAME]...", shell_complete=complete_names)
 debug_option = option("--debug", is_flag=True, expose_value=False, help="Show the traceback of an error.")
 json_option = option("--json", "as_json", is_flag=True, help="Print JSON.")
-_kinds = {"multiple": True, "default": [ATTACK], "callback": _check_kinds, "metavar": "KIND"}
+_kinds: dict[str, Any] = {"multiple": True, "default": [ATTACK], "callback": _check_kinds, "metavar": "KIND"}
 kinds = option("--kind", "kinds", **_kinds, help="What to evaluate, as list names it; repeatable.  [default: attack]")
 no_audit = option("--no-audit", is_flag=True, help="Do not audit the models; rossbench audit does it later.")
 threads = option("--threads", type=click.IntRange(1, 1024), help="Threads on the CPU; moves the last bits of results.")
