@@ -16,8 +16,8 @@ from ...attacks.task import Draws, Task
 from ..evaluate import moved
 from .subject import Found, Subject
 
-STEP = 0.25
-"""Length of a step, in epsilons."""
+_STEP = 1.0
+"""Length of a step, in epsilons: a distance grows outwards, so long steps find more, as in power iteration."""
 _PAIRED = 2048
 """Images whose distances to one another are taken."""
 _AT_ONCE = 2**24
@@ -123,7 +123,7 @@ def _moved(
         tick(len(natural))
         return natural
     kind, encoder = subject.kind, subject.encoder
-    attack = Attack(norm=kind.norm, steps=kind.steps, step_size=STEP, step_unit="epsilon")
+    attack = Attack(norm=kind.norm, steps=kind.steps, step_size=_STEP, step_unit="epsilon")
 
     def move(images: Tensor, which: Tensor, radii: Tensor, draws: Draws) -> Tensor:
         task = Task(encoder, images, subject.labels[which], attack, radii, draws)

@@ -12,6 +12,9 @@ from ...data.datasets import facts
 from ..evaluate import moved
 from .subject import Found, Subject
 
+_STEP = 0.25
+"""Length of a step, in epsilons."""
+
 
 class KnnClassifier(nn.Module):
     """Weighted k nearest neighbours by cosine (Wu et al., 2018). forward: images in [0, 1] -> logits [n, classes].
@@ -52,13 +55,13 @@ def knn(subject: Subject) -> Found:
     """Top-1 accuracy of the nearest neighbours, natural and under PGD on their cross-entropy, in percent.
 
     As in the matrix of a scenario every image is attacked, and right is one that is right under the attack, whether or
-    not it was without. PGD starts at random and takes steps as long as in the table of attacks.
+    not it was without. PGD starts at random and takes steps of a quarter of epsilon.
     """
     kind, train = subject.kind, subject.train()
     bank = normalize(subject.outputs(subject.encoder, train.images))
     classes = facts(subject.target).classes
     classifier = KnnClassifier(subject.encoder, bank, train.labels, classes, kind.neighbours, kind.temperature)
-    attack = Attack(norm=kind.norm, steps=kind.steps, step_size=STEP, step_unit="epsilon")
+    attack = Attack(norm=kind.norm, steps=kind.steps, step_size=_STEP, step_unit="epsilon")
     labels, epsilons = subject.labels, bank.new_tensor(subject.columns)
     right = (subject.outputs(classifier, subject.images).argmax(1) == labels).repeat(len(epsilons), 1)
     chosen = (epsilons > 0)[:, None].expand_as(right)
@@ -73,6 +76,3 @@ def knn(subject: Subject) -> Found:
         done += len(predicted)
         subject.progress(done / int(chosen.sum()))
     return Found({"accuracy (%)": (100 * right.float().mean(1)).tolist()}, right=right)
-
-
-STEP = 0.15
