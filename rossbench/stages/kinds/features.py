@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -18,6 +17,14 @@ from .subject import Found, Subject
 
 _STEP = 1.0
 """Length of a step, in epsilons: a distance grows outwards, so long steps find more, as in power iteration."""
+_TITLES = (
+    "L2 displacement, median",
+    "L2 displacement, 10 % quantile",
+    "L2 displacement, 90 % quantile",
+    "cosine distance, median",
+    "linear CKA",
+    "nearer to another image (%)",
+)
 _PAIRED = 2048
 """Images whose distances to one another are taken."""
 _AT_ONCE = 2**24
@@ -56,10 +63,8 @@ def features(subject: Subject) -> Found:
         lost = 100 * float(_nearer_to_another(far, natural).float().mean())
         spread = displacement[-1].quantile(quantiles).tolist()
         rows.append([*spread, float(cosine[-1].median()), float(cka(natural, far)), lost])
-    titles = ("L2 displacement, median", "L2 displacement, 10 % quantile", "L2 displacement, 90 % quantile")
-    titles += ("cosine distance, median", "linear CKA", "nearer to another image (%)")
     return Found(
-        rows=dict(zip(titles, zip(*rows, strict=True), strict=True)),
+        rows=dict(zip(_TITLES, zip(*rows, strict=True), strict=True)),
         summary={"median L2 distance between images": float(between)},
         arrays={"displacement": torch.stack(displacement), "cosine": torch.stack(cosine)},
     )
@@ -84,8 +89,12 @@ def cka(features: Tensor, others: Tensor) -> Tensor:
     x, y = x / x.norm(), y / y.norm()  # else the squares of large features overflow
     if len(x) < min(x.shape[1], y.shape[1]):  # the same by kernels [n, n], which are then the smaller ones
         kernel, other = x @ x.T, y @ y.T
-        return (kernel * other).sum() / (kernel.norm() * other.norm())
-    return (y.T @ x).square().sum() / ((x.T @ x).norm() * (y.T @ y).norm())
+        shared = (kernel * other).sum()
+    else:
+        kernel, other = x.T @ x, y.T @ y
+        shared = (y.T @ x).square().sum()
+    alignment: Tensor = shared / (kernel.norm() * other.norm())
+    return alignment
 
 
 class _Farthest:
@@ -127,7 +136,7 @@ def _moved(
 
     def move(images: Tensor, which: Tensor, radii: Tensor, draws: Draws) -> Tensor:
         task = Task(encoder, images, subject.labels[which], attack, radii, draws)
-        return _farthest(task, partial(distance, others=natural[which]))
+        return _farthest(task, lambda found: distance(found, natural[which]))
 
     found, every = natural.clone(), torch.ones_like(subject.labels[None], dtype=torch.bool)
     for batch in moved(move, subject.images, natural.new_tensor([epsilon]), every, subject.seed):
