@@ -23,6 +23,7 @@ from typing import TypeVar
 
 from .attacks.table import ATTACKS, AttackFunction, AttackKind, kind, user_kind
 from .config.builtin import BUILTIN
+from .config.kinds import ATTACK, KINDS, KindFunction, KindRow, kind_of, user_row
 from .config.known_encoders import KNOWN_ENCODERS
 from .config.scenarios import Scenario, Suite, check_name
 from .config.zoo import KnownEncoder, PublishedNumbers
@@ -45,6 +46,7 @@ __all__ = [
     "register_attack",
     "register_encoder",
     "register_folder",
+    "register_kind",
     "suites",
 ]
 
@@ -87,6 +89,31 @@ def register_attack(name: str, function: AttackFunction) -> AttackFunction:
     if not callable(function):
         raise InvalidValue(f"attack {name!r}: expected a function, got {function!r}")
     ATTACKS[name] = user_kind(name, function)
+    return function
+
+
+def register_kind(
+    name: str,
+    function: KindFunction,
+    *,
+    columns: Iterable[float] | None = None,
+    over: str = "column",
+    needs_head: bool = True,
+) -> KindFunction:
+    """Make an evaluation kind of your own known, to ``run --kind``. InvalidValue if the name is taken.
+
+    ``function(subject)`` is given a ``rossbench.stages.kinds.subject.Subject``: frozen models of images in [0, 1], test
+    images and labels, and the columns; it returns a dictionary, title of a row -> a number for each column, or a
+    ``Found`` with more. Titles that end in "(%)" are of percentages. ``columns``: ascending numbers, and ``over`` what
+    they are; None: the scenario's evaluation epsilons. ``needs_head``: whether it looks at a finetuned classifier;
+    else nothing is finetuned for it. torch's global generators are seeded for it. Results are stored under name and
+    columns alone: a function that has changed needs another name.
+    """
+    _check_new("evaluation kind", name, [ATTACK, *KINDS])
+    if not callable(function):
+        raise InvalidValue(f"kind {name!r}: expected a function, got {function!r}")
+    own = {} if columns is None else {"columns": tuple(map(float, columns)), "over": over}
+    KINDS[name] = user_row(name, function, needs_head=needs_head, **own)
     return function
 
 
@@ -143,6 +170,19 @@ def attack(name: str) -> AttackKind:
     """The attack of that name, plug-ins included; UnknownName with the nearest names if there is none."""
     _load_plugins()
     return kind(name)
+
+
+def kinds() -> list[KindRow]:
+    """All evaluation kinds but the attack, in the order of registration, plug-ins included."""
+    _load_plugins()
+    return list(KINDS.values())
+
+
+def check_kind(text: str) -> None:
+    """UnknownName or InvalidValue for what is no evaluation kind with settings, such as ``knn,neighbours=20``."""
+    if text != ATTACK:
+        _load_plugins()
+        kind_of(text, "L2")
 
 
 def get(name: str) -> Scenario:
@@ -209,17 +249,23 @@ def _check_torch() -> None:
         check_settings(put_back=True)
 
 
-def own() -> tuple[list[Scenario], dict[str, AttackFunction], dict[str, datasets.DatasetInfo]]:
+def own() -> tuple[list[Scenario], dict[str, AttackFunction], dict[str, datasets.DatasetInfo], dict[str, KindRow]]:
     """What was registered beside the built-in, folders of images too: for other processes; see adopt."""
+    kinds = {name: row for name, row in KINDS.items() if row.user_function is not None}
     folders = {name: facts for name, facts in datasets.DATASETS.items() if facts.folder is not None}
     attacks = {name: row.user_function for name, row in ATTACKS.items() if row.user_function is not None}
-    return [one for one in _scenarios.values() if one not in BUILTIN], attacks, folders
+    return [one for one in _scenarios.values() if one not in BUILTIN], attacks, folders, kinds
 
 
 def adopt(
-    scenarios: Iterable[Scenario], attacks: Mapping[str, AttackFunction], folders: Mapping[str, datasets.DatasetInfo]
+    scenarios: Iterable[Scenario],
+    attacks: Mapping[str, AttackFunction],
+    folders: Mapping[str, datasets.DatasetInfo],
+    kinds: Mapping[str, KindRow],
 ) -> None:
     """Register what another process had registered, where it is not known yet."""
+    for name, row in kinds.items():
+        KINDS.setdefault(name, row)
     for name, facts in folders.items():
         datasets.DATASETS.setdefault(name, facts)
     for one in scenarios:

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
@@ -19,11 +19,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from rossbench import cli, registry
 from rossbench.attacks.table import ATTACKS, Attack
+from rossbench.config.kinds import KINDS, Kind
 from rossbench.config.recipes import Augmentation, Pretraining
 from rossbench.config.scenarios import Place, Scenario
 from rossbench.config.specs import AuditSpec, EvaluateSpec, FinetuneSpec, PretrainSpec
 from rossbench.data import datasets
+from rossbench.models.encoders import Encoder
 from rossbench.runner import run as runner
+from rossbench.stages.kinds.subject import Subject
 from rossbench.store.records import Audit, Record, Verdict
 from rossbench.util.errors import RossbenchError
 from rossbench.util.values import read
@@ -63,6 +66,14 @@ def tiny(name: str = "digits", **changes: object) -> Scenario:
     return dataclasses.replace(scenario, **{**small, **changes})  # type: ignore[arg-type]
 
 
+def subject(encoder: Encoder, images: torch.Tensor, columns: Sequence[float], **changes: Any) -> Subject:
+    """What the function of a kind is given of an encoder: images uint8 [n, 3, size, size], of class 0; no training."""
+    given = {"labels": torch.zeros(len(images), dtype=torch.int64), "kind": Kind("features"), "train": None} | changes
+    frozen = encoder.requires_grad_(False).eval()
+    always = {"classifier": None, "seed": 0, "target": "digits", "limit": None, "data_dir": Path(), "source": None}
+    return Subject(encoder=frozen, images=images, columns=columns, **always | given)
+
+
 def tamper(path: Path, content: str | bytes) -> None:
     """Change a file of an artifact which is of a version without checksums, so that its content is judged."""
     (path.parent / "SHA256SUMS").unlink(missing_ok=True)
@@ -99,7 +110,7 @@ def own_registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Registrations of a test end with it."""
     for name in ("_scenarios", "_suites", "_encoders"):
         monkeypatch.setattr(registry, name, dict(getattr(registry, name)))
-    known = [(names, dict(names)) for names in (ATTACKS, datasets.DATASETS)]
+    known = [(names, dict(names)) for names in (ATTACKS, KINDS, datasets.DATASETS)]
     registry._load_plugins.cache_clear()
     yield
     registry._load_plugins.cache_clear()

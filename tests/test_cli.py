@@ -18,7 +18,7 @@ from rossbench.config.scenarios import Suite
 from rossbench.runner import run as runner
 from rossbench.runner.overrides import changed_scenarios
 from rossbench.stages import audit
-from rossbench.store import results
+from rossbench.store import metrics, results
 from rossbench.store.records import read_record
 from rossbench.store.store import Store, encode
 from rossbench.util.values import flatten
@@ -102,7 +102,7 @@ def test_report_gives_every_format_and_nothing_else_and_every_metric(rossbench, 
     for form, start in {"csv": "scenario,", "json": "[", "latex": r"\begin", "markdown": "###"}.items():
         code, out, _ = rossbench("report", "--out", finished, "--format", form)
         assert (code, out[: len(start)]) == (0, start)
-    for metric, known in results.METRICS.items():
+    for metric, known in metrics.METRICS.items():
         code, out, _ = rossbench("report", "--out", finished, "--metric", metric)
         assert code == 0
         assert f"{known.label}, RoSS digits → digits" in out

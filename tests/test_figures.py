@@ -15,6 +15,7 @@ from rossbench.report import plot_style
 from rossbench.report.figures.adversarial_examples import Example, plot_examples
 from rossbench.report.figures.class_counts import Right, plot_per_class
 from rossbench.report.figures.curves import plot_robustness, plot_training
+from rossbench.report.figures.displacement import plot_displacement
 from rossbench.report.figures.heatmaps import plot_confusions, plot_matrix
 from rossbench.report.figures.maps import plot_joint_map, plot_maps
 from rossbench.report.plot_style import INK
@@ -76,6 +77,10 @@ def history(epochs):
     return [{"epoch": i + 1, "loss": 2 / (i + 1), "top1": 1 - 1 / (i + 2), "top5": 1.0} for i in range(epochs)]
 
 
+def displaced(n):
+    return [(label, 1 / (i + 1), 90 - 50 / (i + 1)) for i, label in enumerate(models(n))]
+
+
 def ticks(n):
     return [f"{i / 4:g}" for i in range(n)]
 
@@ -115,6 +120,8 @@ CASES = {
     "training, collapsed": lambda: plot_training(
         {"ε = 0": [{**one, "collapsed": True} for one in history(9)]}, [4.844]
     ),
+    "displacement": lambda: plot_displacement(displaced(3), 0.5, "Top-1 accuracy (%)"),
+    "displacement of 12": lambda: plot_displacement(displaced(12), 8 / 255, "Top-1 accuracy (%)"),
     "training, 1 epoch": lambda: plot_training({"ε = 0": history(1)}),
 }
 
@@ -463,3 +470,19 @@ def test_a_name_that_no_font_has_is_spelled_and_stays_itself(monkeypatch):
     assert list(map(plot_style.drawable, STRANGE[:3])) == ["\\u732b cat", "café", "[cat face][dodo]"]
     assert list(map(plot_style.drawable, STRANGE[4:7])) == ["a\\tb", "\\udcff", "$x$ _y"]
     plot_style.drawable.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("points", "drawn", "said"),
+    [
+        ([("a", 0.1, 90.0), ("b", 0.2, 80.0), ("c", 0.4, 85.0)], 3, "rank correlation (Spearman) -0.50"),
+        ([("a", 0.1, 90.0), ("b", 0.2, 80.0), ("collapsed", np.nan, 10.0)], 2, "rank correlation (Spearman) -1.00"),
+        ([("a", 0.1, 90.0)], 1, ""),
+    ],
+)
+def test_displacement_has_a_point_a_model_and_the_rank_correlation(points, drawn, said):
+    figure = plot_displacement(points, 0.5, "Top-1 accuracy (%)")
+    (axes,) = figure.axes
+    assert [tuple(line.get_xydata()[0]) for line in axes.lines] == [point[1:] for point in points[:drawn]]
+    assert legend(figure) == [label for label, *_ in points[:drawn]]
+    assert axes.get_title("right") == said

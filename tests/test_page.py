@@ -22,7 +22,7 @@ from rossbench.report.page import PageFigure
 from rossbench.report.page_figures import page_figures
 from rossbench.runner import run as runner
 from rossbench.stages.audit import CHECKS
-from rossbench.store import results
+from rossbench.store import metrics, results
 from rossbench.store.records import Verdict
 from rossbench.store.store import Store
 
@@ -135,7 +135,7 @@ def test_every_verdict_is_in_it_and_those_that_are_no_pass_stand_out(text, store
     for verdict in ("pass", "warn", "fail"):
         assert cells.count(verdict) == 2 * sum(one.verdict == verdict for one in found)  # a table, and the details
     assert section.count('<p class="note">') == sum(one.verdict != "pass" for one in found)
-    assert text.count(">audit</th>") == 2 * len(results.METRICS)
+    assert text.count(">audit</th>") == 2 * len(metrics.METRICS)
 
 
 def test_several_seeds_have_a_table_of_their_own_before_those_of_each(tmp_path):
@@ -171,7 +171,7 @@ def test_every_number_of_the_store_is_in_it(text, store):
     for matrix in results.load(Store(store)):
         for (*row, column), record in matrix.cells.items():
             assert record.key in cells
-            for name, metric in results.METRICS.items():
+            for name, metric in metrics.METRICS.items():
                 shown = metric.text(matrix.value(tuple(row), column, name))
                 assert {shown, shown + "!"} & {*cells}  # "!" where the audit fails
 

@@ -14,7 +14,7 @@ import rossbench
 from rossbench.report import dataframe, tables
 from rossbench.runner import run as runner
 from rossbench.store import records, results
-from rossbench.store.results import METRICS
+from rossbench.store.metrics import METRICS
 from rossbench.store.store import Store, encode
 from rossbench.util.errors import InvalidValue, UnknownName
 

@@ -20,7 +20,7 @@ from rossbench.config.scenarios import Suite
 from rossbench.report import formats, tables
 from rossbench.runner import run as runner
 from rossbench.store import results
-from rossbench.store.results import METRICS
+from rossbench.store.metrics import METRICS
 from rossbench.store.store import Store
 from rossbench.util.errors import InvalidValue, UnknownName
 

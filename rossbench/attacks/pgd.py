@@ -26,19 +26,33 @@ def pgd(
 ) -> Tensor:
     """Images within ``radii`` that raise the attack's loss (Madry et al., 2018; study, algorithm 3).
 
-    images: float [n, channels, height, width] in [0, 1]; labels: int64 [n], or probabilities [n, classes]; radii: in
+    labels: int64 [n], or probabilities [n, classes]; all else as for ``ascend``. Bit for bit it is torchattacks' PGD
+    and PGDL2 where there is one radius and the reduction is "mean"; "sum" lets no image matter to another one's step,
+    however small its gradient. Nothing waits for the device.
+    """
+
+    def loss_of(adversarial: Tensor) -> Tensor:
+        return LOSSES[attack.loss](model(adversarial), labels, reduction=reduction)
+
+    return ascend(loss_of, images, attack, radii, start)
+
+
+def ascend(
+    loss_of: Callable[[Tensor], Tensor], images: Tensor, attack: Attack, radii: Tensor | float, start: Tensor
+) -> Tensor:
+    """Images within ``radii`` after projected steps up a loss, the one loop of every attack by projected gradient.
+
+    loss_of: a number, of tensor kind, of images like ``images``: it is called at the start and after each step but the
+    last; images: float [n, channels, height, width] in [0, 1]; attack: its norm, steps and length of a step; radii: in
     the attack's norm and pixel space, [n] or one for all, a number or a tensor of no dimension; start: like images,
-    what the first step starts from less the image. Bit for bit it is torchattacks' PGD and PGDL2 where there is one
-    radius and the reduction is "mean"; "sum" lets no image matter to another one's step, however small its gradient.
-    Nothing waits for the device.
+    what the first step starts from less the image.
     """
     several = isinstance(radii, Tensor) and radii.ndim > 0
     bound = radii.view(-1, 1, 1, 1) if several else radii  # type: ignore[union-attr]
     adversarial = (images + start).clamp(0, 1)
     for _ in range(attack.steps):
         adversarial.requires_grad_()
-        loss = LOSSES[attack.loss](model(adversarial), labels, reduction=reduction)
-        (gradient,) = torch.autograd.grad(loss, adversarial)
+        (gradient,) = torch.autograd.grad(loss_of(adversarial), adversarial)
         direction = gradient / (lengths(gradient) + EPS_FOR_DIVISION) if attack.norm == "L2" else gradient.sign()
         moved = adversarial.detach() + attack.length(bound) * direction - images
         if attack.norm == "L2":

@@ -29,9 +29,13 @@ def _from_start(task: Task, restart: int = 0) -> Tensor:
         return task.images
     if restart:
         task = replace(task, draws=task.draws.anew("restart", restart))
+    return task.finite(descend(task.model, task.images, task.labels, task.attack, task.radii, start_of(task)))
+
+
+def start_of(task: Task) -> Tensor:
+    """Where each image's search starts, less the image: like the images. The same for every radius but for its size."""
     unit = task.draw(lambda empty, generator: random_start(task.attack, empty, 1.0, generator))
-    start = task.radii.view(-1, 1, 1, 1) * unit
-    return task.finite(descend(task.model, task.images, task.labels, task.attack, task.radii, start))
+    return task.radii.view(-1, 1, 1, 1) * unit
 
 
 def fgsm(task: Task) -> Tensor:

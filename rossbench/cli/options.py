@@ -11,10 +11,11 @@ from typing import Any
 import click
 
 from .. import registry
+from ..config.kinds import ATTACK
 from ..config.recipes import FINETUNINGS
 from ..config.zoo import NORMALIZATIONS, normalization_of
 from ..runner.overrides import SAME, parse_setting
-from ..store.results import METRICS
+from ..store.metrics import METRICS
 from ..util.epsilons import parse_epsilons, parse_models
 from ..util.errors import InvalidValue
 from . import types
@@ -122,6 +123,12 @@ def _needs_cost(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
     return value
 
 
+def _check_kinds(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
+    for value in values:
+        registry.check_kind(value)
+    return values
+
+
 def complete_names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
     """Names of scenarios and suites, for the completion of a shell."""
     known = [*registry.names(), *(suite.name for suite in registry.suites())]
@@ -147,6 +154,8 @@ name_or_zoo = click.argument("name", required=False, shell_complete=complete_nam
 some_names = click.argument("names", nargs=-1, metavar="[NAME]...", shell_complete=complete_names)
 debug_option = option("--debug", is_flag=True, expose_value=False, help="Show the traceback of an error.")
 json_option = option("--json", "as_json", is_flag=True, help="Print JSON.")
+_kinds: dict[str, Any] = {"multiple": True, "default": [ATTACK], "callback": _check_kinds, "metavar": "KIND"}
+kinds = option("--kind", "kinds", **_kinds, help="What to evaluate, as list names it; repeatable.  [default: attack]")
 no_audit = option("--no-audit", is_flag=True, help="Do not audit the models; rossbench audit does it later.")
 threads = option("--threads", type=types.Whole(1, 1024), help="Threads on the CPU; moves the last bits of results.")
 quiet = option("--quiet", is_flag=True, help="Print results and errors only, no progress.")

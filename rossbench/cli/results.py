@@ -10,7 +10,7 @@ import click
 from rich.markup import escape
 
 from .. import registry
-from ..report import audits, formats, tables, zoo
+from ..report import audits, formats, kind_tables, tables, zoo
 from ..report import published as comparing
 from ..report import ranking as rankings
 from ..store import results
@@ -39,6 +39,7 @@ EXIT_FAILED_AUDIT = 3
     "--sort", callback=options.epsilon, metavar="EPSILON", help="Best model at this evaluation epsilon first."
 )
 @click.option("--ranking", is_flag=True, help="Rank all encoders by mean robust accuracy over epsilons and targets.")
+@click.option("--threats", is_flag=True, help="Each model under each attack and kind, and under the worst of them.")
 @options.file_option("html", "Write an HTML report with all figures to this file.")
 @options.protocol
 @options.stores
@@ -53,6 +54,7 @@ def report(
     intervals: bool,
     sort: float | None,
     ranking: bool,
+    threats: bool,
     save: Path | None,
     protocol: str | None,
     stores: tuple[Path, ...],
@@ -68,6 +70,10 @@ def report(
     matrices = load_several(list(map(Store, stores)), names, protocol)
     if ranking and (save, intervals, sort) != (None, False, None):
         raise click.UsageError("--ranking: expected no --html, --intervals or --sort: it has intervals and an order")
+    if threats and (ranking, save, metric, intervals, sort) != (False, None, None, False, None):
+        raise click.UsageError("--threats: expected no --ranking, --html, --metric, --intervals or --sort")
+    if threats and (form in formats.DATA or len(stores) > 1):
+        raise click.UsageError("--threats: expected one --store, as a table, markdown or latex")
     if save is not None and (form, metric, intervals, sort) != ("table", None, False, None):
         raise click.UsageError("--html: expected no --format, --metric, --intervals or --sort: a page has its own")
     if sort is not None and form in formats.DATA:
@@ -76,12 +82,14 @@ def report(
         raise click.UsageError(f"--intervals: expected a table, markdown or latex, got {form}, which has the counts")
     if save is not None:
         _write_page(save, names, matrices, stores[0], data_dir, device)
+    elif threats:
+        _print([_threats(Store(stores[0]), matrices)], form)
     elif ranking:
         _rank(rankings.rankings(matrices, metric), form)
     elif form in formats.DATA:
         click.echo(formats.DATA[form](matrices, metric), nl=False)
     else:
-        _print(_tables(matrices, metric, intervals, sort), form)
+        _print(kind_tables.tables(matrices, metric, intervals, sort), form)
 
 
 def _rank(found: list[rankings.Ranking], form: str) -> None:
@@ -91,17 +99,10 @@ def _rank(found: list[rankings.Ranking], form: str) -> None:
         _print(list(map(rankings.to_table, found)), form)
 
 
-def _tables(
-    matrices: list[results.ResultMatrix], metric: str | None, intervals: bool, sort: float | None
-) -> list[tables.Table]:
-    groups = tables.together(matrices)
-    sorts = [sort if sort in {column for one in group for column in one.columns} else None for group in groups]
-    if sort not in sorts:  # over_seeds says what there is
-        sorts = [sort] * len(groups)
-    return [
-        tables.over_seeds(group, metric or group[0].metric, intervals, by)
-        for group, by in zip(groups, sorts, strict=True)
-    ]
+def _threats(store: Store, matrices: list[results.ResultMatrix]) -> tables.Table:
+    with Console(stderr=True).status("loading torch"):
+        from ..report import threats
+    return threats.table(store, matrices)
 
 
 def _write_page(

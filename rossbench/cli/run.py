@@ -16,10 +16,11 @@ from rich.table import Table
 from rich.text import Text
 
 from .. import registry
+from ..config.kinds import ATTACK
 from ..config.scenarios import VERSION, Scenario, specs_of
 from ..config.specs import passes
 from ..data.datasets import DATASETS, default_data_dir
-from ..report import formats, tables
+from ..report import formats, kind_tables
 from ..runner.overrides import changed_scenarios, choices_of_file
 from ..store import results
 from ..store.store import Store
@@ -46,7 +47,7 @@ def list_(as_json: bool) -> None:
     }
     if as_json:
         known = {"scenarios": list(map(asdict, found)), "suites": list(map(asdict, registry.suites()))}
-        _print_json({**known, "data_sets": facts})
+        _print_json({**known, "data_sets": facts, "kinds": [ATTACK, *(row.defaults.name for row in registry.kinds())]})
         return
     scenarios = Table("scenario", "encoder", "px", "recipe", "matrix", show_edge=False)
     for one in found:
@@ -57,12 +58,16 @@ def list_(as_json: bool) -> None:
         sets.add_column(title, justify="right")
     for name, numbers in facts.items():
         sets.add_row(escape(name), *(f"{number:,}" for number in numbers.values()))
+    kinds = Table("evaluation kind", "what it measures", "over", show_edge=False)
+    kinds.add_row(ATTACK, "Accuracy under attack, of every model; with an audit", f"evaluation {EPS}")
+    for row in registry.kinds():
+        kinds.add_row(*map(escape, (row.defaults.name, row.title, row.over)))
     suites = Table("suite", "of", show_edge=False)
     for suite in registry.suites():
         suites.add_row(escape(suite.name), escape(suite.description or ", ".join(suite.members)))
-    for table in (scenarios, suites, sets):
+    for table in (scenarios, suites, kinds, sets):
         table.columns[0].no_wrap = True
-    Console().print(scenarios, "", suites, "", sets, sep="\n")
+    Console().print(scenarios, "", suites, "", kinds, "", sets, sep="\n")
 
 
 @click.command()
@@ -188,6 +193,7 @@ def _settings(scenario: Scenario) -> dict[str, str]:
 @options.store_to_write
 @options.tensorboard
 @options.workers
+@options.kinds
 @options.no_audit
 @options.threads
 @options.quiet
@@ -204,6 +210,7 @@ def run(
     ray: str | None,
     cpus: float | None,
     gpus: float | None,
+    kinds: tuple[str, ...],
     no_audit: bool,
     threads: int | None,
     quiet: bool,
@@ -249,8 +256,8 @@ def run(
             from ..runner import cluster
 
             where["executor"] = stack.enter_context(cluster.connected(ray, cpus or 1.0, gpus or 0.0, device))
-        run.run_suite(scenarios, encoders=given, shard=shard, **where)
-        for scenario in () if no_audit else scenarios:
+        run.run_suite(scenarios, encoders=given, shard=shard, kinds=kinds, **where)
+        for scenario in () if no_audit or ATTACK not in kinds else scenarios:
             (matrix,) = results.load(Store(store), [scenario.name], scenario.protocol)
             if shard == (1, 1) or len(matrix.records) == len(matrix.cells):  # the last shard audits all
                 run.audit([scenario.name], protocol=scenario.protocol, **where)
@@ -258,8 +265,8 @@ def run(
     if as_json:
         click.echo(formats.DATA["json"](stored, None), nl=False)
     else:
-        for group in tables.together(stored):
-            Console().print(formats.to_rich(tables.over_seeds(group, group[0].metric), console.width))
+        for table in kind_tables.tables(stored):
+            Console().print(formats.to_rich(table, console.width))
     again = f"rossbench report {name}" + (f" --out {shlex.quote(str(store))}" if str(store) != options.STORE else "")
     file = click.get_current_context().meta.get(options.FILE)
     if file is not None and name not in {scenario.name for scenario in scenarios}:  # a store does not know suites

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from .. import registry
 from ..config.zoo import UNKNOWN, KnownEncoder
-from ..store.results import METRICS, MISSING
+from ..store.metrics import METRICS, MISSING
 from ..util.values import encode
 from . import options
 from .terminal import Console

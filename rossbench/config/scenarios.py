@@ -19,8 +19,9 @@ from ..data import datasets
 from ..util.epsilons import is_number
 from ..util.errors import InvalidValue
 from ..util.values import Count, Epsilons, Pixels, Seed, distinct, flatten, value, with_fields
+from .kinds import ATTACK, kind_of
 from .recipes import Recipe
-from .specs import AnySpec, EvaluateSpec, FinetuneSpec, PretrainSpec
+from .specs import AnySpec, EvaluateSpec, FinetuneSpec, MeasureSpec, PretrainSpec
 
 _GRID = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 Row = tuple[float, float]
@@ -142,12 +143,30 @@ class Scenario:
     def cells(self) -> dict[Place, EvaluateSpec]:
         """The matrix: (pretraining epsilon, finetuning epsilon, evaluation epsilon) -> spec."""
         cells = {}
-        for first, second in self.rows:
-            pretrain = self._pretrain(first)
-            finetune = FinetuneSpec(pretrain, self.target, self.train_limit, second, self.recipe.finetuning)
+        for row in self.rows:
+            finetune = self._finetune(row)
             for column in self.eval_epsilons:
-                cells[first, second, column] = EvaluateSpec(finetune, self.test_limit, column, self.recipe.evaluation)
+                cells[*row, column] = EvaluateSpec(finetune, self.test_limit, column, self.recipe.evaluation)
         return cells
+
+    def measures(self, kind: str) -> dict[Row, MeasureSpec]:
+        """The models by an evaluation kind, such as ``features`` or ``knn,neighbours=20``; none of ``attack``, whose
+        specs are ``cells``. An encoder alone has its epsilon twice. Raises InvalidValue or UnknownName."""
+        if kind == ATTACK:
+            return {}
+        wanted = kind_of(kind, self.recipe.evaluation.attack.norm)
+        columns = self.eval_epsilons if wanted.row.columns is None else wanted.row.columns
+        train_limit = self.train_limit if wanted.row.needs_train else None
+        found = {}
+        for row in self.rows if wanted.row.needs_head else [(first, first) for first in self.train_epsilons]:
+            head = self._finetune(row) if wanted.row.needs_head else None
+            images = self._pretrain(row[0]), self.target, self.test_limit
+            found[row] = MeasureSpec(*images, wanted, columns, train_limit, head)
+        return found
+
+    def _finetune(self, row: Row) -> FinetuneSpec:
+        pretrain = self._pretrain(row[0])
+        return FinetuneSpec(pretrain, self.target, self.train_limit, row[1], self.recipe.finetuning)
 
     def _pretrain(self, epsilon: float) -> PretrainSpec:
         size = None if self.size == datasets.facts(self.source).size else self.size

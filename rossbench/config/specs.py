@@ -14,6 +14,7 @@ from ..data import datasets
 from ..util.epsilons import EPS, format_epsilon, format_model
 from ..util.errors import one_line
 from ..util.values import Epsilons, NotNegative, Pixels, Seed, distinct, value
+from .kinds import Kind
 from .recipes import Evaluation, Finetuning, Pretraining
 
 COLLAPSED = 0.005
@@ -241,7 +242,45 @@ class AuditSpec(_TestSpec):
         return f"audit {self.finetune.model}"
 
 
-AnySpec = PretrainSpec | FinetuneSpec | EvaluateSpec | AuditSpec
+@value
+class MeasureSpec(Spec):
+    """One model by one evaluation kind, in all of its columns: an encoder alone, or with a classifier on it."""
+
+    stage: ClassVar[str] = "measure"
+    pretrain: PretrainSpec
+    target: str
+    limit: int | None
+    """Of the test images, None for all."""
+    kind: Kind
+    columns: Epsilons
+    train_limit: int | None = None
+    """Of the training images, for kinds that need them."""
+    head: FinetuneSpec | None = None
+    """For kinds that need one."""
+
+    @property
+    def parents(self) -> tuple[PretrainSpec] | tuple[PretrainSpec, FinetuneSpec]:
+        return self.head.chain if self.head else (self.pretrain,)
+
+    @property
+    def chain(self) -> tuple[AnySpec, ...]:
+        return *self.parents, self
+
+    @property
+    def seed(self) -> int:
+        return self.pretrain.seed
+
+    @property
+    def passes(self) -> int:
+        """See passes."""
+        return datasets.count(self.target, "test", self.limit) * self.kind.row.passes(self.kind, len(self.columns))
+
+    def __str__(self) -> str:
+        epsilons = format_model(self.pretrain.epsilon, self.head.epsilon if self.head else self.pretrain.epsilon)
+        return f"measure {self.kind.name} of {self.pretrain.source} → {self.target} {EPS}={epsilons}"
+
+
+AnySpec = PretrainSpec | FinetuneSpec | EvaluateSpec | AuditSpec | MeasureSpec
 
 
 def passes(specs: Iterable[AnySpec]) -> dict[str, int]:

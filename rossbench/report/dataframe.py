@@ -7,8 +7,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..config.kinds import ATTACK
+from ..store.metrics import METRICS
 from ..store.records import Record
-from ..store.results import METRICS, differences, encoder_of, load, model_of
+from ..store.results import ResultMatrix, differences, encoder_of, load, model_of
 from ..store.store import Store
 from ..util.errors import InvalidValue
 
@@ -32,26 +34,53 @@ COLUMNS = (
     *_LAST,
 )
 
+_MODEL = ("scenario", "protocol", "seed", "source", "target", "model", "encoder", *_EPSILONS[:2])
+MEASURED = (*_MODEL, "kind", "measure", "column", "value", "n", "key")
+"""Of an evaluation kind that is not the attack; the column is NaN for a number of all columns together."""
+
 
 def results(
     store_or_records: Store | Path | str | Mapping[Any, Any] | Iterable[Record],
     names: Sequence[str] = (),
     protocol: str | None = None,
+    kind: str = ATTACK,
 ) -> pandas.DataFrame:
     """A row for each evaluated cell of a store, or of the records that ``rossbench.run`` or ``run_suite`` returns.
 
     ``names``, ``protocol``: of a store, only these scenarios and suites, and this protocol. Rates are in [0, 1], mcc in
     [-1, 1], NaN where not all images were attacked; ``docs/records.md`` describes the columns. Records alone know
-    neither their protocol, nor their audit, nor an encoder's name. Raises RossbenchError.
+    neither their protocol, nor their audit, nor an encoder's name. ``kind``: of a store, another evaluation kind, such
+    as "features": a row for each number, with its measure and column. Raises RossbenchError.
     """
     import pandas
 
+    if kind != ATTACK:
+        if not isinstance(store_or_records, (Store, Path, str)):
+            raise InvalidValue(f"results: expected a store with kind={kind!r:.50}, got {store_or_records!r:.100}")
+        matrices = load(_store(store_or_records), names, protocol)
+        return pandas.DataFrame(_measured(matrices, kind), columns=MEASURED)
     if isinstance(store_or_records, (Store, Path, str)):
-        store = store_or_records if isinstance(store_or_records, Store) else Store(store_or_records)
-        rows = list(_of_store(store, names, protocol))
+        rows = list(_of_store(_store(store_or_records), names, protocol))
     else:
         rows = [_row(one, one.scenario, None, None, one.deviations, None) for one in _records(store_or_records)]
     return pandas.DataFrame(rows, columns=COLUMNS)
+
+
+def _store(given: Store | Path | str) -> Store:
+    return given if isinstance(given, Store) else Store(given)
+
+
+def _measured(matrices: Iterable[ResultMatrix], kind: str) -> Iterator[list[Any]]:
+    for matrix in matrices:
+        for (known, row), one in matrix.measures.items():
+            if known.name == kind:
+                model = matrix.model(row), one.spec.pretrain.encoder, *row
+                place = [matrix.name, matrix.protocol, matrix.seed, matrix.source, matrix.target, *model, str(known)]
+                for title, numbers in one.rows.items():
+                    for column, number in zip(one.spec.columns, numbers, strict=True):
+                        yield [*place, title, column, math.nan if number is None else number, one.n, one.spec.key]
+                for title, value in one.summary.items():
+                    yield [*place, title, math.nan, math.nan if value is None else value, one.n, one.spec.key]
 
 
 def _of_store(store: Store, names: Sequence[str], protocol: str | None) -> Iterator[list[Any]]:

@@ -14,7 +14,8 @@ from rich.markup import escape
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from ..store.results import MISSING, ResultMatrix
+from ..store.metrics import MISSING
+from ..store.results import ResultMatrix
 from ..util.epsilons import EPS
 from ..util.errors import one_line
 from .tables import Table

@@ -10,10 +10,11 @@ from typing import Any
 from markupsafe import Markup
 
 from .. import registry
-from ..store.results import METRICS, ResultMatrix
+from ..store.metrics import METRICS
+from ..store.results import ResultMatrix
 from ..util.epsilons import format_epsilon, format_model
 from ..util.errors import InvalidValue
-from . import published, tables, templates, zoo
+from . import kind_tables, published, tables, templates, zoo
 from .entries import settings
 from .plot_style import INK
 
@@ -45,6 +46,7 @@ def render(names: Sequence[str], matrices: Sequence[ResultMatrix], figures: Sequ
         sections=_sections(names, matrices),
         over_seeds=tables.over_seeds,
         together=tables.together,
+        of_kinds=kind_tables.of_kinds,
         metrics=list(METRICS),
         figures=places,
         matrices=matrices,

@@ -12,7 +12,8 @@ from pydantic import TypeAdapter
 
 from .. import registry
 from ..config.scenarios import Row
-from ..store.results import METRICS, MISSING, ResultMatrix, differences
+from ..store.metrics import METRICS, MISSING
+from ..store.results import ResultMatrix, differences
 from ..util.epsilons import EPS, format_epsilon, format_model
 from ..util.errors import InvalidValue
 from ..util.statistics import kendall

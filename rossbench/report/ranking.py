@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, fields
 
 from ..config.scenarios import Row
+from ..store.metrics import METRICS, MISSING
 from ..store.records import Record
-from ..store.results import METRICS, MISSING, ResultMatrix
+from ..store.results import ResultMatrix
 from ..util.epsilons import EPS, format_epsilon
 from ..util.errors import InvalidValue
 from ..util.statistics import wilson_over

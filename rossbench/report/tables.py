@@ -9,7 +9,8 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from ..config.scenarios import Row
-from ..store.results import METRICS, MISSING, Metric, ResultMatrix
+from ..store.metrics import METRICS, MISSING, Metric
+from ..store.results import ResultMatrix
 from ..util.epsilons import EPS, format_epsilon
 from ..util.errors import InvalidValue
 from ..util.statistics import mean_deviation
@@ -75,7 +76,7 @@ def over_seeds(
         family, row = models[i]
         summary, failed = _audit(family, row)
         cells = [
-            _over(known[i, k], shown)
+            mean_text(known[i, k], shown)
             + (_interval(family[0], row, column, metric) if intervals else "")
             + FAILED * failed
             for k, column in enumerate(columns)
@@ -84,7 +85,10 @@ def over_seeds(
         lines.append((label + [summary] * audited, cells))
     for family in group:
         lines += [
-            (label + [""] * audited, [_over(_gains(family, *pair, column, metric), shown, "+") for column in columns])
+            (
+                label + [""] * audited,
+                [mean_text(_gains(family, *pair, column, metric), shown, "+") for column in columns],
+            )
             for label, pair in _improvements(family, named)
         ]
     epsilons = [f"pretrained {EPS}", f"finetuned {EPS}"] if split else [f"model {EPS}"]
@@ -160,7 +164,7 @@ def families(matrices: Sequence[ResultMatrix]) -> list[list[ResultMatrix]]:
     return [sorted(group, key=lambda matrix: matrix.seed) for group in groups.values()]
 
 
-def _over(values: Sequence[float], metric: Metric, sign: str = "") -> str:
+def mean_text(values: Sequence[float], metric: Metric, sign: str = "") -> str:
     """One number, or the mean and deviation of several."""
     if len(values) < 2:
         return metric.text(values[0] if values else None, sign)

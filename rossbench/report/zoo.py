@@ -12,8 +12,9 @@ from ..config.scenarios import Scenario
 from ..config.specs import ATTACKED, EvaluateSpec, FinetuneSpec
 from ..config.zoo import PRESETS, KnownEncoder, PublishedNumbers
 from ..data import datasets
+from ..store.metrics import METRICS, MISSING
 from ..store.records import Record
-from ..store.results import METRICS, MISSING, ResultMatrix, differences
+from ..store.results import ResultMatrix, differences
 from ..util.epsilons import EPS, format_epsilon
 from ..util.errors import UnknownName
 from ..util.values import flatten

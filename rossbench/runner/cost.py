@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..config.recipes import Attack
-from ..config.specs import AnySpec, EvaluateSpec, FinetuneSpec, PretrainSpec
+from ..config.specs import AnySpec, EvaluateSpec, FinetuneSpec, MeasureSpec, PretrainSpec
 from ..data.datasets import count, facts
 from ..models import simclr
 from ..models.classifier import Classifier
@@ -49,7 +49,7 @@ class Counter:
         """
         if not spec.passes:
             return 0
-        flops = spec.passes * self.forward(spec if isinstance(spec, Trained) else spec.finetune)
+        flops = spec.passes * self.forward(_trained(spec))
         if isinstance(spec, FinetuneSpec) and spec.encodes_once:  # then the linear layer: forward, to the weights
             linear = self.classifier(spec).linear
             flops += spec.recipe.epochs * _images(spec) * 4 * linear.in_features * linear.out_features
@@ -63,7 +63,7 @@ class Counter:
     def bytes(self, spec: AnySpec) -> int:
         """In the store: weights or predictions, and the small files beside them to a kilobyte or so."""
         if not isinstance(spec, Trained):
-            classes = facts(spec.finetune.target).classes
+            classes = facts(split_of(spec)[0]).classes
             return _FILES[spec.stage] + 7 * classes + 2 * _images(spec) * (min(5, classes) + 1)
         weights = sum(_TENSOR + tensor.nbytes for tensor in self._stored(spec).state_dict().values())
         return int(_FILES[spec.stage] + weights + (_EPOCH * spec.recipe.epochs if spec.passes else 0))
@@ -111,6 +111,11 @@ def forward_flops(model: Callable[[Tensor], Tensor], size: int) -> int:
     return int(counter.get_total_flops())
 
 
+def _trained(spec: AnySpec) -> Trained:
+    """The model that a spec trains, or is about."""
+    return [one for one in (*spec.parents, spec) if isinstance(one, Trained)][-1]
+
+
 def _images(spec: AnySpec) -> int:
     """Images an epoch, or in the test split."""
     return spec.images if isinstance(spec, PretrainSpec) else count(*split_of(spec)[:3])
@@ -132,6 +137,7 @@ class Calibration:
         if not spec.passes:
             return 0.0
         (encoder,) = (one.encoder for one in (*spec.parents, spec) if isinstance(one, PretrainSpec))
+        assert not isinstance(spec, MeasureSpec)  # of which no cost is asked
         how = (spec.recipe, bool(spec.epsilon)) if isinstance(spec, Trained) else spec.recipe.batch_size
         kind = spec.stage, encoder, split_of(spec)[3], how
         if kind not in self._measured:

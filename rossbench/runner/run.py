@@ -14,7 +14,9 @@ from typing import Any
 from torch import nn
 
 from .. import registry
+from ..config.kinds import ATTACK
 from ..config.scenarios import Place, Row, Scenario, Suite
+from ..config.specs import EvaluateSpec, MeasureSpec
 from ..data import datasets
 from ..models import pretrained
 from ..models.classifier import Classifier
@@ -44,6 +46,7 @@ def run(
     data_dir: Path | str | None = None,
     device: str = "auto",
     observe: Observer | None = None,
+    kinds: Sequence[str] = (ATTACK,),
 ) -> Records:
     """Do what is missing of a scenario's matrix, and return all of it: a record for each place in it.
 
@@ -52,10 +55,10 @@ def run(
     ``~/.cache/rossbench/data``. ``device``: auto, cpu, cuda, cuda:N or mps. May be interrupted at any time; the
     next call goes on from the last finished epoch. ``observe``: is told how far the run is; by default a notebook shows
     it, see rossbench.runner.display. Several calls at once, from several processes or machines, share
-    the work of a store. Raises RossbenchError.
+    the work of a store. ``kinds``: of evaluation, as for ``run_suite``. Raises RossbenchError.
     """
     one = _scenario(scenario)
-    return run_suite([one], store=store, data_dir=data_dir, device=device, observe=observe)[one.name]
+    return run_suite([one], store=store, data_dir=data_dir, device=device, observe=observe, kinds=kinds)[one.name]
 
 
 def run_suite(
@@ -68,13 +71,15 @@ def run_suite(
     encoders: Sequence[PretrainedEncoder] = (),
     shard: tuple[int, int] = (1, 1),
     executor: Executor | None = None,
+    kinds: Sequence[str] = (ATTACK,),
 ) -> dict[str, Records]:
     """``run`` for a suite, by its name or as a value, or for any scenarios; what they share is built once.
 
     Returns the records of each by its name; of one that comes under several seeds, by "NAME seed N". ``encoders``:
     those that scenarios with ``weights`` name, unless the store holds them. ``shard``: (k, n) does the
     k-th of n parts of the models, from 1, and returns their records alone. ``executor``: where to build, by default in
-    this process; see rossbench.runner.cluster.
+    this process; see rossbench.runner.cluster. ``kinds``: of evaluation, such as "features" or "knn,neighbours=20",
+    beside or in place of the "attack", whose records are returned; ``rossbench.results`` has those of the others.
     """
     given = [suite] if isinstance(suite, (str, Suite)) else suite
     if not isinstance(given, Sequence):
@@ -84,15 +89,24 @@ def run_suite(
         names = [one.name for one in scenarios]
         raise InvalidValue(f"run: expected scenarios of different names or seeds, got {names}")
     context = _context(store, data_dir, device, encoders, _origins(scenarios))
-    cells = shard_of([cell for scenario in scenarios for cell in scenario.cells.values()], *shard)
-    known = {one.weights: one.account.get("zoo", "") for one in encoders}
+    if isinstance(kinds, str) or not kinds:
+        raise InvalidValue(f"kinds: expected a list of evaluation kinds, at least one, got {kinds!r}")
+    for kind in kinds:
+        registry.check_kind(kind)
+    wanted = shard_of([spec for scenario in scenarios for spec in _wanted(scenario, kinds)], *shard)
+    known, keys = {one.weights: one.account.get("zoo", "") for one in encoders}, {spec.key for spec in wanted}
     with by_default(observe) as watch:
         scheduler = Scheduler(context, executor or Executor(), watch)
-        scheduler.check(cells)
-        notes = [note_of(scenario, known.get(scenario.weights, "")) for scenario in scenarios]
+        scheduler.check(wanted)
+        notes = [note_of(scenario, known.get(scenario.weights, ""), kinds) for scenario in scenarios]
         for note in _named(context.store, notes):
             context.store.write_note(note.name, note.protocol, note.encoded())
-        return scheduler.build(cells, lambda: _read(context.store, scenarios, {cell.key for cell in cells}))
+        return scheduler.build(wanted, lambda: _read(context.store, scenarios, keys))
+
+
+def _wanted(scenario: Scenario, kinds: Sequence[str]) -> list[EvaluateSpec | MeasureSpec]:
+    cells = list(scenario.cells.values()) if ATTACK in kinds else []
+    return [*cells, *(spec for kind in kinds for spec in scenario.measures(kind).values())]
 
 
 def audit(
@@ -244,8 +258,8 @@ def _registered(scenario: Scenario) -> Scenario:
     return registry.get(scenario.name) if scenario.name in registry.names() else scenario
 
 
-def note_of(scenario: Scenario, zoo: str = "") -> records.RunNote:
-    registered = _registered(scenario)
+def note_of(scenario: Scenario, zoo: str = "", kinds: Sequence[str] = (ATTACK,)) -> records.RunNote:
+    registered, cells = _registered(scenario), scenario.cells if ATTACK in kinds else {}
     return records.RunNote(
         name=scenario.name,
         source=scenario.source,
@@ -257,7 +271,8 @@ def note_of(scenario: Scenario, zoo: str = "") -> records.RunNote:
         registered_seed=registered.seed,
         registered_rows=tuple(registered.rows),
         registered_columns=registered.eval_epsilons,
-        cells=tuple((*place, spec.key) for place, spec in scenario.cells.items()),
+        cells=tuple((*place, spec.key) for place, spec in cells.items()),
+        measures=tuple((*row, spec.key) for kind in kinds for row, spec in scenario.measures(kind).items()),
         zoo=zoo,
         encoder_name=scenario.encoder_name,
         weights=scenario.weights if scenario.encoder_name else "",

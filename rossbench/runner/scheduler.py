@@ -8,9 +8,9 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ..config.specs import AnySpec, AuditSpec, EvaluateSpec, FinetuneSpec, PretrainSpec
+from ..config.specs import AnySpec, AuditSpec, EvaluateSpec, FinetuneSpec, MeasureSpec, PretrainSpec
 from ..models import encoders
-from ..stages import audit, evaluate, finetune, pretrain
+from ..stages import audit, evaluate, finetune, measure, pretrain
 from ..stages.context import Context
 from ..stages.train_loop import Hooks
 from ..util import distributed
@@ -25,6 +25,7 @@ BUILDERS: Mapping[type[AnySpec], Callable[[Sequence[Any], Context, Hooks], None]
     FinetuneSpec: finetune.build,
     EvaluateSpec: evaluate.build,
     AuditSpec: audit.build,
+    MeasureSpec: measure.build,
 }
 
 Result = TypeVar("Result")
@@ -165,10 +166,10 @@ def _groups(specs: Sequence[AnySpec]) -> list[list[AnySpec]]:
     return [list(alike) for _, alike in itertools.groupby(specs, work)]
 
 
-def shard_of(cells: Sequence[EvaluateSpec], number: int, total: int) -> list[EvaluateSpec]:
-    """The cells of one of ``total`` shards, from 1: whole models, those of one pretraining next to each other."""
-    heads = {cell.finetune.key: cell.finetune.pretrain.key for cell in cells}
-    pretrainings = list(heads.values())
-    models = sorted(heads, key=lambda head: pretrainings.index(heads[head]))
+def shard_of(wanted: Sequence[EvaluateSpec | MeasureSpec], number: int, total: int) -> list[EvaluateSpec | MeasureSpec]:
+    """The part of one of ``total`` shards, from 1: whole models, those of one pretraining next to each other."""
+    pretrainings = list(dict.fromkeys(spec.parents[0].key for spec in wanted))
+    found = {spec.parents[-1].key: spec.parents[0].key for spec in wanted}
+    models = sorted(found, key=lambda model: pretrainings.index(found[model]))
     mine = set(models[len(models) * (number - 1) // total : len(models) * number // total])
-    return [cell for cell in cells if cell.finetune.key in mine]
+    return [spec for spec in wanted if spec.parents[-1].key in mine]

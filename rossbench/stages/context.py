@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from ..config.specs import AnySpec, FinetuneSpec, PretrainSpec
+from ..config.specs import AnySpec, FinetuneSpec, MeasureSpec, PretrainSpec
 from ..data import datasets
 from ..data.datasets import Data
 from ..models.classifier import Classifier
@@ -42,7 +42,10 @@ class Context:
 
     def data(self, spec: AnySpec) -> Data:
         """The images and labels that a spec is built with, on the device. Raises DataError."""
-        split = split_of(spec)
+        return self.images(split_of(spec))
+
+    def images(self, split: Split) -> Data:
+        """The images and labels of a split, on the device. Raises DataError."""
         if split not in self._data:
             self.keep(split, datasets.load(*split, self.data_dir))
         return self._data[split]
@@ -96,4 +99,6 @@ def split_of(spec: AnySpec) -> Split:
         return spec.source, "train", spec.limit, spec.pixels
     if isinstance(spec, FinetuneSpec):
         return spec.target, "train", spec.limit, spec.pretrain.pixels
+    if isinstance(spec, MeasureSpec):
+        return spec.target, "test", spec.limit, spec.pretrain.pixels
     return spec.finetune.target, "test", spec.limit, spec.finetune.pretrain.pixels

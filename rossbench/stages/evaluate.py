@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
@@ -162,33 +162,56 @@ def attacked(
 ) -> Iterator[Batch]:
     """Images as evaluations that differ in epsilon alone see them, in batches; those ``among`` them if it is given.
 
-    among: bool [n], or [evaluations, n]. One evaluation's images come in their order. Random starts are the same for
-    every epsilon, however many are attacked at once, and for every call.
+    among: bool [n], or [evaluations, n]. See ``moved``, of which an evaluation's batches are the recipe's.
     """
     classifier.requires_grad_(False)
     if not specs:
         return
-    device = labels.device
     recipe = max(specs, key=lambda spec: spec.epsilon).recipe  # at epsilon 0 it has no attack to speak of
-    epsilons = torch.tensor([spec.epsilon for spec in specs], device=device)
+    whole = len(specs) * len(images)
+    sees_all = registry.attack(recipe.attack.name).user_function is not None
+    pieces = AutoBatch(whole, least=whole) if sees_all else None
     chosen = torch.ones_like(labels, dtype=torch.bool) if among is None else among
+
+    def move(some: Tensor, which: Tensor, radii: Tensor, draws: Draws) -> Tensor:
+        if not radii.any():  # there is one evaluation, of epsilon 0
+            return some
+        return run_attack(classifier, some, labels[which], recipe.attack, radii, draws)
+
+    epsilons = torch.tensor([spec.epsilon for spec in specs], device=labels.device)
     chosen = chosen.expand(len(specs), len(images))
-    pieces = AutoBatch(at_once(images, device))
-    if registry.attack(recipe.attack.name).user_function:  # it sees all
-        pieces = AutoBatch(len(specs) * len(images), least=len(specs) * len(images))
-    blocks = torch.arange(len(images), device=device).split(recipe.batch_size)
-    for k, (block, part) in enumerate(zip(blocks, images.split(recipe.batch_size), strict=True)):
-        natural, seed = part.to(device).float() / 255, derive(specs[0].seed, "evaluate", k)
+    yield from moved(move, images, epsilons, chosen, specs[0].seed, recipe.batch_size, pieces)
 
-        def moved(pairs: Tensor, block: Tensor = block, natural: Tensor = natural, seed: int = seed) -> Tensor:
+
+def moved(
+    move: Callable[[Tensor, Tensor, Tensor, Draws], Tensor],
+    images: Tensor,
+    epsilons: Tensor,
+    chosen: Tensor,
+    seed: int,
+    batch_size: int = 1024,
+    pieces: AutoBatch | None = None,
+) -> Iterator[Batch]:
+    """Images moved within several epsilons, in pieces, as many at once as suit the device unless ``pieces`` says.
+
+    Those of one epsilon come in their order.
+
+    ``move`` is given images, float [m, 3, size, size] in [0, 1], which ones they are, int64 [m], the radius of each,
+    and its random numbers: an image's are the same for every epsilon, however many are moved at once, and for every
+    call, and hang on its place in a batch of ``batch_size``. images: uint8 [n, 3, size, size], anywhere; epsilons:
+    [k]; chosen: bool [k, n], on the device that it is to happen on.
+    """
+    device = epsilons.device
+    pieces = pieces or AutoBatch(at_once(images, device))
+    blocks = torch.arange(len(images), device=device).split(batch_size)
+    for k, (block, part) in enumerate(zip(blocks, images.split(batch_size), strict=True)):
+        natural, stream = part.to(device).float() / 255, derive(seed, "evaluate", k)
+
+        def of(pairs: Tensor, block: Tensor = block, natural: Tensor = natural, stream: int = stream) -> Tensor:
             number, place = pairs.unbind(1)
-            radii, some = epsilons[number], natural[place]
-            if not radii.any():  # there is one evaluation, of epsilon 0
-                return some
-            draws = Draws(seed, len(block), place)
-            return run_attack(classifier, some, labels[block[place]], recipe.attack, radii, draws)
+            return move(natural[place], block[place], epsilons[number], Draws(stream, len(block), place))
 
-        for pairs, adversarial in pieces.of(moved, chosen[:, block].nonzero()):
+        for pairs, adversarial in pieces.of(of, chosen[:, block].nonzero()):
             yield Batch(adversarial, pairs[:, 0], block[pairs[:, 1]])
 
 

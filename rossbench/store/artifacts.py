@@ -13,7 +13,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
 from ..config.recipes import MODULE
-from ..config.specs import AnySpec, AuditSpec, EvaluateSpec, FinetuneSpec, PretrainSpec
+from ..config.specs import AnySpec, AuditSpec, EvaluateSpec, FinetuneSpec, MeasureSpec, PretrainSpec
 from ..data.datasets import facts
 from ..models import encoders
 from ..models.classifier import Classifier
@@ -21,7 +21,7 @@ from ..models.encoders import Encoder
 from ..models.simclr import SimCLR, build
 from ..util.errors import Diverged, StoreError
 from ..util.values import encode
-from .records import Audit, Verdict
+from .records import Audit, Measurement, Verdict
 from .store import Store, damaged
 
 
@@ -101,6 +101,17 @@ def save_audit(
     audit = Audit(spec, tuple(verdicts), images, round(seconds, 3), made, provenance)
     store.write(spec, {"audit.json": encode(audit)})
     return audit
+
+
+def save_measurement(store: Store, found: Measurement, arrays: dict[str, Tensor]) -> None:
+    """What an evaluation kind found, with numbers for each image: [n] or [columns, n]."""
+    kept = {name: tensor.detach().cpu().contiguous() for name, tensor in arrays.items()}
+    store.write(found.spec, {"measurement.json": encode(found), "images.safetensors": save_tensors(kept)})
+
+
+def load_measured(store: Store, spec: MeasureSpec) -> dict[str, Tensor]:
+    """By name, what an evaluation kind found of each image: [n] or [columns, n]; ``right``: bool [columns, n]."""
+    return _tensors(store, spec, "images.safetensors")
 
 
 def load_history(store: Store, spec: PretrainSpec | FinetuneSpec) -> list[dict[str, float]]:

@@ -9,13 +9,15 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from ..config.specs import AnySpec, AuditSpec, EvaluateSpec, FinetuneSpec, PretrainSpec
+from ..config.specs import AnySpec, AuditSpec, EvaluateSpec, FinetuneSpec, MeasureSpec, PretrainSpec
 from ..util.errors import Damaged, RossbenchError, unknown
 from ..util.values import read
 from .records import RunNote, read_notes
 from .store import SUMS, Store, damaged, read_file, read_note, read_state
 
-STAGES: dict[str, type[AnySpec]] = {cls.stage: cls for cls in (PretrainSpec, FinetuneSpec, EvaluateSpec, AuditSpec)}
+STAGES: dict[str, type[AnySpec]] = {
+    cls.stage: cls for cls in (PretrainSpec, FinetuneSpec, EvaluateSpec, AuditSpec, MeasureSpec)
+}
 LEFT_OVER = 3600.0
 """Seconds after which a folder that is half written or half deleted is nobody's."""
 
@@ -57,7 +59,7 @@ class Holdings:
     def users(self) -> dict[str, set[str]]:
         """By the key of an artifact, the scenarios that it was made for."""
         users: dict[str, set[str]] = {}
-        cells = {spec.key: spec for spec in self.specs.values() if isinstance(spec, EvaluateSpec)}
+        cells = {spec.key: spec for spec in self.specs.values() if isinstance(spec, (EvaluateSpec, MeasureSpec))}
         for name, key in self._noted:
             for used in cells[key].chain if key in cells else ():
                 users.setdefault(used.key, set()).add(name)
@@ -74,8 +76,9 @@ class Holdings:
 
     @cached_property
     def _noted(self) -> list[tuple[str, str]]:
-        """(scenario, key) of every cell that a run was about."""
-        return [(note.name, cell[-1]) for note in self.notes.values() for cell in note.cells]
+        """(scenario, key) of every cell and measurement that a run was about."""
+        noted = [(note.name, cell[-1]) for note in self.notes.values() for cell in note.cells]
+        return noted + [(note.name, one[-1]) for note in self.notes.values() for one in note.measures]
 
     def artifacts(self) -> list[Artifact]:
         now, found = time.time(), []
@@ -165,7 +168,11 @@ def verify(store: Store) -> tuple[int, int, list[Damaged]]:
 def _check_whole(folder: Path) -> None:
     """That all files are there which an artifact of its stage has had in every version."""
     trained = ("stage.json", "history.jsonl", "weights.safetensors")
-    names = {"evaluate": ("record.json", "predictions.safetensors"), "audit": ("audit.json",)}
+    names = {
+        "evaluate": ("record.json", "predictions.safetensors"),
+        "audit": ("audit.json",),
+        "measure": ("measurement.json", "images.safetensors"),
+    }
     for name in names.get(folder.parent.name, trained):
         if not (folder / name).exists():
             raise damaged(folder / name, "expected a file, got none")

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from ..config.scenarios import NAME
-from ..config.specs import AuditSpec, EvaluateSpec
+from ..config.specs import AuditSpec, EvaluateSpec, MeasureSpec
 from ..util.errors import InvalidValue, error_context, unknown
 from ..util.values import Count, Epsilons, NotNegative, Seed, Share, encode, read, value
 from .store import SUMS, Store, read_file
@@ -26,6 +26,8 @@ _Key = Annotated[str, Field(pattern="^[0-9a-f]{16}$")]  # which is a folder's na
 _Name = Annotated[str, Field(pattern=f"^{NAME}$")]
 _Pair = Annotated[tuple[float, float], Field(strict=False)]
 _Cell = Annotated[tuple[NotNegative, NotNegative, NotNegative, _Key], Field(strict=False)]
+_Measure = Annotated[tuple[NotNegative, NotNegative, _Key], Field(strict=False)]
+_Numbers = Annotated[tuple[float | None, ...], Field(strict=False)]
 _Deviation = Annotated[tuple[Any, Any], Field(strict=False)]
 """A field's value here, and in the registered scenario."""
 _Interval = Annotated[tuple[Share, Share], Field(strict=False)]
@@ -158,6 +160,30 @@ class Audit:
 
 
 @value
+class Measurement:
+    """One model by one evaluation kind."""
+
+    spec: MeasureSpec
+    """With its kind, its columns and the specs of the model nested inside."""
+    n: Count
+    """Test images."""
+    rows: dict[str, _Numbers]
+    """By title, a number for each column; None where it is not defined."""
+    summary: dict[str, float | None]
+    """By title, a number for all columns together."""
+    seconds: float
+    created: str
+    provenance: dict[str, Any]
+    schema: Literal[5] = 5
+
+    def __post_init__(self) -> None:
+        for title, numbers in self.rows.items():
+            if len(numbers) != len(self.spec.columns):
+                expected = f"{len(self.spec.columns)} numbers, one a column"
+                raise InvalidValue(f"Measurement: {title}: expected {expected}, got {len(numbers)}")
+
+
+@value
 class RunNote:
     """Which cells a run was about, and how it differs from the registered scenario; see results.load."""
 
@@ -172,8 +198,10 @@ class RunNote:
     registered_seed: Seed
     registered_rows: Annotated[tuple[_Pair, ...], Field(strict=False)]
     registered_columns: Epsilons
-    cells: Annotated[tuple[_Cell, ...], Field(strict=False)]
+    cells: Annotated[tuple[_Cell, ...], Field(strict=False)] = ()
     """Epsilons of pretraining, finetuning and evaluation, and the key of the evaluation."""
+    measures: Annotated[tuple[_Measure, ...], Field(strict=False)] = ()
+    """Epsilons of pretraining and finetuning, and the key of a measurement."""
     zoo: str = ""
     """The known encoder that the weights were said to be; see registry.encoder."""
     encoder_name: str = ""
@@ -185,8 +213,8 @@ class RunNote:
     schema: Literal[5] = 5
 
     def encoded(self) -> bytes:
-        """For the store. Without a name there are the same bytes, and so the same file, as before there were names."""
-        return encode({name: item for name, item in asdict(self).items() if item != ""})
+        """For the store. What is empty is left out, so a field that is added later changes no earlier note's file."""
+        return encode({name: item for name, item in asdict(self).items() if item not in ("", ())})
 
 
 def names_of_encoders(notes: Iterable[RunNote]) -> dict[str, RunNote]:
@@ -202,6 +230,12 @@ def place_of_name(note: RunNote) -> str:
 def read_audit(path: Path) -> Audit:
     """Raises StoreError if the file is no audit, Damaged if it is not as it was written."""
     found: Audit = _read_once(Audit, path, _state(path))
+    return found
+
+
+def read_measurement(path: Path) -> Measurement:
+    """Raises StoreError if the file is no measurement, Damaged if it is not as it was written."""
+    found: Measurement = _read_once(Measurement, path, _state(path))
     return found
 
 

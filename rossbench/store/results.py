@@ -3,59 +3,31 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
-from operator import attrgetter
 from typing import Any
 
 from .. import registry
+from ..config.kinds import Kind
 from ..config.recipes import MODULE, Evaluation
 from ..config.scenarios import Place, Row
 from ..config.specs import AuditSpec, PretrainSpec
 from ..util.epsilons import EPS, format_epsilon, format_model
 from ..util.errors import InvalidValue, StoreError, UnknownName, one_line, unknown
-from .records import Audit, Record, RunNote, names_of_encoders, read_audit, read_notes, read_record
+from .metrics import METRICS, MISSING
+from .records import (
+    Audit,
+    Measurement,
+    Record,
+    RunNote,
+    names_of_encoders,
+    read_audit,
+    read_measurement,
+    read_notes,
+    read_record,
+)
 from .store import Store
-
-MISSING = "—"
-
-
-@dataclass(frozen=True)
-class Metric:
-    """A number that a record tells, and how it is shown."""
-
-    title: str
-    unit: str
-    """"%" for what is in [0, 1] and shown in percent; empty for what is shown as it is."""
-    of: Callable[[Record], float | None]
-    is_count: bool = False
-    """Whether it is a share of the test images, so that it has a Wilson interval."""
-
-    @property
-    def label(self) -> str:
-        return f"{self.title} ({self.unit})" if self.unit else self.title
-
-    @property
-    def scale(self) -> float:
-        """From the number to what is shown."""
-        return 100 if self.unit == "%" else 1
-
-    def text(self, value: float | None, sign: str = "") -> str:
-        """A shown number as the study prints it; ``sign`` "+" for differences."""
-        return MISSING if value is None else f"{value:{sign}.{2 if self.unit == '%' else 3}f}"
-
-
-METRICS = {
-    "top1": Metric("Top-1 accuracy", "%", lambda record: record.metric("top1"), is_count=True),
-    "top5": Metric("Top-5 accuracy", "%", lambda record: record.metric("top5"), is_count=True),
-    "robust": Metric("Robust accuracy", "%", lambda record: record.metric("robust"), is_count=True),
-    "mcc": Metric("MCC", "", attrgetter("mcc")),
-    "precision": Metric("Macro precision", "%", attrgetter("precision")),
-    "recall": Metric("Macro recall", "%", attrgetter("recall")),
-    "f1": Metric("Macro F1", "%", attrgetter("f1")),
-}
-"""By the name that options, tables, figures and data frames call it. A metric is added here."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +54,8 @@ class ResultMatrix:
     """Of those models whose evaluations, as they are now, have been audited."""
     zoo: str = ""
     """The known encoder that was given; empty where none was named."""
+    measures: dict[tuple[Kind, Row], Measurement] = field(default_factory=dict)
+    """By other evaluation kinds."""
 
     @cached_property
     def rows(self) -> list[Row]:
@@ -98,12 +72,18 @@ class ResultMatrix:
     @property
     def weights(self) -> str:
         """The hash of an encoder that was given, not pretrained; empty for others."""
-        return next((record.spec.finetune.pretrain.weights for record in self.records), "")
+        return next((spec.weights for spec in self.pretrainings), "")
+
+    @property
+    def pretrainings(self) -> list[PretrainSpec]:
+        """Of every record and measurement."""
+        measured = [one.spec.pretrain for one in self.measures.values()]
+        return [record.spec.finetune.pretrain for record in self.records] + measured
 
     @cached_property
     def encoder_id(self) -> str:
         """What the matrices of one encoder agree in: its weights, or its pretraining but for seed and epsilon."""
-        specs = [record.spec.finetune.pretrain for record in self.records]
+        specs = self.pretrainings
         if self.weights or not specs:
             return self.weights
         return replace(max(specs, key=lambda spec: spec.epsilon), seed=0, epsilon=1.0).key
@@ -116,9 +96,9 @@ class ResultMatrix:
     @property
     def encoder(self) -> str:
         """The encoder's name; else the architecture, with the first half of the hash of given weights."""
-        if self.encoder_name or not self.records:
+        if self.encoder_name or not self.pretrainings:
             return self.encoder_name or "encoder"
-        return encoder_of(self.records[0].spec.finetune.pretrain)
+        return encoder_of(self.pretrainings[0])
 
     def model(self, row: Row) -> str:
         """What a model is called: ``mine-v3``, or ``resnet18 ε=1`` where it was pretrained here."""
@@ -170,10 +150,10 @@ class ResultMatrix:
         if self.seed != self.registered_seed:
             notes.append(f"seed {self.seed} (registered: {self.registered_seed})")
         rows, columns = sorted(self.registered_rows), list(self.registered_columns)
-        if self.rows != rows and not self.weights:  # an encoder that is given has one row
+        if self.cells and self.rows != rows and not self.weights:  # an encoder that is given has one row
             shown, expected = (", ".join(format_model(*row) for row in some) for some in (self.rows, rows))
             notes.append(f"rows {shown} (registered: {expected})")
-        if self.columns != columns:
+        if self.cells and self.columns != columns:
             shown, expected = (", ".join(map(format_epsilon, some)) for some in (self.columns, columns))
             notes.append(f"columns {shown} (registered: {expected})")
         if self.records and self.evaluation.attack_version != self.evaluation.attack.version:
@@ -221,7 +201,7 @@ class ResultMatrix:
         return f"{record.n} test images, {how}"
 
 
-_OF_NOTE = {field.name for field in fields(RunNote)} - {"cells", "encoder_name"}
+_OF_NOTE = {field.name for field in fields(RunNote)} - {"cells", "measures", "encoder_name"}
 
 
 def encoder_of(spec: PretrainSpec) -> str:
@@ -281,10 +261,10 @@ def load(
     matrices = [_merged(store, runs[place], named) for place in chosen]
     if apart:
         matrices = told_apart(matrices)
-    filled = {matrix.name for matrix in matrices if matrix.records}
+    filled = {matrix.name for matrix in matrices if matrix.records or matrix.measures}
     if protocol is not None or not filled:
         return matrices
-    return [one for one in matrices if one.records or (names and one.name not in filled)]
+    return [one for one in matrices if one.records or one.measures or (names and one.name not in filled)]
 
 
 def _stored(name: str, stored: set[str], store: Store) -> list[str]:
@@ -329,7 +309,10 @@ def _merged(store: Store, runs: list[RunNote], named: Mapping[str, RunNote]) -> 
         cells[place] = store.intact(read_record, path) if path is not None and path.exists() else None
     told = {field.name: getattr(note, field.name) for field in fields(ResultMatrix) if field.name in _OF_NOTE}
     told["zoo"] = next((run.zoo for run in runs if run.zoo), "")  # the same weights, with and without --zoo
-    matrix = ResultMatrix(**told, cells=cells)
+    paths = {(key, (first, second)): store.measurement_path(key) for run in runs for first, second, key in run.measures}
+    measured = [(row, store.intact(read_measurement, path)) for (_, row), path in paths.items() if path.exists()]
+    measures = {(one.spec.kind, row): one for row, one in measured if one is not None}
+    matrix = ResultMatrix(**told, cells=cells, measures=measures)
     naming = named.get(matrix.weights or f"{matrix.name}-{matrix.family}")
     if naming is not None:
         matrix = replace(matrix, encoder_name=naming.encoder_name)

@@ -9,8 +9,9 @@ from typing import Any
 from ..config.scenarios import Place
 from ..util.epsilons import EPS, format_epsilon
 from ..util.errors import UnknownName
+from .metrics import METRICS
 from .records import Record
-from .results import METRICS, ResultMatrix, load, told_apart
+from .results import ResultMatrix, load, told_apart
 from .store import Store
 
 

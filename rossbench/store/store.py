@@ -7,6 +7,7 @@
     <root>/finetune/<key>/   the same
     <root>/evaluate/<key>/   spec.json  record.json  predictions.safetensors  SHA256SUMS
     <root>/audit/<key>/      spec.json  audit.json  SHA256SUMS
+    <root>/measure/<key>/    spec.json  measurement.json  images.safetensors  SHA256SUMS
     <root>/resume/<key>.pt   what an unfinished stage needs to go on
     <root>/matrices/<name>-<protocol>-<run>.json   which cells a run was about
     <root>/locks/<key>.lock  who builds it
@@ -172,6 +173,9 @@ class Store:
 
     def audit_path(self, spec: AuditSpec) -> Path:
         return self.path(spec) / "audit.json"
+
+    def measurement_path(self, key: str) -> Path:
+        return self.root / "measure" / key / "measurement.json"
 
     def record_path(self, key: str) -> Path:
         return self.root / "evaluate" / key / "record.json"

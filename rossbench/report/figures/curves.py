@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 
 from ...config.specs import FinetuneSpec, PretrainSpec
 from ...store import artifacts
-from ...store.results import METRICS
+from ...store.metrics import METRICS
 from ...util.epsilons import EPS
 from ...util.errors import InvalidValue
 from ..figure_data import FigureData, Model, labels

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from ...store.results import METRICS
+from ...store.metrics import METRICS
 from ...util.epsilons import EPS, format_epsilon
 from ...util.errors import InvalidValue
 from ..figure_data import FigureData, Model, class_names, labels, shared
