@@ -6,7 +6,7 @@ import dataclasses
 import json
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
@@ -19,12 +19,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from rossbench import cli, registry
 from rossbench.attacks.table import ATTACKS, Attack
-from rossbench.config.kinds import KINDS
+from rossbench.config.kinds import KINDS, Kind
 from rossbench.config.recipes import Augmentation, Pretraining
 from rossbench.config.scenarios import Place, Scenario
 from rossbench.config.specs import AuditSpec, EvaluateSpec, FinetuneSpec, PretrainSpec
 from rossbench.data import datasets
+from rossbench.models.classifier import Classifier
+from rossbench.models.encoders import Encoder
 from rossbench.runner import run as runner
+from rossbench.stages.kinds.subject import Subject
 from rossbench.store.records import Audit, Record, Verdict
 from rossbench.util.errors import RossbenchError
 from rossbench.util.values import read
@@ -62,6 +65,24 @@ def tiny(name: str = "digits", **changes: object) -> Scenario:
     )
     small = {"recipe": recipe, "train_epsilons": (0, 1), "eval_epsilons": (0, 0.5), "train_limit": 60, "test_limit": 40}
     return dataclasses.replace(scenario, **{**small, **changes})  # type: ignore[arg-type]
+
+
+def subject(encoder: Encoder, images: torch.Tensor, columns: Sequence[float], **changes: Any) -> Subject:
+    """What the function of a kind is given of an encoder: images uint8 [n, 3, size, size], of class 0; no training."""
+    given = {"labels": torch.zeros(len(images), dtype=torch.int64), "kind": Kind("features"), "train": None} | changes
+    frozen = encoder.requires_grad_(False).eval()
+    always = {"classifier": None, "seed": 0, "target": "digits", "limit": None, "data_dir": Path(), "source": None}
+    return Subject(encoder=frozen, images=images, columns=columns, **always | given)
+
+
+def least_squares(encoder: Encoder, images: torch.Tensor, labels: torch.Tensor) -> Classifier:
+    """A head on an encoder without a training: uint8 [n, 3, size, size], and labels [n] of 10 classes."""
+    classifier = Classifier(encoder.requires_grad_(False).eval(), 10)
+    features = torch.nn.functional.pad(encoder(images.float() / 255), (0, 1), value=1.0).double()
+    gram = features.T @ features + 1e-3 * len(images) * torch.eye(features.shape[1])
+    solved = torch.linalg.solve(gram, features.T @ torch.nn.functional.one_hot(labels, 10).double()).float()
+    classifier.linear.weight.data, classifier.linear.bias.data = solved[:-1].T.contiguous(), solved[-1]
+    return classifier.requires_grad_(False)
 
 
 def tamper(path: Path, content: str | bytes) -> None:

@@ -122,9 +122,7 @@ def _jpeg_compression(images: Tensor, quality: int, generators: Sequence[Generat
     return made.float() / 255
 
 
-def _elastic_transform(
-    images: Tensor, shares: tuple[float, float, float], generators: Sequence[Generator]
-) -> Tensor:
+def _elastic_transform(images: Tensor, shares: tuple[float, float, float], generators: Sequence[Generator]) -> Tensor:
     """A random affine map, then a smooth random displacement, in one sampling; shares of the image's side: the
     displacement's length, its smoothness, and how far three points of the map move. torchvision's elastic has one
     displacement for all images."""

@@ -18,10 +18,10 @@ from .subject import Found, Subject
 
 FOLDERS = {"cifar10": "CIFAR-10-C", "cifar100": "CIFAR-100-C"}
 """Of the corrupted test images of a data set, as their authors store them."""
-_STORED = (
-    "gaussian_noise shot_noise impulse_noise defocus_blur glass_blur motion_blur zoom_blur snow frost fog brightness "
-    "contrast elastic_transform pixelate jpeg_compression"
-).split()
+_STORED = [
+    *("gaussian_noise", "shot_noise", "impulse_noise", "defocus_blur", "glass_blur", "motion_blur", "zoom_blur"),
+    *("snow", "frost", "fog", "brightness", "contrast", "elastic_transform", "pixelate", "jpeg_compression"),
+]
 """The benchmark's fifteen; the authors' four more are for tuning."""
 _IMAGES = 10_000
 """Of each severity."""
