@@ -29,7 +29,7 @@ class Linear(nn.Module):
         return (images.flatten(1) - 0.5) @ self.weight.T
 
 
-def near_grey(n=30):
+def near_grey(n=20):
     return 0.45 + 0.1 * torch.rand(n, 3, 4, 4, generator=torch.Generator().manual_seed(0))
 
 
@@ -85,7 +85,7 @@ def test_it_leaves_no_more_images_right_than_pgd_with_the_studys_settings(digits
     name = "digits" if norm == "L2" else "cifar10-to-cifar10-linf"
     attack, n = registry.get(name).recipe.evaluation.attack, len(labels)
     assert attack.norm == norm
-    found = measured(digits, epsilons, norm=norm, steps=100)
+    found = measured(digits, epsilons, norm=norm, steps=60)
     for k, epsilon in enumerate(epsilons[1:], 1):
         radii, draws = torch.full((n,), epsilon), Draws(0, n, torch.arange(n))
         moved = run_attack(head, images.float() / 255, labels, attack, radii, draws)

@@ -6,14 +6,17 @@ What is drawn for an image hangs on its seed alone.
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Generator, Tensor
 from torch.nn import functional
-from torchvision.transforms.v2.functional import gaussian_blur, jpeg
+from torchvision.transforms.v2.functional import gaussian_blur
 
 
 def corrupt(images: Tensor, name: str, severity: int, seeds: Sequence[int]) -> Tensor:
@@ -118,8 +121,15 @@ def _pixelate(images: Tensor, share: float, generators: Sequence[Generator]) -> 
 
 
 def _jpeg_compression(images: Tensor, quality: int, generators: Sequence[Generator]) -> Tensor:
-    made: Tensor = jpeg((images * 255).round().byte(), quality)
-    return made.float() / 255
+    """By Pillow; torchvision is about to drop its own."""
+
+    def stored(image: np.ndarray) -> np.ndarray:
+        file = io.BytesIO()
+        Image.fromarray(image).save(file, "JPEG", quality=quality)
+        return np.asarray(Image.open(file))
+
+    pixels = (images * 255).round().byte().permute(0, 2, 3, 1).numpy()
+    return torch.from_numpy(np.stack(list(map(stored, pixels)))).permute(0, 3, 1, 2).float() / 255
 
 
 def _elastic_transform(images: Tensor, shares: tuple[float, float, float], generators: Sequence[Generator]) -> Tensor:

@@ -9,9 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from ...attacks.pgd import EPS_FOR_DIVISION, lengths
-from ...attacks.table import Norm
+from ...attacks.table import TARGETS, Norm
 from .subject import Found, Subject
 
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""Of logits [n, classes] and labels [n]: [n]."""
 _HALVINGS = 10
 """Of the way between an image and an adversarial one, to come nearer to the boundary."""
 
@@ -46,14 +48,15 @@ def nearest(model: nn.Module, images: Tensor, labels: Tensor, norm: Norm, steps:
     """The nearest images that the model gets wrong, of those that two searches find, and their distances [n].
 
     images: float [n, c, h, w] in [0, 1]; labels: int64 [n]. The searches take ``steps`` steps each: FMN (Pintor et al.,
-    2021), and in L2 DDN (Rony et al., 2019), in L-infinity FMN by signs. Where an image is wrong itself it is the
+    2021) towards the class whose boundary is the nearest where the model is linear, in L-infinity by signs; and in L2
+    DDN (Rony et al., 2019), in L-infinity FMN towards any class. Where an image is wrong itself it is the
     nearest; where none is found, it stands for it, at an infinite distance. Nothing is random.
     """
     search = _Search(model, images, labels, norm)
     search.offer(images)
     if search.distances.any():
-        _fmn(search, steps, signs=False)
-        _ddn(search, steps) if norm == "L2" else _fmn(search, steps, signs=True)
+        _fmn(search, steps, _towards(_nearest_class(search)), signs=norm == "Linf")
+        _ddn(search, steps) if norm == "L2" else _fmn(search, steps, _margin, signs=False)
     low, high = torch.zeros_like(search.distances), torch.ones_like(search.distances)
     far = search.found
     for _ in range(_HALVINGS):
@@ -82,7 +85,7 @@ class _Search:
         self.distances = torch.where(nearer, distances, self.distances)
         return wrong
 
-    def look(self, images: Tensor, loss: Callable[[Tensor, Tensor], Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    def look(self, images: Tensor, loss: Loss) -> tuple[Tensor, Tensor, Tensor]:
         """Offer images; their losses [n], the gradients, 0 where there is none that is finite, and which are wrong."""
         images = images.detach().requires_grad_()
         logits = self.model(images)
@@ -92,6 +95,11 @@ class _Search:
         gradient = torch.zeros_like(images) if gradient is None else gradient.nan_to_num(0, 0, 0)
         return losses.detach().nan_to_num(0), gradient, self.offer(images.detach(), logits.detach())
 
+    def to_boundary(self, margin: Tensor, gradient: Tensor) -> Tensor:
+        """How far it is, [n], in the norm, to where a margin [n] is 0, were it linear."""
+        steepness = torch.linalg.vector_norm(gradient.flatten(1), 2 if self.norm == "L2" else 1, dim=1)
+        return margin.abs() / steepness.clamp(min=EPS_FOR_DIVISION)
+
 
 def _margin(logits: Tensor, labels: Tensor) -> Tensor:
     """By how much the likeliest other class is above the right one: [n]."""
@@ -99,8 +107,30 @@ def _margin(logits: Tensor, labels: Tensor) -> Tensor:
     return logits.scatter(1, labels[:, None], -torch.inf).amax(1) - right
 
 
-def _fmn(search: _Search, steps: int, signs: bool) -> None:
-    """Steps along the gradient of the margin, in a ball that shrinks where they are adversarial, and grows else.
+def _towards(classes: Tensor) -> Loss:
+    """By how much the logit of a class, [n], is above that of the right one: [n]."""
+
+    def loss(logits: Tensor, labels: Tensor) -> Tensor:
+        return (logits.gather(1, classes[:, None]) - logits.gather(1, labels[:, None]))[:, 0]
+
+    return loss
+
+
+def _nearest_class(search: _Search) -> Tensor:
+    """Of the likeliest other classes that whose boundary is the nearest by the gradients at the images: [n]."""
+    with torch.no_grad():
+        logits = search.model(search.images).scatter(1, search.labels[:, None], -torch.inf)
+    others = logits.argsort(1, descending=True)[:, : min(TARGETS, logits.shape[1] - 1)]
+    found, nearest = others[:, 0], torch.full_like(search.distances, torch.inf)
+    for other in others.unbind(1):
+        margin, gradient, _ = search.look(search.images, _towards(other))
+        distance = search.to_boundary(margin, gradient)
+        found, nearest = torch.where(distance < nearest, other, found), distance.minimum(nearest)
+    return found
+
+
+def _fmn(search: _Search, steps: int, loss: Loss, signs: bool) -> None:
+    """Steps along the gradient of a margin, in a ball that shrinks where they are adversarial, and grows else.
 
     signs: along the gradient's signs, as long as the ball's radius at first.
     """
@@ -109,10 +139,9 @@ def _fmn(search: _Search, steps: int, signs: bool) -> None:
     for k in range(steps):
         share = _cosine(k, steps)
         change = 0.001 + 0.049 * share
-        margin, gradient, wrong = search.look(search.images + moved, _margin)
-        steepness = torch.linalg.vector_norm(gradient.flatten(1), 2 if search.norm == "L2" else 1, dim=1)
-        boundary = lengths(moved, search.norm).flatten() + margin.abs() / steepness.clamp(min=EPS_FOR_DIVISION)
-        outside = torch.where(search.distances.isfinite(), radius * (1 + change), boundary)
+        margin, gradient, wrong = search.look(search.images + moved, loss)
+        boundary = lengths(moved, search.norm).flatten() + search.to_boundary(margin, gradient)
+        outside = torch.where(search.distances.isfinite(), radius, boundary) * (1 + change)  # else it stays just inside
         radius = torch.where(wrong, (radius * (1 - change)).minimum(search.distances), outside)
         bound = radius.view(-1, 1, 1, 1)
         direction = gradient.sign() * bound.clamp(max=1) if signs else _unit(gradient)
