@@ -88,6 +88,6 @@ def _array(file: Path, shape: tuple[int, ...]) -> np.ndarray:
         found: np.ndarray = np.load(file, mmap_mode="r")
     except (OSError, ValueError) as error:
         raise DataError(f"{file}: expected an array of the authors' archive, got {error}") from error
-    if (found.shape, found.dtype) != (shape, np.uint8):
+    if found.shape != shape or found.dtype != np.uint8:
         raise DataError(f"{file}: expected uint8 {shape}, got {found.dtype} {found.shape}")
     return found

@@ -97,7 +97,7 @@ class _Search:
 
     def to_boundary(self, margin: Tensor, gradient: Tensor) -> Tensor:
         """How far it is, [n], in the norm, to where a margin [n] is 0, were it linear."""
-        steepness = torch.linalg.vector_norm(gradient.flatten(1), 2 if self.norm == "L2" else 1, dim=1)
+        steepness: Tensor = torch.linalg.vector_norm(gradient.flatten(1), 2 if self.norm == "L2" else 1, dim=1)
         return margin.abs() / steepness.clamp(min=EPS_FOR_DIVISION)
 
 
@@ -120,7 +120,7 @@ def _nearest_class(search: _Search) -> Tensor:
     """Of the likeliest other classes that whose boundary is the nearest by the gradients at the images: [n]."""
     with torch.no_grad():
         logits = search.model(search.images).scatter(1, search.labels[:, None], -torch.inf)
-    others = logits.argsort(1, descending=True)[:, : min(TARGETS, logits.shape[1] - 1)]
+    others: Tensor = logits.argsort(1, descending=True)[:, : min(TARGETS, logits.shape[1] - 1)]
     found, nearest = others[:, 0], torch.full_like(search.distances, torch.inf)
     for other in others.unbind(1):
         margin, gradient, _ = search.look(search.images, _towards(other))
