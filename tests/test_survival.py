@@ -65,6 +65,15 @@ def start(*arguments, target=work):
     return process
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """As the processes have: a run that goes on in this one is then the same to the last bit."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """The longer run, uninterrupted, in a process as the others are."""
