@@ -24,6 +24,7 @@ from rossbench.config.recipes import Augmentation, Pretraining
 from rossbench.config.scenarios import Place, Scenario
 from rossbench.config.specs import AuditSpec, EvaluateSpec, FinetuneSpec, PretrainSpec
 from rossbench.data import datasets
+from rossbench.models.classifier import Classifier
 from rossbench.models.encoders import Encoder
 from rossbench.runner import run as runner
 from rossbench.stages.kinds.subject import Subject
@@ -72,6 +73,16 @@ def subject(encoder: Encoder, images: torch.Tensor, columns: Sequence[float], **
     frozen = encoder.requires_grad_(False).eval()
     always = {"classifier": None, "seed": 0, "target": "digits", "limit": None, "data_dir": Path(), "source": None}
     return Subject(encoder=frozen, images=images, columns=columns, **always | given)
+
+
+def least_squares(encoder: Encoder, images: torch.Tensor, labels: torch.Tensor) -> Classifier:
+    """A head on an encoder without a training: uint8 [n, 3, size, size], and labels [n] of 10 classes."""
+    classifier = Classifier(encoder.requires_grad_(False).eval(), 10)
+    features = torch.nn.functional.pad(encoder(images.float() / 255), (0, 1), value=1.0).double()
+    gram = features.T @ features + 1e-3 * len(images) * torch.eye(features.shape[1])
+    solved = torch.linalg.solve(gram, features.T @ torch.nn.functional.one_hot(labels, 10).double()).float()
+    classifier.linear.weight.data, classifier.linear.bias.data = solved[:-1].T.contiguous(), solved[-1]
+    return classifier.requires_grad_(False)
 
 
 def tamper(path: Path, content: str | bytes) -> None:

@@ -14,8 +14,10 @@ from PIL import Image
 from rossbench.report import plot_style
 from rossbench.report.figures.adversarial_examples import Example, plot_examples
 from rossbench.report.figures.class_counts import Right, plot_per_class
+from rossbench.report.figures.corruptions import plot_corruptions
 from rossbench.report.figures.curves import plot_robustness, plot_training
 from rossbench.report.figures.displacement import plot_displacement
+from rossbench.report.figures.distances import plot_robustness_curves
 from rossbench.report.figures.heatmaps import plot_confusions, plot_matrix
 from rossbench.report.figures.maps import plot_joint_map, plot_maps
 from rossbench.report.plot_style import INK
@@ -116,6 +118,14 @@ CASES = {
     "example": lambda: plot_examples([example()], 8 / 255),
     "examples": lambda: plot_examples([example()] * 8, 0.5),
     "examples, long": lambda: plot_examples([example(*["fruit_and_vegetables"] * 2, "invertebrates")] * 8, 0.5),
+    "distances": lambda: plot_robustness_curves(
+        {label: np.array([0, 0.2, 0.5, np.inf]) for label in models(3)}, {models(1)[0]: ([0, 0.5], [75, 50])}
+    ),
+    "distances alone": lambda: plot_robustness_curves({"ε = 0": RANDOM.gamma(4, 0.1, 60)}, {}),
+    "corruptions": lambda: plot_corruptions(
+        {f"motion blur {i}": dict.fromkeys(models(3), range(6)) for i in range(12)}
+    ),
+    "corruptions, few": lambda: plot_corruptions({"elastic transform": {"ε = 0": [90, 50]}, "fog": {"ε = 1": [9, 5]}}),
     "training": lambda: plot_training({label: history(60) for label in models(6)}),
     "training, collapsed": lambda: plot_training(
         {"ε = 0": [{**one, "collapsed": True} for one in history(9)]}, [4.844]

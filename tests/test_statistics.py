@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rossbench.util.errors import InvalidValue
-from rossbench.util.statistics import kendall, mcnemar, mean_deviation, spearman, wilson
+from rossbench.util.statistics import kendall, mcnemar, mean_deviation, wilson
 
 
 @pytest.mark.parametrize(
@@ -69,11 +69,3 @@ def test_deviation_is_that_of_a_sample():
 )
 def test_kendalls_tau(ours, theirs, tau):
     assert kendall(ours, theirs) == (tau if tau is None else pytest.approx(tau))
-
-
-@pytest.mark.parametrize(
-    ("ours", "theirs", "rho"),
-    [((1, 2, 3), (4, 50, 600), 1), ((1, 2, 3, 4), (1, 2, 4, 3), 0.8), ((1, 1), (1, 2), None), ((), (), None)],
-)
-def test_spearmans_rho(ours, theirs, rho):
-    assert spearman(ours, theirs) == (rho if rho is None else pytest.approx(rho))

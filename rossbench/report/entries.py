@@ -14,8 +14,9 @@ from .. import registry
 from ..config.recipes import MODULE
 from ..config.scenarios import Row
 from ..config.specs import ATTACKED, EvaluateSpec, FinetuneSpec, PretrainSpec
+from ..store.metrics import MISSING
 from ..store.records import Audit, Record
-from ..store.results import MISSING, ResultMatrix
+from ..store.results import ResultMatrix
 from ..util.epsilons import EPS, format_epsilon, parse_epsilons
 from ..util.statistics import wilson_over
 from ..util.values import flatten

@@ -53,12 +53,3 @@ def kendall(ours: Sequence[float], theirs: Sequence[float]) -> float | None:
     if len(set(ours)) < 2 or len(set(theirs)) < 2:
         return None
     return float(kendalltau(ours, theirs).statistic)
-
-
-def spearman(ours: Sequence[float], theirs: Sequence[float]) -> float | None:
-    """Spearman's rho of two orders of the same things, in [-1, 1]; None where it is not defined: one is all equal."""
-    from scipy.stats import spearmanr
-
-    if len(set(ours)) < 2 or len(set(theirs)) < 2:
-        return None
-    return float(spearmanr(ours, theirs).statistic)
