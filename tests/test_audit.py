@@ -17,6 +17,7 @@ from rossbench.data import datasets
 from rossbench.data.datasets import facts
 from rossbench.models import encoders
 from rossbench.stages import audit, audit_bench, audit_checks, audit_classifier
+from rossbench.stages.audit_bench import Bench
 from rossbench.stages.evaluate import evaluate
 from rossbench.stages.finetune import finetune
 from rossbench.stages.train_loop import Hooks
@@ -50,7 +51,7 @@ def few():
     return datasets.load("digits", "test", 100)
 
 
-def judged(classifier, test, names=(), attack=None, epsilons=(0, 0.5, 1), predictions=None, other=None):
+def judged(classifier, test, names=(), attack=None, epsilons=(0, 0.5, 1), predictions=None, **more):
     """The verdicts by their check's name, of all checks or those named, after an evaluation of that very classifier."""
     cells = [cell for (row, _, epsilon), cell in DIGITS.cells.items() if row == 0 and epsilon in epsilons]
     if attack:
@@ -62,7 +63,7 @@ def judged(classifier, test, names=(), attack=None, epsilons=(0, 0.5, 1), predic
     checks = audit.CHECKS
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(audit, "CHECKS", tuple(check for check in checks if not names or check.name in names))
-        made = audit.judge(classifier, test.images, test.labels, predictions, cells[-1].recipe, 0, Hooks(), other)
+        made = audit.judge(classifier, test.images, test.labels, predictions, cells[-1].recipe, 0, Hooks(), **more)
     assert all(one.figure and one.meaning for one in made)
     return {one.check: one for one in made}
 
@@ -144,12 +145,30 @@ HONEST = {
 }
 
 
+SMALLER = "no smaller perturbation is known"
+
+
+@pytest.mark.parametrize(("shorter", "verdict"), [(0, "pass"), (1, "pass"), (3, "warn"), (10, "fail"), (200, "fail")])
+def test_a_smaller_perturbation_that_is_known_is_told(pair, shorter, verdict):
+    """Of so many of 200 images: of those that resist at epsilon 0.5, and then of the others."""
+    test = datasets.load("digits", "test", 200)
+    (cell,) = (cell for (row, _, epsilon), cell in DIGITS.cells.items() if (row, epsilon) == (0, 0.5))
+    ranked = evaluate([cell], pair["robust"], test.images, test.labels, Hooks()).attacked[0][:, 0]
+    bench = Bench(pair["robust"], test.images, test.labels, {0.5: ranked}, cell.recipe, 0)
+    resisting = bench.part[bench.resisting[0]]
+    assert len(resisting) > 20
+    distances = torch.full((len(test.labels),), torch.inf)
+    distances[torch.cat([resisting, torch.arange(200)])[:shorter]] = 0.1
+    found = judged(pair["robust"], test, [SMALLER], epsilons=(0.5,), predictions={0.5: ranked}, distances=distances)
+    assert found[SMALLER].verdict == verdict
+
+
 @pytest.mark.parametrize("name", HONEST)
 def test_a_classifier_without_a_fault_is_not_flagged(pair, few, name):
     other = pair["plain" if "robust" in name else "robust"]
     found = judged(HONEST[name](pair), few, other=other)
     assert flagged(found) == {}
-    assert set(found) == {check.name for check in audit.CHECKS}
+    assert {*found, SMALLER} == {check.name for check in audit.CHECKS}
     # The study's long steps do stop short of a plain model, and the verdict says by how much and what to do.
     weak = found["finer and scale-free steps change little"]
     assert weak.verdict == "pass" or "--attack" in weak.figure

@@ -49,6 +49,9 @@ KINDS = {
     "show digits --epochs; show digits --finetune-epochs; show digits --train-limit; show digits --test-limit; "
     "figure tsne digits --limit; figure tsne digits --iterations; figure examples digits --count; "
     "show digits --size; features digits --limit; run digits --threads": _values("0 -1 1.5 x nan", HUGE, *ODD[:2]),
+    "run digits --kind": _values(
+        "x Attack knn,k=1 knn,neighbours=0 minimal,steps=x features,norm=L3 knn,", "", *ODD[:2]
+    ),
     "show digits --name": ["1", "0.5", "a/b", "a\nb", LONG],
     "report --sort": ["x", "-1", "nan", ""],
     "show digits --seed": _values("-1 1.5", str(2**62 + 1)),
@@ -143,7 +146,7 @@ card conv3 => conv3: expected one model, got several; name it, or give --protoco
 export digits@0.5 x.safetensors => unknown model of digits '0.5'; known: conv3 ε=0, conv3 ε=1
 leaderboard none --html board => nothing to report in none
 leaderboard --html file.txt => 'file.txt' is a file
-figure pie digits => unknown command 'pie'; known: confusion, examples, matrix, per-class,
+figure pie digits => unknown command 'pie'; known: confusion, corruptions, displacement, distances, examples, matrix,
 figure digits => unknown command 'digits'; did you mean rossbench figure matrix digits?
 digits => unknown command 'digits'; did you mean rossbench run digits?
 ross2022 --epochs 3 => unknown command 'ross2022'; did you mean rossbench run ross2022?
@@ -174,6 +177,9 @@ figure tsne digits --perplexity 100 => expected a perplexity of 1 to 13 for 40 p
 figure tsne digits --layer encodr => unknown layer 'encodr'; did you mean encoder
 features digits --layer [red] => [red]
 features digits --layer= =>
+figure distances digits => expected models measured by minimal, got none; rossbench run --kind minimal does it
+figure corruptions digits => rossbench run --kind corruptions does it
+figure displacement digits --epsilon 0.5 => rossbench run --kind features does it
 features digits --model 0,1 => model: expected one of one scenario, got digits → digits, ε = 0, digits
 figure examples digits --epsilon 0 => expected images that epsilon 0 turns, got none
 run digits --encoder-weights folder =>

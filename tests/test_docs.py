@@ -38,8 +38,8 @@ COMMANDS = [
 def test_every_command_is_understood(page, line, own_registry, tmp_path, monkeypatch):
     """Parsed with all its options, and its scenario made; not run."""
     monkeypatch.chdir(tmp_path)
-    for name in ("my.py", "suite.py"):
-        script = next(b for b in blocks(ROOT / "docs" / "scenarios.md", "python") if f"# {name}" in b)
+    for name, told_in in (("my.py", "scenarios.md"), ("suite.py", "scenarios.md"), ("blur.py", "kinds.md")):
+        script = next(b for b in blocks(ROOT / "docs" / told_in, "python") if f"# {name}" in b)
         (tmp_path / name).write_text(script)
     files = re.findall(r"--encoder-weights (?!hf-hub|local-dir)(\S+)", line)
     for name in (*files, "my-model/config.json"):

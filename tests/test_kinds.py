@@ -49,7 +49,7 @@ def own_kinds(own_registry, tmp_path):
         ("knn", Kind("knn")),
         ("knn,neighbours=20,temperature=0.1", Kind("knn", neighbours=20, temperature=0.1)),
         ("knn,norm=Linf", Kind("knn", norm="Linf")),
-        ("minimal", Kind("minimal", steps=200)),
+        ("minimal", Kind("minimal", steps=50)),
         ("corruptions", Kind("corruptions")),
     ],
 )

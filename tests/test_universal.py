@@ -11,7 +11,7 @@ from rossbench.models.encoders import Encoder, build
 from rossbench.stages.kinds import subject as subjects
 from rossbench.stages.kinds import universal as module
 
-MADE, RANDOM = "accuracy (%)", "same length, random direction (%)"
+MADE, RANDOM = "accuracy (%)", "random direction (%)"
 
 
 @pytest.fixture(scope="module")

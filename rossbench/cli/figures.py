@@ -26,6 +26,7 @@ FORMS = ("png", "svg", "pdf")
 _names = click.argument("names", nargs=-1, required=True, metavar="NAME...", shell_complete=options.complete_names)
 _source = options.together(options.scenario_file, options.protocol, options.store, options.data_dir, options.device)
 _epsilons = click.option("--eval-eps", "epsilons", callback=options.epsilons, help="Evaluation epsilons.")
+_at = click.option("--epsilon", callback=options.epsilon, help="Evaluation epsilon.  [default: the middle one]")
 _stage = click.option(
     "--stage", type=types.Choice(["pretrain", "finetune"]), help="Training stage.  [default: pretrain]"
 )
@@ -123,6 +124,9 @@ _add("tsne", "first and last", "Plot t-SNE of features, one plot per model; stud
 _add("tsne-together", "first and last", "Plot joint t-SNE of several models' features; study, figure 5.8.", _inputs)
 _add("examples", "last", "Plot adversarial examples; study, figure 5.1.", _attack, _count)
 _add("training", "all", "Plot loss and accuracy per epoch.", _stage)
+_add("distances", "all", "Plot robust accuracy over epsilon as a curve; of run --kind minimal.")
+_add("corruptions", "all", "Plot accuracy under each corruption; of run --kind corruptions.")
+_add("displacement", "all", "Plot displacement of features against accuracy; of run --kind features.", _at)
 
 
 _model = click.option(

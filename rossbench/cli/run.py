@@ -257,7 +257,7 @@ def run(
 
             where["executor"] = stack.enter_context(cluster.connected(ray, cpus or 1.0, gpus or 0.0, device))
         run.run_suite(scenarios, encoders=given, shard=shard, kinds=kinds, **where)
-        for scenario in () if no_audit or ATTACK not in kinds else scenarios:
+        for scenario in () if no_audit else scenarios:
             (matrix,) = results.load(Store(store), [scenario.name], scenario.protocol)
             if shard == (1, 1) or len(matrix.records) == len(matrix.cells):  # the last shard audits all
                 run.audit([scenario.name], protocol=scenario.protocol, **where)

@@ -103,7 +103,7 @@ _ROWS = (
         passes=lambda kind, columns: 12 * columns,
     ),
     KindRow(
-        Kind("minimal", steps=200),
+        Kind("minimal", steps=50),
         "Smallest perturbations",
         "minimal:minimal",
         ", {norm}, {steps} steps",

@@ -214,35 +214,6 @@ class EvaluateSpec(_TestSpec):
 
 
 @value
-class AuditSpec(_TestSpec):
-    """The audit of a classifier's evaluations, which differ in their epsilon alone."""
-
-    stage: ClassVar[str] = "audit"
-    epsilons: Epsilons
-    recipe: Evaluation = Evaluation()
-    """Of those under attack."""
-    other: FinetuneSpec | None = None
-    """A classifier for the same images, whose adversarial images are tried on this one."""
-
-    @property
-    def parents(self) -> tuple[AnySpec, ...]:
-        return *self.finetune.chain, *self.cells, *(self.other.chain if self.other else ())
-
-    @property
-    def cells(self) -> tuple[EvaluateSpec, ...]:
-        """The evaluations, one an epsilon."""
-        return tuple(EvaluateSpec(self.finetune, self.limit, epsilon, self.recipe) for epsilon in self.epsilons)
-
-    @property
-    def passes(self) -> int:
-        """See passes; about what the checks need for each of 200 images."""
-        return 200 * 500
-
-    def __str__(self) -> str:
-        return f"audit {self.finetune.model}"
-
-
-@value
 class MeasureSpec(Spec):
     """One model by one evaluation kind, in all of its columns: an encoder alone, or with a classifier on it."""
 
@@ -278,6 +249,38 @@ class MeasureSpec(Spec):
     def __str__(self) -> str:
         epsilons = format_model(self.pretrain.epsilon, self.head.epsilon if self.head else self.pretrain.epsilon)
         return f"measure {self.kind.name} of {self.pretrain.source} → {self.target} {EPS}={epsilons}"
+
+
+@value
+class AuditSpec(_TestSpec):
+    """The audit of a classifier's evaluations, which differ in their epsilon alone."""
+
+    stage: ClassVar[str] = "audit"
+    epsilons: Epsilons
+    recipe: Evaluation = Evaluation()
+    """Of those under attack."""
+    other: FinetuneSpec | None = None
+    """A classifier for the same images, whose adversarial images are tried on this one."""
+    minimal: MeasureSpec | None = None
+    """The smallest perturbations of the images, where they were measured in the same norm."""
+
+    @property
+    def parents(self) -> tuple[AnySpec, ...]:
+        others = [*(self.other.chain if self.other else ()), *([self.minimal] if self.minimal else [])]
+        return *self.finetune.chain, *self.cells, *others
+
+    @property
+    def cells(self) -> tuple[EvaluateSpec, ...]:
+        """The evaluations, one an epsilon."""
+        return tuple(EvaluateSpec(self.finetune, self.limit, epsilon, self.recipe) for epsilon in self.epsilons)
+
+    @property
+    def passes(self) -> int:
+        """See passes; about what the checks need for each of 200 images."""
+        return 200 * 500
+
+    def __str__(self) -> str:
+        return f"audit {self.finetune.model}"
 
 
 AnySpec = PretrainSpec | FinetuneSpec | EvaluateSpec | AuditSpec | MeasureSpec

@@ -20,7 +20,7 @@ from ..models.classifier import Classifier
 from ..stages import metrics
 from ..stages.evaluate import attacked
 from ..store import artifacts, results
-from ..store.records import Record
+from ..store.records import Measurement, Record
 from ..store.results import ResultMatrix
 from ..store.store import Store
 from ..util.devices import resolve_device
@@ -65,7 +65,15 @@ class Model:
 
     @property
     def spec(self) -> FinetuneSpec:
-        return self.first.spec.finetune
+        heads = [one.spec.head for (_, row), one in self.matrix.measures.items() if row == self.row and one.spec.head]
+        evaluated = any(record and place[:2] == self.row for place, record in self.matrix.cells.items())
+        return heads[0] if heads and not evaluated else self.first.spec.finetune
+
+    def measured(self, kind: str) -> Measurement | None:
+        """By an evaluation kind of this name, of the model or, where the kind needs none, of its encoder alone."""
+        rows = (self.row, (self.row[0], self.row[0]))
+        found = [one for (known, row), one in self.matrix.measures.items() if known.name == kind and row in rows]
+        return found[-1] if found else None
 
     def under(self, epsilon: float) -> EvaluateSpec:
         """The evaluation at any epsilon, also one that is not in the store."""
@@ -147,8 +155,17 @@ def _once(models: Iterable[Model]) -> list[Model]:
     return list(unique.values())
 
 
+def measured(models: Sequence[Model], kind: str) -> dict[str, tuple[Model, Measurement]]:
+    """Those of the models that were measured by an evaluation kind, by their labels; StoreError if none was."""
+    found = {label: (one, one.measured(kind)) for label, one in zip(labels(models), models, strict=True)}
+    known = {label: (model, measurement) for label, (model, measurement) in found.items() if measurement is not None}
+    if not known:
+        raise StoreError(f"figure: expected models measured by {kind}, got none; rossbench run --kind {kind} does it")
+    return known
+
+
 def _evaluated(matrix: ResultMatrix) -> list[Row]:
-    rows = list(matrix.audit_specs())
+    rows = list(matrix.audit_specs()) or sorted({row for (_, row), one in matrix.measures.items() if one.spec.head})
     if not rows:
         raise StoreError(f"{matrix.name}: expected an evaluation in the store, got none; run the scenario first")
     return rows

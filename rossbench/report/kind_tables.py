@@ -69,7 +69,7 @@ def _of_kind(group: Sequence[ResultMatrix], kind: Kind) -> Iterator[Table]:
             labels=["model"],
             columns=summaries,
             lines=[
-                ([model], [_text(title, [one.summary.get(title) for one in found]) for title in summaries])
+                ([model], [_summary(title, [one.summary.get(title) for one in found]) for title in summaries])
                 for model, found in measured.items()
             ],
             caption=caption,
@@ -102,6 +102,14 @@ def _at(one: Measurement, title: str, column: float) -> float | None:
 def _text(title: str, values: Sequence[float | None]) -> str:
     shown = Metric(title, "%" if title.endswith("(%)") else "", lambda record: None)
     return mean_text([value for value in values if value is not None], shown)
+
+
+def _summary(title: str, values: Sequence[float | None]) -> str:
+    """As _text, but a count, the same for all seeds, as such."""
+    counts = {value for value in values if value is not None and not title.endswith("(%)")}
+    if len(counts) == 1 and all(value.is_integer() and value > 1 for value in counts):
+        return f"{counts.pop():.0f}"
+    return _text(title, values)
 
 
 def _foretold(group: Sequence[ResultMatrix], kind: Kind) -> Iterator[Table]:

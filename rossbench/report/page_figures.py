@@ -32,7 +32,7 @@ def page_figures(
     One that cannot be drawn says why in its place. ``tell`` is called with the caption of each before it is drawn.
     """
     drawn = []
-    for place, group in _groups(data, [matrix for matrix in matrices if matrix.records]):
+    for place, group in _groups(data, matrices):
         try:
             for caption, draw in group:
                 tell(caption)
@@ -47,6 +47,9 @@ def page_figures(
 
 def _groups(data: FigureData, matrices: Sequence[ResultMatrix]) -> Iterator[tuple[str, Iterator[Wanted]]]:
     """The figures of each matrix, and then of those of one seed and protocol that share a target or a source."""
+    for matrix in matrices:
+        yield f"{matrix.name}-{matrix.protocol}", _of_kinds(data, matrix)
+    matrices = [matrix for matrix in matrices if matrix.records]
     for matrix in matrices:
         alike = [one for one in matrices if _how(one) == _how(matrix)]
         of = _of_heads(data, matrix, alike) if matrix.pairs else _of_matrix(data, matrix)
@@ -88,6 +91,18 @@ def _of_matrix(data: FigureData, matrix: ResultMatrix) -> Iterator[Wanted]:
     yield text, partial(figures.confusion, data, models)
     text = f"Features of the encoder in the plane, by class: t-SNE, perplexity 35, 1500 iterations{_part(limit)}."
     yield text, partial(figures.tsne, data, models, limit=limit)
+
+
+def _of_kinds(data: FigureData, matrix: ResultMatrix) -> Iterator[Wanted]:
+    kinds = {kind.name for kind, _ in matrix.measures}
+    if "minimal" in kinds:
+        text = "Robust accuracy at every strength, from each image's smallest perturbation; markers: the cells above."
+        yield text, partial(figures.distances, data, choose([matrix]))
+    if "corruptions" in kinds:
+        yield "Accuracy under each corruption, by severity.", partial(figures.corruptions, data, choose([matrix]))
+    if "features" in kinds and matrix.records:
+        text = "Displacement of the encoders' features, found without labels, against accuracy under attack."
+        yield text, partial(figures.displacement, data, choose([matrix]))
 
 
 def _of_heads(data: FigureData, matrix: ResultMatrix, matrices: Sequence[ResultMatrix]) -> Iterator[Wanted]:

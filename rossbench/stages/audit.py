@@ -28,9 +28,11 @@ def build(specs: Sequence[AuditSpec], context: Context, hooks: Hooks) -> None:
     if spec.other:
         encoder = context.encoder(spec.other.pretrain)
         other = artifacts.load_classifier(context.store, spec.other, encoder).to(context.device)
+    distances = artifacts.load_measured(context.store, spec.minimal)["distance"] if spec.minimal else None
     stored = {cell.epsilon: artifacts.load_predictions(context.store, cell)[0][:, 0] for cell in spec.cells}
     made = learned(spec.finetune, artifacts.load_history(context.store, spec.finetune.pretrain))
-    verdicts = made + judge(classifier, data.images, data.labels, stored, spec.recipe, spec.seed, hooks, other)
+    given = classifier, data.images, data.labels, stored, spec.recipe, spec.seed
+    verdicts = made + judge(*given, hooks, other, distances)
     seconds, images = time.perf_counter() - began, len(audited(data.labels))
     artifacts.save_audit(context.store, spec, verdicts, images, seconds, context.provenance())
 
@@ -59,13 +61,15 @@ def judge(
     seed: int,
     hooks: Hooks,
     other: nn.Module | None = None,
+    distances: Tensor | None = None,
 ) -> list[Verdict]:
     """The verdict of every check that applies, those on the images and the classifier first.
 
     images: uint8 [n, 3, size, size]; labels: int64 [n]; predictions: by evaluation epsilon, the class that was stored
-    for each image, int64 [n]; recipe: how they were made; other: a classifier for the same images.
+    for each image, int64 [n]; recipe: how they were made; other: a classifier for the same images; distances: of the
+    smallest perturbation that is known of each image, float [n].
     """
-    bench = Bench(classifier, images, labels, predictions, recipe, seed, other)
+    bench = Bench(classifier, images, labels, predictions, recipe, seed, other, distances)
     checks = [check for check in CHECKS if check.applies(bench)]
     verdicts = []
     for k, check in enumerate(checks):

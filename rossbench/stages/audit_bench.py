@@ -54,12 +54,14 @@ class Bench:
         recipe: Evaluation,
         seed: int,
         other: nn.Module | None = None,
+        distances: Tensor | None = None,
     ) -> None:
         self.model, self.attack, self.seed = model.eval().requires_grad_(False), recipe.attack, seed
         self.other = None if other is None else other.eval().requires_grad_(False)
         self.stored = {epsilon: predictions[epsilon].to(labels.device) == labels for epsilon in sorted(predictions)}
         self.part, self.all_labels = audited(labels), labels
         self.labels = labels[self.part]
+        self.distances = None if distances is None else distances.to(labels.device)[self.part]
         self.images = images[self.part.to(images.device)].to(labels.device).float() / 255
         self.furthest, self.low, self.high = 0.0, 1.0, 0.0
         """Of all adversarial images: the largest distance, in epsilons; the darkest and the brightest pixel."""

@@ -96,6 +96,14 @@ def _transfer(bench: Bench) -> Judgement:
     return grade(missed, SLACK, MARGIN), figure.format("resist", "resist images of another model too")
 
 
+def _minimal(bench: Bench) -> Judgement:
+    """By perturbations that were measured beforehand, of all images."""
+    assert bench.distances is not None
+    beyond = bench.distances > torch.tensor(bench.epsilons, device=bench.distances.device)[:, None]
+    missed, figure = bench.gap(bench.resisting, bench.resisting & beyond)
+    return grade(missed, SLACK, MARGIN), figure.format("resist", "have no perturbation that is smaller")
+
+
 def _large(bench: Bench) -> Judgement:
     epsilon = 0.5 * (math.sqrt(bench.images[0].numel()) if bench.attack.norm == "L2" else 1)
     everywhere = torch.arange(len(bench.labels), device=bench.labels.device)
@@ -111,8 +119,9 @@ def _bounds(bench: Bench) -> Judgement:
     return "pass", f"at most {bench.furthest:.4f} epsilon away, pixels {bench.low:.3g} to {bench.high:.3g}"
 
 
-Need = Literal["attack", "gradient", "other model"]
-"""An evaluation under an attack; a gradient that can be followed; a classifier for the same images."""
+Need = Literal["attack", "gradient", "other model", "distances"]
+"""An evaluation under an attack; a gradient that can be followed; a classifier for the same images; the smallest
+perturbation that is known of each image."""
 
 
 class Check(NamedTuple):
@@ -125,7 +134,12 @@ class Check(NamedTuple):
     bad: str
 
     def applies(self, bench: Bench) -> bool:
-        has = {"attack": bool(bench.epsilons), "gradient": not bench.blind, "other model": bench.other is not None}
+        has = {
+            "attack": bool(bench.epsilons),
+            "gradient": not bench.blind,
+            "other model": bench.other is not None,
+            "distances": bench.distances is not None,
+        }
         return all(has[need] for need in self.needs)
 
 
@@ -227,6 +241,13 @@ CHECKS = (
         ("attack", "other model"),
         "What turns another model turns nothing that resisted here.",
         "Another model's adversarial images do better: this one's gradients mislead; report an adaptive attack.",
+    ),
+    Check(
+        "no smaller perturbation is known",
+        _minimal,
+        ("attack", "distances"),
+        "A search for the smallest perturbation of each image finds none below the epsilons that it resists.",
+        "A minimal-norm attack does better: the number is too high; --kind minimal tells what it becomes.",
     ),
     Check(
         "a large epsilon leaves chance or less",

@@ -139,7 +139,14 @@ class ResultMatrix:
             cells, beside = rows[row], evaluated[-1 if row == evaluated[0] else 0]
             other = rows[beside][0].finetune if beside != row else None
             epsilons = tuple(cell.epsilon for cell in cells)
-            found[row] = AuditSpec(cells[-1].finetune, cells[-1].limit, epsilons, cells[-1].recipe, other)
+            recipe = cells[-1].recipe
+            minimal = [
+                one.spec
+                for (kind, measured), one in self.measures.items()
+                if (kind.name, kind.norm, measured) == ("minimal", recipe.attack.norm, row)
+            ]
+            others = other, next(iter(minimal), None)
+            found[row] = AuditSpec(cells[-1].finetune, cells[-1].limit, epsilons, recipe, *others)
         return found
 
     def notes(self) -> list[str]:

@@ -8,10 +8,21 @@ from collections.abc import Mapping, Sequence
 from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 
+from ..figure_data import FigureData, Model, measured
 from ..plot_style import LINES, SHADE, WIDE, PaperFigure, curve_looks, laid_out, styled, wrapped_title
 
 _ACROSS = 4
 """Panels in a row, at most."""
+
+
+def corruptions(data: FigureData, models: Sequence[Model]) -> Figure:
+    """Accuracy of each model under each corruption, by severity; the last panel is their mean."""
+    panels: dict[str, dict[str, list[float]]] = {}
+    for label, (_, one) in measured(models, "corruptions").items():
+        for title, numbers in one.rows.items():
+            known = [math.nan if number is None else number for number in numbers]
+            panels.setdefault(title.removesuffix(" (%)"), {})[label] = known
+    return plot_corruptions(panels)
 
 
 @styled

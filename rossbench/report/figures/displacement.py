@@ -7,9 +7,32 @@ from collections.abc import Sequence
 
 from matplotlib.figure import Figure
 
+from ...store.metrics import METRICS
 from ...util.epsilons import EPS, format_epsilon
+from ...util.errors import InvalidValue
 from ...util.statistics import kendall
+from ..figure_data import FigureData, Model, measured
 from ..plot_style import COLUMN, SHADE, SMALL, PaperFigure, curve_looks, laid_out, styled
+
+
+def displacement(data: FigureData, models: Sequence[Model], epsilon: float | None = None) -> Figure:
+    """Median displacement of the encoders' features beside the classifiers' accuracy, both at one epsilon.
+
+    ``epsilon``: one that all were measured and evaluated at, the middle one by default. InvalidValue for another.
+    """
+    found = measured(models, "features")
+    both = [{*one.spec.columns} & {*model.records} - {0.0} for model, one in found.values()]
+    shared = sorted(set.intersection(*both))
+    at = epsilon if epsilon is not None else next(iter(shared[(len(shared) - 1) // 2 :]), 0.0)
+    if at not in shared:
+        known = ", ".join(map(format_epsilon, shared)) or "none"
+        raise InvalidValue(f"epsilon: expected one that all models have, {known}, got {format_epsilon(at)}")
+    points = []
+    for label, (model, one) in found.items():
+        value = next(iter(one.rows.values()))[one.spec.columns.index(at)]
+        accuracy = model.matrix.value(model.row, at, model.matrix.metric)
+        points.append((label, math.nan if value is None else value, math.nan if accuracy is None else accuracy))
+    return plot_displacement(points, at, METRICS[models[0].matrix.metric].label)
 
 
 @styled

@@ -8,8 +8,23 @@ import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 
+from ...store import artifacts
 from ...util.epsilons import EPS
+from ..figure_data import FigureData, Model, measured
 from ..plot_style import COLUMN, LINES, SHADE, PaperFigure, curve_looks, laid_out, styled
+
+
+def distances(data: FigureData, models: Sequence[Model]) -> Figure:
+    """Robust accuracy over epsilon, from each image's smallest perturbation, and the matrix's cells beside it."""
+    curves, points = {}, {}
+    for label, (model, one) in measured(models, "minimal").items():
+        curves[label] = artifacts.load_measured(data.store, one.spec)["distance"].numpy()
+        matrix, row = model.matrix, model.row
+        if matrix.records and matrix.evaluation.attack.norm == one.spec.kind.norm:
+            known = {column: matrix.value(row, column, "robust") for column in matrix.columns}
+            cells = {column: value for column, value in known.items() if value is not None}
+            points[label] = list(cells), list(cells.values())
+    return plot_robustness_curves(curves, points)
 
 
 @styled

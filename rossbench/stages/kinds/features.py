@@ -18,12 +18,12 @@ from .subject import Found, Subject
 _STEP = 1.0
 """Length of a step, in epsilons: a distance grows outwards, so long steps find more, as in power iteration."""
 _TITLES = (
-    "L2 displacement, median",
-    "L2 displacement, 10 % quantile",
-    "L2 displacement, 90 % quantile",
+    "displacement, median",
+    "displacement, 10 %",
+    "displacement, 90 %",
     "cosine distance, median",
     "linear CKA",
-    "nearer to another image (%)",
+    "nearer to another (%)",
 )
 _PAIRED = 2048
 """Images whose distances to one another are taken."""

@@ -41,7 +41,7 @@ def universal(subject: Subject) -> Found:
     return Found(
         {
             "accuracy (%)": (100 * right.double().mean(1)).tolist(),
-            "same length, random direction (%)": (100 * torch.stack(control).double().mean(1)).tolist(),
+            "random direction (%)": (100 * torch.stack(control).double().mean(1)).tolist(),
         },
         right=right,
     )
