@@ -135,6 +135,7 @@ report --metric f2 => expected top1, top5, robust, mcc, precision, recall or f1,
 report digits --protocol abc => unknown protocol of digits 'abc'; known:
 report --intervals --metric mcc => expected top1, top5, robust of one seed, got mcc of seed 0
 report --intervals --format csv => --intervals: expected a table, markdown or latex, got csv
+report --no-audit-column --format csv => --no-audit-column: expected a table, markdown or latex, without --threats
 report --html x.html --metric f1 => --html: expected no --format, --metric, --intervals or --sort
 report --html no/page.html => expected a file in a folder that exists, got no/page.html
 store list --out folder => expected a store that rossbench run has written

@@ -60,9 +60,7 @@ def test_encoders_of_one_scenario_are_rows_of_one_table(several):
         if sort is not None:
             column = [float(cells[table.columns.index(f"{sort:g}")]) for cells in shown.values()]
             assert column == sorted(column, reverse=True)
-        assert {table.lines[i][1][k] for i, k in table.bold} == {
-            max((cells[k] for cells in shown.values()), key=float) for k in range(2)
-        }
+        assert table.bold == set()  # of 40 images, all within noise
     assert table.lines[-1][0] == ["dynacl, finetuned ε=0.5, improvement"]
     assert "registered: none" not in "".join(table.notes)  # the weights, which the label tells
     with pytest.raises(InvalidValue, match=r"--sort: expected an evaluation epsilon of the table, 0, 0\.5, got 0\.3"):

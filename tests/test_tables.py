@@ -21,6 +21,7 @@ from rossbench.report import formats, tables
 from rossbench.runner import run as runner
 from rossbench.store import results
 from rossbench.store.metrics import METRICS
+from rossbench.store.records import Audit, Verdict
 from rossbench.store.store import Store
 from rossbench.util.errors import InvalidValue, UnknownName
 
@@ -225,22 +226,46 @@ def test_the_best_of_a_column_is_bold(matrix):
 
 
 BOLD = [
-    # rates, a line a model, a value a column; which are bold: by what is shown, of two digits
-    ([[46.001], [46.004], [45.9]], {(0, 0), (1, 0)}),
+    # rates, a line a model, a value a column; which are bold, of a million images
+    ([[46.001], [46.004], [45]], {(0, 0), (1, 0)}),
     ([[1, 9], [5, 3]], {(1, 0), (0, 1)}),
-    ([[0, 0], [0, 1]], {(0, 0), (1, 0), (1, 1)}),
-    ([[0, None], [None, 0]], {(0, 0), (1, 1)}),
+    ([[0, 0], [0, 1]], {(1, 1)}),
+    ([[0, None], [None, 0]], set()),
     ([[9, 100], [10, 20]], {(1, 0), (0, 1)}),
     ([[None, 3], [None, 2]], {(0, 1)}),
-    ([[4, 3]], {(0, 0), (0, 1)}),
+    ([[4, 3]], set()),
 ]
 
 
 @pytest.mark.parametrize(("rates", "bold"), BOLD, ids=[str(rates) for rates, _ in BOLD])
-def test_the_best_that_is_known_of_a_column_is_bold(matrix, rates, bold):
-    """Ties are all bold, also of 0.00; where nothing is known, nothing is."""
+def test_what_is_best_of_a_column_beyond_noise_is_bold(matrix, rates, bold):
+    """Those within noise of the best too; where all are, or nothing is known, none is."""
     lines = {(k, k): line for k, line in enumerate(rates)}
-    assert table_of(with_rates(matrix, lines, range(len(rates[0])))).bold == bold
+    table = table_of(with_rates(matrix, lines, range(len(rates[0]))))
+    assert table.bold == bold
+    assert ("bold: no other is better by more than noise" in table.caption) == bool(bold)
+    latex = formats.to_latex(table)
+    assert latex.count(r"\textbf{") == len(bold)
+
+
+def test_no_failed_audit_and_no_collapsed_encoder_is_the_best(matrix):
+    given = with_rates(matrix, {(0, 0): [90], (0.5, 0.5): [80], (1, 1): [70]}, (0,))
+    assert table_of(given).bold == {(0, 0)}
+    audit = Audit.__new__(Audit)
+    object.__setattr__(audit, "verdicts", (Verdict("a", "fail", "b", "c"),))
+    failed = dataclasses.replace(given, audits={(0, 0): audit})
+    assert table_of(failed).bold == {(1, 0)}
+    record = given.cells[0.5, 0.5, 0]
+    provenance = {**record.provenance, "pretrain": {**record.provenance["pretrain"], "collapsed": True}}
+    cells = {**given.cells, (0.5, 0.5, 0): dataclasses.replace(record, provenance=provenance)}
+    assert table_of(dataclasses.replace(failed, cells=cells)).bold == set()  # one is left, beside nobody
+
+
+def test_a_caption_in_latex_has_no_hash_and_a_table_a_label(matrix):
+    latex = in_form(matrix, "latex")
+    assert matrix.protocol not in latex
+    assert "digits, seed 0: 40 test images" in latex
+    assert r"\label{tab:top-1-accuracy-ross-digits-digits}" in latex
 
 
 def test_runs_with_one_protocol_are_one_matrix_and_others_stay_apart(finished, tmp_path):
@@ -274,6 +299,7 @@ def test_two_heads_of_one_pretraining_have_two_labels_and_an_improvement(matrix)
         "|---:|---:|---:|---:|---:|---:|---:|---:|",
         *(f"| {' | '.join(line)} |" for line in lines),
     ]
+    bold = r"\textbf{{{}}}".format
     latex = in_form(table, "latex").splitlines()
     begin = latex.index(r"\toprule")
     assert latex[begin - 1 : latex.index(r"\bottomrule")] == [
@@ -282,7 +308,8 @@ def test_two_heads_of_one_pretraining_have_two_labels_and_an_improvement(matrix)
         r"& & \multicolumn{6}{c}{Evaluation $\varepsilon$} \\",
         r"pretrained $\varepsilon$ & finetuned $\varepsilon$ & 0 & 0.2 & 0.4 & 0.6 & 0.8 & 1 \\",
         r"\midrule",
-        *(rf"{' & '.join(line)} \\" for line in lines),
+        *(rf"{' & '.join(line)} \\" for line in ([*lines[0][:2], *map(bold, lines[0][2:4]), *lines[0][4:]],)),
+        *(rf"{' & '.join(line)} \\" for line in ([*lines[1][:4], *map(bold, lines[1][4:])], lines[2])),
     ]
 
 
@@ -600,20 +627,22 @@ SPECIAL = set("#$%&_{}~^\\\n\r")
 def test_whatever_is_in_it_a_latex_table_is_made_of_its_own_commands_alone(grid):
     before, columns = len(grid.labels), len(grid.columns)
     lines = formats.to_latex(grid).split("\n")
-    assert [*lines[:2], *lines[3:6]] == [
+    assert [*lines[:2], *lines[4:7]] == [
         r"\begin{table}",
         r"\centering",
         rf"\begin{{tabular}}{{{'r' * (before + columns)}}}",
         r"\toprule",
         rf"{'& ' * before}\multicolumn{{{columns}}}{{c}}{{Evaluation $\varepsilon$}} \\",
     ]
-    assert [lines[7], *lines[-4:]] == [r"\midrule", r"\bottomrule", r"\end{tabular}", r"\end{table}", ""]
-    rows = [lines[6], *lines[8:-4]]
+    assert re.fullmatch(r"\\label\{tab:[a-z0-9-]+\}", lines[3])
+    assert [lines[8], *lines[-4:]] == [r"\midrule", r"\bottomrule", r"\end{tabular}", r"\end{table}", ""]
+    rows = [lines[7], *lines[9:-4]]
     assert len(rows) == 1 + len(grid.lines)
     assert all(row.endswith(r" \\") and row[0] not in "[*" for row in rows)
     cells = [row.removesuffix(r" \\").removeprefix("{}").split(" & ") for row in rows]
     assert {len(row) for row in cells} == {before + columns}
     for text in [lines[2].removeprefix(r"\caption{").removesuffix("}"), *itertools.chain(*cells)]:
+        text = re.sub(r"^\\textbf\{(.*)\}$", r"\1", text)
         for command in formats._LATEX.values():
             text = text.replace(command, "")
         assert not set(text) & SPECIAL

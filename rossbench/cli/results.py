@@ -40,6 +40,7 @@ EXIT_FAILED_AUDIT = 3
 )
 @click.option("--ranking", is_flag=True, help="Rank all encoders by mean robust accuracy over epsilons and targets.")
 @click.option("--threats", is_flag=True, help="Each model under each attack and kind, and under the worst of them.")
+@click.option("--no-audit-column", is_flag=True, help="Tables without the column of audits, as for a paper.")
 @options.file_option("html", "Write an HTML report with all figures to this file.")
 @options.protocol
 @options.stores
@@ -55,6 +56,7 @@ def report(
     sort: float | None,
     ranking: bool,
     threats: bool,
+    no_audit_column: bool,
     save: Path | None,
     protocol: str | None,
     stores: tuple[Path, ...],
@@ -76,6 +78,8 @@ def report(
         raise click.UsageError("--threats: expected one --store, as a table, markdown or latex")
     if save is not None and (form, metric, intervals, sort) != ("table", None, False, None):
         raise click.UsageError("--html: expected no --format, --metric, --intervals or --sort: a page has its own")
+    if no_audit_column and (save is not None or threats or form in formats.DATA):
+        raise click.UsageError("--no-audit-column: expected a table, markdown or latex, without --threats")
     if sort is not None and form in formats.DATA:
         raise click.UsageError(f"--sort: expected a table, markdown or latex, got {form}, which is by scenario")
     if intervals and form in formats.DATA:
@@ -84,19 +88,14 @@ def report(
         _write_page(save, names, matrices, stores[0], data_dir, device)
     elif threats:
         _print([_threats(Store(stores[0]), matrices)], form)
-    elif ranking:
-        _rank(rankings.rankings(matrices, metric), form)
+    elif ranking and form in rankings.DATA:
+        click.echo(rankings.DATA[form](rankings.rankings(matrices, metric)), nl=False)
     elif form in formats.DATA:
         click.echo(formats.DATA[form](matrices, metric), nl=False)
     else:
-        _print(kind_tables.tables(matrices, metric, intervals, sort), form)
-
-
-def _rank(found: list[rankings.Ranking], form: str) -> None:
-    if form in rankings.DATA:
-        click.echo(rankings.DATA[form](found), nl=False)
-    else:
-        _print(list(map(rankings.to_table, found)), form)
+        shown = list(map(rankings.to_table, rankings.rankings(matrices, metric))) if ranking else None
+        shown = shown or kind_tables.tables(matrices, metric, intervals, sort)
+        _print(list(map(tables.without_audits, shown)) if no_audit_column else shown, form)
 
 
 def _threats(store: Store, matrices: list[results.ResultMatrix]) -> tables.Table:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shlex
-import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -18,9 +17,8 @@ from ..store.metrics import MISSING
 from ..store.records import Audit, Record
 from ..store.results import ResultMatrix
 from ..util.epsilons import EPS, format_epsilon, parse_epsilons
-from ..util.statistics import wilson_over
 from ..util.values import flatten
-from .tables import how_tested
+from .tables import how_tested, score_over
 
 
 @dataclass(frozen=True)
@@ -65,11 +63,8 @@ class Entry:
         for column in sorted({column for matrix in self.matrices for column in matrix.columns}):
             cells = [matrix.cells.get((*self.row, column)) for matrix in self.matrices]
             records = tuple(cell for cell in cells if cell is not None and cell.robust_right is not None)
-            if records:
-                rates = [record.metric("robust") or 0.0 for record in records]
-                mean = statistics.fmean(rates)
-                low, high = wilson_over(mean, min(record.n for record in records), rates)
-                found[column] = Score(mean, low, high, records)
+            if score := score_over(records, "robust"):
+                found[column] = Score(*score, records)
         return found
 
     @property

@@ -6,7 +6,8 @@ import csv
 import io
 import itertools
 import json
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict
 
 from rich.console import Group, RenderableType
@@ -61,14 +62,16 @@ def _markdown(cells: Sequence[str]) -> str:
 
 
 def to_latex(table: Table) -> str:
-    """A booktabs table, with a caption that says what a reader must know."""
-    said = ". ".join([table.title, *table.notes, table.caption])
+    """A booktabs table with a label, and a caption that says what a reader must know, hashes left to other formats."""
+    said = _HASHES.sub("", ". ".join([table.title, *table.notes, table.caption]))
+    label = "-".join(re.findall(r"[a-z0-9]+", table.title.lower())) or "results"
     before = len(table.labels)
     return "\n".join(
         [
             r"\begin{table}",
             r"\centering",
             rf"\caption{{{_latex(said)}}}",
+            rf"\label{{tab:{label}}}",
             rf"\begin{{tabular}}{{{'r' * (before + len(table.columns))}}}",
             r"\toprule",
             *(
@@ -77,7 +80,7 @@ def to_latex(table: Table) -> str:
             ),
             _latex_row([*table.labels, *table.columns]),
             r"\midrule",
-            *(_latex_row([*labels, *cells]) for labels, cells in table.lines),
+            *(_latex_row([*labels, *cells], _bold(table, i)) for i, (labels, cells) in enumerate(table.lines)),
             r"\bottomrule",
             r"\end{tabular}",
             r"\end{table}",
@@ -86,6 +89,7 @@ def to_latex(table: Table) -> str:
     )
 
 
+_HASHES = re.compile(r", protocol [0-9a-f]{8}\b| of given weights [0-9a-f]{8,}\b")
 _LATEX = {
     "\\": r"\textbackslash{}",
     "→": r"$\rightarrow$",
@@ -103,8 +107,13 @@ def _latex(text: str) -> str:
     return "".join(_LATEX.get(character, character) for character in one_line(text))
 
 
-def _latex_row(cells: Sequence[str]) -> str:
-    row = " & ".join(map(_latex, cells)) + r" \\"
+def _bold(table: Table, line: int) -> set[int]:
+    return {len(table.labels) + k for i, k in table.bold if i == line}
+
+
+def _latex_row(cells: Sequence[str], bold: Collection[int] = ()) -> str:
+    told = (rf"\textbf{{{_latex(cell)}}}" if k in bold else _latex(cell) for k, cell in enumerate(cells))
+    row = " & ".join(told) + r" \\"
     return "{}" + row if row.startswith(("[", "*")) else row  # which the \\ before it would take for its own
 
 

@@ -17,6 +17,7 @@ from ..util.epsilons import format_epsilon
 from ..util.errors import InvalidValue
 from . import templates
 from .entries import Entry, entries, settings
+from .tables import best_beyond_noise
 
 
 @dataclass(frozen=True)
@@ -78,9 +79,8 @@ class Board:
     def is_best(self, entry: Entry, column: float) -> bool:
         """Whether no other that can be trusted is better by more than noise, and not all are so."""
         rivals = [one for one in self.targets[entry.first.target] if column in one.scores and one.is_trusted]
-        most = max((one.scores[column].low for one in rivals), default=0.0)
-        tied = [one for one in rivals if one.scores[column].high >= most]
-        return entry in tied and len(tied) < len(rivals)
+        best = best_beyond_noise({k: (one.scores[column].low, one.scores[column].high) for k, one in enumerate(rivals)})
+        return any(rivals[k] == entry for k in best)
 
 
 def boards(matrices: Sequence[ResultMatrix]) -> list[Board]:

@@ -193,7 +193,9 @@ def to_table(ranking: Ranking) -> Table:
         labels=["rank", "model"] + ["audit"] * audited,
         columns=["mean (%)", "95 % interval", f"{EPS}=0 (%)", "gap"],
         lines=lines,
-        bold={(i, 0) for i, one in enumerate(ranking.models) if one.rank == 1},
+        bold=tables.best_beyond_noise(
+            {(i, 0): (one.low, one.high) for i, one in enumerate(ranking.models) if one.audit != "fail"}
+        ),
         notes=list(ranking.notes),
         caption="; ".join(
             [

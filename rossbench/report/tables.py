@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from ..config.scenarios import Row
 from ..store.metrics import METRICS, MISSING, Metric
+from ..store.records import Record
 from ..store.results import ResultMatrix
 from ..util.epsilons import EPS, format_epsilon
 from ..util.errors import InvalidValue
-from ..util.statistics import mean_deviation
+from ..util.statistics import mean_deviation, wilson_over
 from ..util.values import encode
 
 FAILED = "!"
 """Behind the numbers of a model whose audit failed."""
+BOLD = "bold: no other is better by more than noise, so that 95 % Wilson intervals do not overlap"
+Key = TypeVar("Key")
 
 
 @dataclass(frozen=True)
@@ -49,8 +52,8 @@ def over_seeds(
 ) -> Table:
     """The table of matrices that ``together`` puts side by side: a line a model, over seeds its mean and deviation.
 
-    The best of a column is bold; after the models comes what adversarial finetuning improved. Audits have a column, and
-    mark the numbers of a model whose audit failed. ``intervals``: each rate with its 95 % Wilson interval; InvalidValue
+    Of rates the best of a column are bold, see ``best_beyond_noise``, of models that can be trusted; after the models
+    comes what adversarial finetuning improved. Audits have a column, and mark the numbers of a model whose audit failed. ``intervals``: each rate with its 95 % Wilson interval; InvalidValue
     for what is no rate or of several seeds. ``sort``: the evaluation epsilon whose column orders the models, best
     first; InvalidValue if there is none.
     """
@@ -92,15 +95,27 @@ def over_seeds(
             for label, pair in _improvements(family, named)
         ]
     epsilons = [f"pretrained {EPS}", f"finetuned {EPS}"] if split else [f"model {EPS}"]
+    bold = {
+        (order.index(i), k)
+        for k, column in enumerate(columns)
+        for i in best_beyond_noise(_trusted(models, column, metric))
+    }
     return Table(
         title=f"{shown.label}, {matrices[0].task}",
         labels=(["model"] if named else epsilons) + ["audit"] * audited,
         columns=list(map(format_epsilon, columns)),
         lines=lines,
-        bold={(order.index(i), k) for i, k in _best(means, shown)},
+        bold=bold,
         notes=notes_of(group),
-        caption=_caption(group),
+        caption=_caption(group) + f"; {BOLD}" * bool(bold),
     )
+
+
+def without_audits(table: Table) -> Table:
+    """The table without its column of audits; a failed one still marks its numbers."""
+    kept = [k for k, label in enumerate(table.labels) if label != "audit"]
+    lines = [([labels[k] for k in kept], cells) for labels, cells in table.lines]
+    return replace(table, labels=[table.labels[k] for k in kept], lines=lines)
 
 
 def together(matrices: Sequence[ResultMatrix]) -> list[list[ResultMatrix]]:
@@ -183,12 +198,52 @@ def _gains(family: Sequence[ResultMatrix], robust: Row, standard: Row, column: f
     return [ours - theirs for ours, theirs in pairs if ours is not None and theirs is not None]
 
 
-def _best(means: dict[tuple[int, int], float], metric: Metric) -> set[tuple[int, int]]:
-    """The largest of each column, by (line, column), and what is shown as the same number."""
-    most: dict[int, float] = {}
-    for (_, column), mean in means.items():
-        most[column] = max(mean, most.get(column, mean))
-    return {place for place, mean in means.items() if metric.text(mean) == metric.text(most[place[1]])}
+def best_beyond_noise(intervals: Mapping[Key, tuple[float, float]]) -> set[Key]:
+    """Those that no other is better than by more than noise: whose (low, high) reaches the highest low.
+
+    Empty where that is so of all: then none is the best.
+    """
+    most = max((low for low, _ in intervals.values()), default=0.0)
+    tied = {key for key, (_, high) in intervals.items() if high >= most}
+    return tied if len(tied) < len(intervals) else set()
+
+
+def score_over(records: Iterable[Record], metric: str) -> tuple[float, float, float] | None:
+    """A rate's mean over records, one a seed, and its 95 % interval, see wilson_over, in [0, 1].
+
+    None where no record has the rate, or where ``metric`` is no share of the test images.
+    """
+    known = [(record, rate) for record in records if (rate := record.metric(metric)) is not None]
+    if not known or not METRICS[metric].is_count:
+        return None
+    rates = [rate for _, rate in known]
+    mean = statistics.fmean(rates)
+    return mean, *wilson_over(mean, min(record.n for record, _ in known), rates)
+
+
+def trusted_score(
+    family: Sequence[ResultMatrix], row: Row, column: float, metric: str
+) -> tuple[float, float, float] | None:
+    """See score_over; None also for a model that must not be called the best, see distrust."""
+    records = [record for matrix in family if (record := matrix.cells.get((*row, column))) is not None]
+    return None if distrust(family, row) else score_over(records, metric)
+
+
+def _trusted(
+    models: Sequence[tuple[Sequence[ResultMatrix], Row]], column: float, metric: str
+) -> dict[int, tuple[float, float]]:
+    scores = [trusted_score(*model, column, metric) for model in models]
+    return {i: score[1:] for i, score in enumerate(scores) if score}
+
+
+def distrust(family: Sequence[ResultMatrix], row: Row) -> str:
+    """Why a model must not be taken for a robust one; empty where nothing speaks against it."""
+    if _audit(family, row)[1]:
+        return "failed audit"
+    collapsed = any(
+        r is not None and r.collapsed for one in family for place, r in one.cells.items() if place[:2] == row
+    )
+    return "collapsed encoder" if collapsed else ""
 
 
 def _audit(family: Sequence[ResultMatrix], row: Row) -> tuple[str, bool]:
