@@ -41,6 +41,11 @@ class Model:
         return f"{task}, {self.name if self.matrix.is_named else f'{EPS} = {self.name}'}"
 
     @property
+    def short(self) -> str:
+        """Without its task."""
+        return self.name if self.matrix.is_named else f"model {EPS} = {self.name}"
+
+    @property
     def name(self) -> str:
         """Of a named encoder what tables call it; else the epsilons."""
         return self.matrix.model(self.row) if self.matrix.is_named else format_model(*self.row)

@@ -16,6 +16,7 @@ from ..util.epsilons import format_epsilon, format_model
 from ..util.errors import InvalidValue
 from . import kind_tables, published, tables, templates, zoo
 from .entries import settings
+from .finding import finding
 from .plot_style import INK
 
 TOLERANCE = 2.0
@@ -43,6 +44,8 @@ def render(names: Sequence[str], matrices: Sequence[ResultMatrix], figures: Sequ
         title=", ".join(names) or "All scenarios",
         created=created,
         figure=_figure,
+        finding=finding(matrices),
+        audit_place=tables.audit_place,
         sections=_sections(names, matrices),
         over_seeds=tables.over_seeds,
         together=tables.together,

@@ -11,15 +11,18 @@ from matplotlib.figure import Figure
 from ..store.results import ResultMatrix
 from ..util.epsilons import EPS, format_epsilon
 from ..util.errors import RossbenchError
-from . import figures
+from . import figures, tables
 from .figure_data import FigureData, Model, choose, ends, shared
+from .finding import finding
 from .page import PageFigure
 from .plot_style import to_bytes
 
 log = logging.getLogger(__name__)
 MAPPED = 2000
 """Images that a t-SNE map shows at most; it takes minutes for all of CIFAR."""
-_CURVES = "Accuracy under attack against the attack's strength; bars: Wilson's 95 % intervals."
+_CURVES = "Accuracy under attack against the attack's strength; "
+_BARS = "bars: Wilson's 95 % intervals."
+_BANDS = "means over seeds, in a band of one sample deviation."
 Wanted = tuple[str, Callable[[], Figure]]
 """A caption, and what draws the figure."""
 
@@ -46,16 +49,25 @@ def page_figures(
 
 
 def _groups(data: FigureData, matrices: Sequence[ResultMatrix]) -> Iterator[tuple[str, Iterator[Wanted]]]:
-    """The figures of each matrix, and then of those of one seed and protocol that share a target or a source."""
-    for matrix in matrices:
-        yield f"{matrix.name}-{matrix.protocol}", _of_kinds(data, matrix)
-    matrices = [matrix for matrix in matrices if matrix.records]
-    for matrix in matrices:
-        alike = [one for one in matrices if _how(one) == _how(matrix)]
-        of = _of_heads(data, matrix, alike) if matrix.pairs else _of_matrix(data, matrix)
-        yield f"{matrix.name}-{matrix.protocol}", of
-    for how in dict.fromkeys(map(_how, matrices)):
-        alike = [matrix for matrix in matrices if _how(matrix) == how]
+    """The finding's; those of each group that has a section; of what was run alike, by target and source.
+
+    But for curves, which are of all seeds, figures are of the first seed.
+    """
+    groups, found = tables.together(matrices), finding(matrices)
+    if found:
+        yield "#finding", _of_group(data, found.group)
+    firsts = _firsts([one for group in groups for one in group if one.records])
+    for group in groups:
+        place = f"{group[0].name}-{group[0].protocol}"
+        yield place, _of_kinds(data, _firsts(group))
+        evaluated = _firsts([one for one in group if one.records])
+        if evaluated:
+            if not (found and found.group == group):
+                yield place, _of_group(data, group)
+            heads = evaluated[0].pairs
+            yield place, _of_heads(data, evaluated[0], firsts) if heads else _of_matrices(data, evaluated)
+    for how in dict.fromkeys(map(_how, firsts)):
+        alike = [matrix for matrix in firsts if _how(matrix) == how]
         for target in dict.fromkeys(matrix.target for matrix in alike):
             group = [matrix for matrix in alike if matrix.target == target]
             group = [matrix for matrix in group if not matrix.pairs] or group
@@ -67,8 +79,20 @@ def _groups(data: FigureData, matrices: Sequence[ResultMatrix]) -> Iterator[tupl
             yield "#training", _of_pretraining(data, group)
 
 
+def _firsts(group: Sequence[ResultMatrix]) -> list[ResultMatrix]:
+    """The first seed of each encoder."""
+    return [family[0] for family in tables.families(group)]
+
+
 def _how(matrix: ResultMatrix) -> str:
-    return f"{matrix.seed} {matrix.deviations}"
+    return str({name: item for name, item in matrix.deviations.items() if name not in ("encoder", "weights")})
+
+
+def _of_group(data: FigureData, group: Sequence[ResultMatrix]) -> Iterator[Wanted]:
+    matrices = [one for one in group if one.records]
+    over_seeds = len(matrices) > len(_firsts(matrices))
+    text = _CURVES + (_BARS if not over_seeds else _BANDS)
+    yield text, partial(figures.robustness, data, choose(matrices))
 
 
 def _of_pretraining(data: FigureData, matrices: Sequence[ResultMatrix]) -> Iterator[Wanted]:
@@ -82,33 +106,37 @@ def _of_finetuning(data: FigureData, matrices: Sequence[ResultMatrix]) -> Iterat
     yield text, partial(figures.training, data, choose(matrices), "finetune")
 
 
-def _of_matrix(data: FigureData, matrix: ResultMatrix) -> Iterator[Wanted]:
-    every, models = choose([matrix]), ends([matrix])
-    limit = _limit(models[0])
-    yield _CURVES, partial(figures.robustness, data, every)
-    yield "The matrix as colours.", partial(figures.matrix, data, every)
+def _of_matrices(data: FigureData, matrices: Sequence[ResultMatrix]) -> Iterator[Wanted]:
+    """Of one seed of each encoder."""
+    every, models = choose(matrices), ends(matrices)
+    limit, seed = _limit(models[0]), f" Seed {matrices[0].seed}."
+    yield f"The matrix as colours.{seed}", partial(figures.matrix, data, every)
     text = "Confusion without and under the strongest attack, in percent of the images of each true class."
-    yield text, partial(figures.confusion, data, models)
+    yield text + seed, partial(figures.confusion, data, models)
     text = f"Features of the encoder in the plane, by class: t-SNE, perplexity 35, 1500 iterations{_part(limit)}."
-    yield text, partial(figures.tsne, data, models, limit=limit)
+    yield text + seed, partial(figures.tsne, data, models, limit=limit)
 
 
-def _of_kinds(data: FigureData, matrix: ResultMatrix) -> Iterator[Wanted]:
-    kinds = {kind.name for kind, _ in matrix.measures}
-    if "minimal" in kinds:
+def _of_kinds(data: FigureData, matrices: Sequence[ResultMatrix]) -> Iterator[Wanted]:
+    """Of those matrices that were measured by a kind; the first seed of each encoder."""
+
+    def having(name: str) -> list[ResultMatrix]:
+        return [matrix for matrix in matrices if any(kind.name == name for kind, _ in matrix.measures)]
+
+    if some := having("minimal"):
         text = "Robust accuracy at every strength, from each image's smallest perturbation; markers: the cells above."
-        yield text, partial(figures.distances, data, choose([matrix]))
-    if "corruptions" in kinds:
-        yield "Accuracy under each corruption, by severity.", partial(figures.corruptions, data, choose([matrix]))
-    if "features" in kinds and matrix.records:
+        yield text, partial(figures.distances, data, choose(some))
+    if some := having("corruptions"):
+        yield "Accuracy under each corruption, by severity.", partial(figures.corruptions, data, choose(some))
+    if some := [matrix for matrix in having("features") if matrix.records]:
         text = "Displacement of the encoders' features, found without labels, against accuracy under attack."
-        yield text, partial(figures.displacement, data, choose([matrix]))
+        yield text, partial(figures.displacement, data, choose(some))
 
 
 def _of_heads(data: FigureData, matrix: ResultMatrix, matrices: Sequence[ResultMatrix]) -> Iterator[Wanted]:
     """The standard model beside the two heads, as in the study's figure 5.8."""
-    yield _CURVES, partial(figures.robustness, data, choose([matrix]))
-    same = [one for one in matrices if (one.source, one.target) == (matrix.source, matrix.target)]
+    alike = [one for one in matrices if _how(one) == _how(matrix)]
+    same = [one for one in alike if (one.source, one.target) == (matrix.source, matrix.target)]
     heads = [Model(matrix, row) for row in reversed(matrix.pairs[-1])]
     models = [*(model for model in choose(same) if model.row == (0, 0)), *heads]
     limit = _limit(models[0])
@@ -120,7 +148,7 @@ def _of_target(data: FigureData, target: str, matrices: Sequence[ResultMatrix]) 
     models = ends(matrices)
     if len(matrices) > 1:
         strongest = shared(models)[-1]
-        text = f"Confusion on {target} under attack ({EPS} = {format_epsilon(strongest)}), a line for each source."
+        text = f"Confusion on {target} under attack ({EPS} = {format_epsilon(strongest)}), a line for each scenario."
         yield text, partial(figures.confusion, data, models, (strongest,))
         models = [model for matrix in matrices for model in ends([matrix])[-1:]]
     text = f"Correct predictions of each class of {target}, attacked ever more strongly."

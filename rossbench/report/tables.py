@@ -12,7 +12,7 @@ from ..config.scenarios import Row
 from ..store.metrics import METRICS, MISSING, Metric
 from ..store.records import Record
 from ..store.results import ResultMatrix
-from ..util.epsilons import EPS, format_epsilon
+from ..util.epsilons import EPS, format_epsilon, format_model
 from ..util.errors import InvalidValue
 from ..util.statistics import mean_deviation, wilson_over
 from ..util.values import encode
@@ -38,6 +38,8 @@ class Table:
     notes: list[str] = field(default_factory=list)
     """What a reader must know before the numbers."""
     caption: str = ""
+    links: dict[int, str] = field(default_factory=dict)
+    """Of lines whose audit is no pass, where a page says why; see ``audit_place``."""
     over: str = f"evaluation {EPS}"
     """What stands above the columns, which are then epsilons; empty where they are not."""
 
@@ -53,9 +55,9 @@ def over_seeds(
     """The table of matrices that ``together`` puts side by side: a line a model, over seeds its mean and deviation.
 
     Of rates the best of a column are bold, see ``best_beyond_noise``, of models that can be trusted; after the models
-    comes what adversarial finetuning improved. Audits have a column, and mark the numbers of a model whose audit failed. ``intervals``: each rate with its 95 % Wilson interval; InvalidValue
-    for what is no rate or of several seeds. ``sort``: the evaluation epsilon whose column orders the models, best
-    first; InvalidValue if there is none.
+    comes what adversarial finetuning improved. Audits have a column, and mark the numbers of a model whose audit
+    failed. ``intervals``: each rate with its 95 % Wilson interval; InvalidValue for what is no rate or of several
+    seeds. ``sort``: the evaluation epsilon whose column orders the models, best first; InvalidValue if there is none.
     """
     shown, group = METRICS[metric], families(matrices)
     if intervals and (len(group) < len(matrices) or not shown.is_count):
@@ -74,10 +76,12 @@ def over_seeds(
         order.sort(key=lambda i: -means.get((i, k), -math.inf))
     audited, split = any(matrix.audits for matrix in matrices), any(first != second for _, (first, second) in models)
     named = any(matrix.is_named for matrix in matrices)
-    lines = []
+    lines, links = [], {}
     for i in order:
         family, row = models[i]
-        summary, failed = _audit(family, row)
+        summary, failed, place = _audit(family, row)
+        if place:
+            links[len(lines)] = place
         cells = [
             mean_text(known[i, k], shown)
             + (_interval(family[0], row, column, metric) if intervals else "")
@@ -108,6 +112,7 @@ def over_seeds(
         bold=bold,
         notes=notes_of(group),
         caption=_caption(group) + f"; {BOLD}" * bool(bold),
+        links=links,
     )
 
 
@@ -246,13 +251,19 @@ def distrust(family: Sequence[ResultMatrix], row: Row) -> str:
     return "collapsed encoder" if collapsed else ""
 
 
-def _audit(family: Sequence[ResultMatrix], row: Row) -> tuple[str, bool]:
-    """The worst audit of a model, and whether it failed."""
-    found = [matrix.audits[row] for matrix in family if row in matrix.audits]
-    if not found:
-        return MISSING, False
-    worst = min(found, key=lambda audit: ("fail", "warn", "pass").index(audit.verdict))
-    return worst.summary, worst.verdict == "fail"
+def _audit(family: Sequence[ResultMatrix], row: Row) -> tuple[str, bool, str]:
+    """The worst audit of a model, whether it failed, and where a page says why; empty where it passed."""
+    audited = [matrix for matrix in family if row in matrix.audits]
+    if not audited:
+        return MISSING, False, ""
+    matrix = min(audited, key=lambda one: ("fail", "warn", "pass").index(one.audits[row].verdict))
+    worst = matrix.audits[row]
+    return worst.summary, worst.verdict == "fail", audit_place(matrix, row) if worst.verdict != "pass" else ""
+
+
+def audit_place(matrix: ResultMatrix, row: Row) -> str:
+    """The id of what a page says of a model's audit."""
+    return f"audit-{matrix.name}-{matrix.protocol}-{format_model(*row)}"
 
 
 def notes_of(group: Sequence[Sequence[ResultMatrix]]) -> list[str]:

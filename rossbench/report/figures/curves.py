@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import statistics
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from matplotlib.artist import Artist
 from matplotlib.figure import Figure
@@ -14,55 +17,107 @@ from ...store import artifacts
 from ...store.metrics import METRICS
 from ...util.epsilons import EPS
 from ...util.errors import InvalidValue
+from ...util.statistics import mean_deviation
 from ..figure_data import FigureData, Model, labels
-from ..plot_style import COLUMN, INK, LINES, SHADE, SMALL, WIDE, PaperFigure, curve_looks, laid_out, styled
+from ..plot_style import (
+    COLUMN,
+    INK,
+    LINES,
+    MARKERS,
+    SHADE,
+    SMALL,
+    WIDE,
+    PaperFigure,
+    curve_looks,
+    laid_out,
+    styled,
+    wrapped,
+)
 from .heatmaps import metric_values
+
+Ranges = Mapping[str, Mapping[float, tuple[float, float]]]
 
 
 def robustness(data: FigureData, models: Sequence[Model], metric: str | None = None) -> Figure:
     """A metric against the attack's epsilon, one curve a model; it has a gap where a cell is missing.
 
-    A metric that is counted has bars: Wilson's 95 % intervals.
+    A metric that is counted has bars: Wilson's 95 % intervals. Of a model's seeds the curve is the mean, in a band of
+    one sample deviation. Of several tasks each has a colour, and each model a dash.
     """
     metric, columns, values = metric_values(models, metric)
-    curves = {
-        label: {column: value for column, value in zip(columns, row, strict=True) if column in model.matrix.columns}
-        for label, model, row in zip(labels(models), models, values.tolist(), strict=True)
-    }
-    scale = METRICS[metric].scale
-    intervals = {
-        label: {
-            column: (scale * record.wilson95[metric][0], scale * record.wilson95[metric][1])
-            for column, record in model.records.items()
-            if metric in record.wilson95
+    seeds: dict[tuple[object, ...], list[int]] = {}
+    for i, model in enumerate(models):
+        seeds.setdefault((model.matrix.name, model.matrix.family, model.row), []).append(i)
+    firsts = [models[some[0]] for some in seeds.values()]
+    curves, intervals, bands = {}, {}, {}
+    for label, first, some in zip(labels(firsts), firsts, seeds.values(), strict=True):
+        known = {
+            column: [value for value in values[some, k].tolist() if not math.isnan(value)]
+            for k, column in enumerate(columns)
+            if column in first.matrix.columns
         }
-        for label, model in zip(labels(models), models, strict=True)
-    }
-    return plot_robustness(curves, METRICS[metric].label, intervals)
+        curves[label] = {column: statistics.fmean(found) if found else math.nan for column, found in known.items()}
+        if len(some) > 1:
+            spread = {column: mean_deviation(found) for column, found in known.items() if len(found) > 1}
+            bands[label] = {column: (mean - by, mean + by) for column, (mean, by) in spread.items()}
+        else:
+            scale, bounds = METRICS[metric].scale, {c: one.interval(metric) for c, one in first.records.items()}
+            intervals[label] = {column: (scale * both[0], scale * both[1]) for column, both in bounds.items() if both}
+    kinds = {label: (first.matrix.task, first.short) for label, first in zip(curves, firsts, strict=True)}
+    told_apart = len({task for task, _ in kinds.values()}) > 1 and len({*kinds.values()}) == len(kinds)
+    return plot_robustness(curves, METRICS[metric].label, intervals, bands, kinds if told_apart else None)
 
 
 @styled
 def plot_robustness(
     curves: Mapping[str, Mapping[float, float]],
     ylabel: str,
-    intervals: Mapping[str, Mapping[float, tuple[float, float]]] | None = None,
+    intervals: Ranges | None = None,
+    bands: Ranges | None = None,
+    kinds: Mapping[str, tuple[str, str]] | None = None,
 ) -> Figure:
     """One curve a model: label -> {attack epsilon: value}. NaN is missing: no line is drawn to it or across it.
 
-    ``intervals``: label -> {attack epsilon: (low, high)}, drawn as bars.
+    ``intervals``: label -> {attack epsilon: (low, high)}, drawn as bars; ``bands``: the same, as an area. ``kinds``:
+    label -> (what has its colour, what has its dash), which the legend then lists, beside the axes.
     """
-    figure = PaperFigure((COLUMN, 2.3))
+    figure = PaperFigure((COLUMN if kinds is None else 0.8 * WIDE, 2.3))
     axes = figure.subplots()
-    for i, ((label, curve), look) in enumerate(zip(curves.items(), curve_looks(len(curves)), strict=True)):
+    drawn = _looks(list(curves), kinds)
+    for label, curve in curves.items():
+        look = drawn[label]
+        if area := (bands or {}).get(label):
+            axes.fill_between(list(area), *zip(*area.values(), strict=True), color=look["color"], alpha=0.25, lw=0)
         bars = (intervals or {}).get(label, {})
         axes.vlines(list(bars), [low for low, _ in bars.values()], [high for _, high in bars.values()], look["color"])
         points = sorted(curve.items())
-        axes.plot([x for x, _ in points], [y for _, y in points], linestyle=LINES[i % len(LINES)], **look)
+        axes.plot([x for x, _ in points], [y for _, y in points], **look)
     axes.update_datalim([(min(x for curve in curves.values() for x in curve), 0)])  # heights compare from 0
     axes.set(xlabel=f"Attack {EPS}", ylabel=ylabel)
     axes.grid(axis="y", color=SHADE, linewidth=0.4)
     axes.spines[["top", "right"]].set_visible(False)
-    return laid_out(figure, dict(zip(curves, axes.lines, strict=True)))
+    if kinds is None:
+        return laid_out(figure, dict(zip(curves, axes.lines, strict=True)))
+    legend = {task: Line2D([], [], color=drawn[label]["color"]) for label, (task, _) in kinds.items()}
+    for label, (_, model) in kinds.items():
+        legend.setdefault(model, Line2D([], [], **{**drawn[label], "color": INK}))
+    texts = [wrapped(label, 1.7) for label in legend]
+    figure.legend(list(legend.values()), texts, loc="outside right center")
+    return laid_out(figure)
+
+
+def _looks(names: Sequence[str], kinds: Mapping[str, tuple[str, str]] | None) -> dict[str, dict[str, Any]]:
+    """Of each curve: by its place, or by what it is of."""
+    if kinds is None:
+        looks = enumerate(zip(names, curve_looks(len(names)), strict=True))
+        return {name: look | {"linestyle": LINES[i % len(LINES)]} for i, (name, look) in looks}
+    tasks, models = (list(dict.fromkeys(kind[k] for kind in kinds.values())) for k in (0, 1))
+    colours = [look["color"] for look in curve_looks(len(tasks))]
+    places = {name: (tasks.index(task), models.index(model)) for name, (task, model) in kinds.items()}
+    return {
+        name: {"color": colours[i], "marker": MARKERS[k % len(MARKERS)], "linestyle": LINES[k % len(LINES)]}
+        for name, (i, k) in places.items()
+    }
 
 
 def training(data: FigureData, models: Sequence[Model], stage: str = "pretrain") -> Figure:
