@@ -11,7 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from PIL import Image
 
-from rossbench.report import plot_style
+from rossbench.report import page, plot_style, templates
 from rossbench.report.figures.adversarial_examples import Example, plot_examples
 from rossbench.report.figures.class_counts import Right, plot_per_class
 from rossbench.report.figures.corruptions import plot_corruptions
@@ -260,6 +260,28 @@ def test_curves_are_ordered_by_luminance_and_seen_on_both_grounds(n):
     assert len(set(colours)) == n
     for colour in colours:
         assert min(contrast(colour, "#ffffff"), contrast(colour, "#14171a")) > 1.8
+
+
+@pytest.mark.parametrize("ground", page.GROUNDS)
+def test_marks_on_a_page_have_a_contrast_of_3_to_its_ground(ground):
+    assert ground in templates.read("head.html")
+    for colour in plot_style.mark_colours():
+        assert contrast(plot_style.seen_on(ground, colour), ground) >= 3
+        if contrast(colour, ground) >= 3:
+            assert plot_style.seen_on(ground, colour) == colour
+
+
+def test_several_tasks_have_colours_and_models_dashes():
+    kinds = {f"{task}{model}": (task, model) for task in "ab" for model in ("x", "y")}
+    bands = {"ax": {0: (0.1, 0.2), 1: (0.1, 0.3)}}
+    figure = plot_robustness(curves(list(kinds)), "MCC", None, bands, kinds)
+    lines = dict(zip(kinds, figure.axes[0].lines, strict=True))
+    for one, other in itertools.combinations(kinds, 2):
+        assert (lines[one].get_color() == lines[other].get_color()) == (one[0] == other[0])
+        dashes = [str(lines[name]._unscaled_dash_pattern) for name in (one, other)]
+        assert (dashes[0] == dashes[1]) == (one[1] == other[1])
+    assert legend(figure) == ["a", "b", "x", "y"]
+    assert figure.axes[0].collections[0].get_paths()[0].get_extents().extents.tolist() == [0, 0.1, 1, 0.3]
 
 
 @pytest.mark.parametrize("n", [3, 10, 12, 20])

@@ -135,16 +135,20 @@ def test_every_verdict_is_in_it_and_those_that_are_no_pass_stand_out(text, store
     for verdict in ("pass", "warn", "fail"):
         assert cells.count(verdict) == 2 * sum(one.verdict == verdict for one in found)  # a table, and the details
     assert section.count('<p class="note">') == sum(one.verdict != "pass" for one in found)
-    assert text.count(">audit</th>") == 2 * len(metrics.METRICS)
+    assert text.count(">audit</th>") == 2 * len(metrics.METRICS) + 1  # and the finding
+    said = [f"audit-{one.name}-{one.protocol}-" for one in matrices for a in one.audits.values() if a.verdict != "pass"]
+    assert sum(section.count(f'<div id="{place}') for place in {*said}) == len(said)
+    assert all(f'href="#{place}' in text for place in said)
 
 
-def test_several_seeds_have_a_table_of_their_own_before_those_of_each(tmp_path):
+def test_several_seeds_have_one_section(tmp_path):
     several = [tiny(seed=seed, train_epsilons=(1,)) for seed in (0, 1)]
     runner.run_suite(several, store=tmp_path, device="cpu")
     found = page.render([], results.load(Store(tmp_path)), [], CREATED)
     Checker(found)
-    assert found.count("mean ± sample deviation over 2 seeds") == 1
-    assert found.index("mean ± sample") < found.index("seed 0:") < found.index("seed 1:")
+    assert found.count("mean ± sample deviation over 2 seeds") == 2  # the finding, and the section
+    assert found.count("<h3>") == 1
+    assert len(re.findall("digits, 2 seeds", found)) == 1
 
 
 def test_every_kind_of_figure_is_in_it(text, drawn):
@@ -178,7 +182,7 @@ def test_every_number_of_the_store_is_in_it(text, store):
 
 def test_a_reduced_run_says_so_at_the_top_and_above_each_table(text, store):
     assert text.index("Reduced or changed protocol: these numbers") < text.index("What was run, and how")
-    assert text.count("REDUCED OR CHANGED PROTOCOL: pretraining.epochs 2 (registered: 10)") == 3
+    assert text.count("REDUCED OR CHANGED PROTOCOL: pretraining.epochs 2 (registered: 10)") == 3 + 1  # the finding
 
 
 def test_what_was_asked_for_and_not_run_is_missing(text):
@@ -318,7 +322,8 @@ def test_two_protocols_of_one_scenario_have_figures_of_their_own(store, tmp_path
     runner.run(tiny("digits-low-to-high", seed=1), store=tmp_path, device="cpu")
     matrices = results.load(Store(tmp_path), ["digits-low-to-high"])
     drawn = page_figures(FigureData(tmp_path, device="cpu"), matrices)
-    assert {one.place for one in drawn} == {"#targets", "#training"} | {f"{m.name}-{m.protocol}" for m in matrices}
+    first = f"{matrices[0].name}-{matrices[0].protocol}"
+    assert {one.place for one in drawn} == {"#finding", "#targets", "#training", first}
     assert len({f"{m.name}-{m.protocol}" for m in matrices}) == 2
     text = page.render([], matrices, drawn, CREATED)
     assert "1 scenarios" in text
@@ -373,18 +378,41 @@ const over = document.documentElement.scrollWidth - window.innerWidth;
 const small = [...document.querySelectorAll("figure svg")].filter(s => s.getBoundingClientRect().width < 200).length;
 const ink = getComputedStyle(document.querySelector("figure svg")).color;
 const paper = getComputedStyle(document.body).backgroundColor;
-document.title = JSON.stringify({over, small, ink, paper, width: window.innerWidth});
+for (const one of document.querySelectorAll("details")) one.open = true;
+CONTRAST
+const hint = getComputedStyle(document.querySelector(".scroll.many"), "::before").content;
+const beside = document.querySelector("#finding table").getBoundingClientRect().right
+  <= document.querySelector("#finding figure").getBoundingClientRect().left;
+document.title = JSON.stringify({over, small, ink, paper, contrast, hint, beside, width: window.innerWidth});
 </script></body>
 """
+CONTRAST = """
+const ground = element => {
+  for (let one = element; one; one = one.parentElement) {
+    const colour = getComputedStyle(one).backgroundColor;
+    if (!colour.startsWith("rgba(0, 0, 0, 0")) return colour;
+  }
+};
+const light = colour => colour.match(/[\\d.]+/g).slice(0, 3).map(part => part / 255)
+  .map(part => part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4)
+  .reduce((sum, part, k) => sum + part * [0.2126, 0.7152, 0.0722][k], 0);
+const contrast = Math.min(...[...document.querySelectorAll("body *")].filter(one => one.tagName !== "SCRIPT"
+  && one.checkVisibility() && [...one.childNodes].some(node => node.nodeType === 3 && node.data.trim())
+).map(one => {
+  const [low, high] = [light(getComputedStyle(one).color), light(ground(one))].sort((a, b) => a - b);
+  return (high + 0.05) / (low + 0.05);
+}));
+"""
+"""The least contrast of a text that is seen to what is behind it, as WCAG 2 counts."""
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
-@pytest.mark.parametrize("width", [1280, 500])
+@pytest.mark.parametrize("width", [1400, 500])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_browser_shows_it_wide_and_narrow_light_and_dark(text, tmp_path, width, scheme):
     """Nothing sticks out sideways, figures have a size, and ink and paper differ; measured by a script put in here."""
     path = tmp_path / "report.html"
-    measured = re.sub(r"<meta http-equiv[^>]*>", "", text).replace("</body>", PROBE)
+    measured = re.sub(r"<meta http-equiv[^>]*>", "", text).replace("</body>", PROBE.replace("CONTRAST", CONTRAST))
     path.write_text(measured)
     command = [
         *(CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"),
@@ -397,6 +425,8 @@ def test_a_browser_shows_it_wide_and_narrow_light_and_dark(text, tmp_path, width
     assert found["width"] == width
     assert found["over"] <= 0
     assert found["small"] == 0
+    assert found["contrast"] >= 4.5
+    assert ("sideways" in found["hint"], found["beside"]) == ((False, True) if width == 1400 else (True, False))
     dark = found["paper"] == "rgb(20, 23, 26)"
     assert dark == (scheme == "dark")
     assert found["ink"] == ("rgb(228, 228, 223)" if dark else "rgb(28, 29, 31)")

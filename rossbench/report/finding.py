@@ -69,7 +69,7 @@ def _ends(scores: Scores) -> list[str]:
 def _difference(column: float, scores: Scores) -> str:
     ends = _ends(scores)
     start = f"At attack {EPS} = {format_epsilon(column)}" if column else "Without an attack"
-    told = f"{start}, {ends[0]} keeps {_percent(scores[ends[0]])}"
+    told = f"{start}, {ends[0]} keeps {_percent(scores[ends[0]])} of the test images right"
     if len(ends) == 1:
         return told + "."
     told += f", {ends[1]} {_percent(scores[ends[1]])}"
@@ -77,7 +77,9 @@ def _difference(column: float, scores: Scores) -> str:
     if not best:
         return told + ": no difference beyond noise."
     tied = [name for name in scores if name in best and name != ends[0]]
-    return told + (f"; {', '.join(tied)} cannot be told from the best." if tied else ".")
+    return told + (
+        f"; {', '.join(tied)} {'is' if len(tied) == 1 else 'are'} within noise of the best." if tied else "."
+    )
 
 
 def _percent(score: tuple[float, float, float]) -> str:

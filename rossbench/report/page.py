@@ -17,9 +17,11 @@ from ..util.errors import InvalidValue
 from . import kind_tables, published, tables, templates, zoo
 from .entries import settings
 from .finding import finding
-from .plot_style import INK
+from .plot_style import INK, mark_colours, seen_on
 
 TOLERANCE = 2.0
+GROUNDS = ("#fdfdfb", "#14171a")
+"""Of light and dark pages, as head.html has them."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,7 @@ def render(names: Sequence[str], matrices: Sequence[ResultMatrix], figures: Sequ
         sections=_sections(names, matrices),
         over_seeds=tables.over_seeds,
         together=tables.together,
+        families=tables.families,
         of_kinds=kind_tables.of_kinds,
         metrics=list(METRICS),
         figures=places,
@@ -70,13 +73,24 @@ def _figure(figure: PageFigure, number: int) -> Markup:
     body = re.sub(r' id="image\w+"', "", body)  # equal images have equal ids, and nothing refers to them
     body = re.sub(r'\bid="', f'id="f{number}-', body)
     body = re.sub(r'(href="#|url\(#)', rf"\1f{number}-", body)
+    body = re.sub(r"(fill|stroke): (#\w{6})\b", _of_scheme, body)
     size = dict(re.findall(r'(width|viewBox)="([^"]*)"', head))
     wide = float(size["width"].removesuffix("pt")) * 1.6  # text of 8 pt is small on a screen
-    start = Markup('<figure style="width:{:.0f}px"><svg role="img" aria-label="{}" viewBox="{}">').format(
-        wide, figure.caption, size["viewBox"]
+    style = f"flex:1 1 {0.85 * wide:.0f}px;max-width:min(100%,{wide:.0f}px)"
+    start = Markup('<figure style="{}"><svg role="img" aria-label="{}" viewBox="{}">').format(
+        style, figure.caption, size["viewBox"]
     )
     end = Markup("<figcaption><b>Figure {}.</b> {}</figcaption></figure>").format(number, figure.caption)
     return start + Markup(body) + end
+
+
+def _of_scheme(found: re.Match[str]) -> str:
+    """A mark's colour as each ground wants it; a browser that knows no light-dark keeps the first."""
+    name, colour = found.groups()
+    if colour not in mark_colours():
+        return found.group()
+    light, dark = (seen_on(ground, colour) for ground in GROUNDS)
+    return f"{name}: {light}; {name}: light-dark({light}, {dark})"
 
 
 def _sections(names: Sequence[str], matrices: Sequence[ResultMatrix]) -> list[tuple[str, list[ResultMatrix]]]:
@@ -98,12 +112,21 @@ def _inside(name: str) -> list[registry.Suite]:
 
 
 def _recipes(matrices: Sequence[ResultMatrix]) -> list[tuple[list[str], dict[str, Any]]]:
-    """What was done, field by field, as the records say it: scenarios of one recipe together."""
-    groups: dict[tuple[tuple[str, Any], ...], list[str]] = {}
+    """What was done, field by field, as the records say it: scenarios, encoders and seeds of one recipe together."""
+    groups: dict[tuple[tuple[str, Any], ...], dict[str, list[str]]] = {}
+    names: dict[tuple[tuple[str, Any], ...], dict[str, None]] = {}
     for matrix in matrices:
         if matrix.records:
-            groups.setdefault(tuple(settings(matrix).items()), []).append(matrix.name)
-    return [(names, dict(settings)) for settings, names in groups.items()]
+            fields = settings(matrix)
+            own = {name: fields.pop(name) for name in ("seed", "weights") if name in fields}
+            place = tuple(fields.items())
+            names.setdefault(place, {})[f"{matrix.name}{f' ({matrix.encoder})' * matrix.is_named}"] = None
+            for name, item in own.items():
+                groups.setdefault(place, {}).setdefault(name, []).append(str(item))
+    return [
+        (list(names[place]), {name: list(dict.fromkeys(items)) for name, items in own.items()} | dict(place))
+        for place, own in groups.items()
+    ]
 
 
 def _comparison(matrices: Sequence[ResultMatrix]) -> dict[str, Any]:

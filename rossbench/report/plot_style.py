@@ -82,6 +82,30 @@ def to_bytes(figure: Figure, form: str, dpi: int = 300) -> bytes:
     return buffer.getvalue()
 
 
+def mark_colours() -> set[str]:
+    """Of everything that stands on the ground itself, not on cells."""
+    return {colour for n in range(1, 8) for colour in ramp(n)} | {colour for colour, _ in looks(20)}
+
+
+@functools.cache
+def seen_on(ground: str, colour: str) -> str:
+    """The colour, mixed with as little black or white as gives it a contrast of 3 to the ground (WCAG 2, for marks)."""
+    end = np.full(3, 0.0 if _luminance(ground) > 0.5 else 1.0)
+    for share in np.linspace(0, 1, 101):
+        mixed = to_hex((1 - share) * np.array(to_rgb(colour)) + share * end)
+        low, high = sorted((_luminance(mixed), _luminance(ground)))
+        if (high + 0.05) / (low + 0.05) >= 3:
+            break
+    return mixed
+
+
+def _luminance(colour: str) -> float:
+    """Relative, in [0, 1] (WCAG 2)."""
+    parts = np.array(to_rgb(colour))
+    linear = np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
+    return float(linear @ [0.2126, 0.7152, 0.0722])
+
+
 def ramp(n: int) -> list[str]:
     """n colours of rising luminance, each visible on white and on near-black."""
     return [to_hex(colour) for colour in matplotlib.colormaps["viridis"](np.linspace(0.32, 0.82, n))]
