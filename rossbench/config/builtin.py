@@ -24,8 +24,8 @@ DIGITS = Recipe(
     Finetuning(epochs=10, batch_size=64, learning_rate=1e-2, weight_decay=0),
 )
 
-# Real images in half an hour on two cores: a small encoder, views mild enough for a schedule so short, an attack that
-# grows in the first epoch. The attacks are the study's; docs/study.md tells what was tried.
+# Real images on two cores: a small encoder, views mild enough for a schedule so short, an attack that grows in the
+# first epoch. The attacks are the study's; docs/study.md tells what was measured.
 LAPTOP = Recipe(
     "laptop",
     Pretraining(
