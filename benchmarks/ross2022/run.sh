@@ -6,7 +6,8 @@
 # From the environment, with defaults:
 #   ROSSBENCH_STORE  rossbench-store         the store; joined from PARTS where there is none yet
 #   ROSSBENCH_DATA   as of rossbench         folder of the CIFAR files
-#   PARTS            rossbench-parts         where the store goes in files of at most 15 MiB, with the tables and checks
+#   PARTS            rossbench-parts         where the store goes in small files, with the tables and checks
+#   PART_MIB         15                      the size of the largest of those files
 #   DEVICE           cuda                    as of rossbench run --device
 #   CHECK            nothing                 if set, the CUDA tests and the speed benchmark come first
 #   CUT              nothing                 options of rossbench run for a shorter run: --epochs 2 --train-limit 200
@@ -21,6 +22,7 @@ export ROSSBENCH_STORE=${ROSSBENCH_STORE:-rossbench-store}
 store=$ROSSBENCH_STORE
 parts=${PARTS:-rossbench-parts}
 device=${DEVICE:-cuda}
+mib=${PART_MIB:-15}
 suite=${SUITE:-ross2022}
 python=${PYTHON:-python}
 read -ra first <<<"${FIRST:-cifar10-to-cifar10 cifar100-to-cifar100}"
@@ -46,8 +48,8 @@ pack() { # a new folder beside the old one, so that an interrupted packing leave
     [[ -d $store ]] || return 0
     rm -rf "$parts/packing" && mkdir -p "$parts/packing/store"
     tar -C "$store" --exclude=./locks -cf - . | tar -C "$parts/packing/store" -xf -
-    find "$parts/packing/store" -type f -size +15M \
-        -exec split --bytes=15M --numeric-suffixes --suffix-length=2 {} {}.part- \; -delete
+    find "$parts/packing/store" -type f -size +"${mib}M" \
+        -exec split --bytes="${mib}M" --numeric-suffixes --suffix-length=2 {} {}.part- \; -delete
     (cd "$parts/packing" && find store -type f -print0 | sort -z | xargs -0 sha256sum >SHA256SUMS)
     rm -rf "$parts/store" "$parts/SHA256SUMS"
     mv "$parts/packing/store" "$parts/packing/SHA256SUMS" "$parts"
@@ -59,7 +61,7 @@ pack() { # a new folder beside the old one, so that an interrupted packing leave
 piece() { # rossbench run with these arguments; ends the script where the time is over
     local code=0
     timeout --foreground --signal=TERM --kill-after=45 "$(left)" \
-        "$python" -m rossbench run "$@" "${cut[@]}" --device "$device" &
+        "$python" -m rossbench run "${cut[@]}" --device "$device" "$@" &
     child=$!
     wait "$child" || code=$?
     while kill -0 "$child" 2>/dev/null; do # a signal ended the wait, not the child
