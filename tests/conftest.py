@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import os
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import NoneType
@@ -105,6 +106,15 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store in which the tiny digits run is complete. Tests read it; those that write copy it."""
     root = tmp_path_factory.mktemp("finished")
     runner.run(tiny(), store=root, device="cpu")
+    return root
+
+
+@pytest.fixture(scope="session")
+def measured(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The finished store, and other evaluation kinds of its models. Tests read it."""
+    root = tmp_path_factory.mktemp("measured") / "store"
+    shutil.copytree(finished, root)
+    runner.run(tiny(), store=root, device="cpu", kinds=["features", "corruptions", "minimal,steps=5"])
     return root
 
 

@@ -20,11 +20,12 @@ def test_built_in_names():
     stl10 = [f"cifar{a}-to-stl10" for a in (10, 100)]
     halves = [f"digits-{a}-to-{b}" for a in ("low", "high") for b in ("low", "high")]
     names = [*pairs, *stl10, "stl10-to-stl10", *(f"{one}-{norm}" for one in pairs for norm in ("linf", "l2"))]
-    names += [*(f"{one}-linf" for one in stl10), "digits", *halves]
-    assert registry.names() == [*names, *(f"{one}-finetuning" for one in (*pairs, *halves))]
+    laptop = [f"{one}-laptop" for one in pairs]
+    names += [*(f"{one}-linf" for one in stl10), *laptop, "digits", *halves]
+    assert registry.names() == [*names, *(f"{one}-finetuning" for one in (*pairs, *laptop, *halves))]
     assert [registry.get(name).name for name in registry.names()] == registry.names()
     parts = ("-same-task", "-transfer", "-finetuning", "")
-    studies = ("ross2022", "digits-study")
+    studies = ("ross2022", "cifar-laptop", "digits-study")
     assert [suite.name for suite in registry.suites()] == [study + part for study in studies for part in parts]
 
 
@@ -124,7 +125,7 @@ def test_only_scenarios_and_suites_are_registered():
         (registry.get, "zzz", "'zzz'; known: cifar10-to-cifar10, "),
         (registry.members, "ross-2022", "unknown scenario or suite 'ross-2022'; did you mean ross2022"),
         (registry.members, "digit", "unknown scenario or suite 'digit'; did you mean digits"),
-        (registry.members, "zzz", "unknown scenario or suite 'zzz'; known: cifar10-to-cifar10"),
+        (registry.members, "zzz", "unknown scenario or suite 'zzz'; known: cifar-laptop, "),
     ],
 )
 def test_an_unknown_name_gets_the_nearest_ones(find, name, said):

@@ -65,7 +65,7 @@ def start(*arguments, target=work):
     return process
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture
 def one_thread():
     """As the processes have: a run that goes on in this one is then the same to the last bit."""
     before = torch.get_num_threads()
@@ -164,7 +164,7 @@ def test_what_a_killed_process_was_building_is_taken_over_by_those_that_wait(who
     assert_equal(tmp_path, whole, longer())
 
 
-def test_a_process_killed_outright_loses_no_finished_epoch(whole, tmp_path):
+def test_a_process_killed_outright_loses_no_finished_epoch(whole, tmp_path, one_thread):
     process, steps = start(longer(), tmp_path), []
     while not list(tmp_path.glob("resume/*.pt")):
         time.sleep(0.01)
