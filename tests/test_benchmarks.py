@@ -56,19 +56,19 @@ def signalled_in_a_pretraining(process, store):
             assert process.poll() is None
             time.sleep(0.01)
         process.send_signal(signal.SIGTERM)
-        return found[0].stem, process.wait(60)
+        return found[0].stem, process.wait(300)
     finally:
         process.terminate()
 
 
 def test_a_study_in_pieces_is_the_uninterrupted_one(piece, rossbench, tmp_path):
     store, parts = tmp_path / "store", tmp_path / "parts"
-    assert piece(1, CHECK="1").wait(60) == MORE_TO_DO  # its time is over before it has begun
+    assert piece(1, CHECK="1").wait(300) == MORE_TO_DO  # its time is over before it has begun
     key, code = signalled_in_a_pretraining(piece(600), store)
     assert code == MORE_TO_DO
     assert not (parts / "store/pretrain" / key).exists()
     assert len(list(parts.glob(f"store/resume/{key}.pt.part-??"))) > 1
-    assert piece(600).wait(120) == 0
+    assert piece(600).wait(300) == 0
     assert not list(parts.glob("store/resume/*"))
     assert max(path.stat().st_size for path in parts.rglob("*") if path.is_file()) <= 2**20
     assert {path.name for path in (parts / "tables").iterdir()} == {"report.md", "report.html"}
@@ -84,5 +84,5 @@ def test_parts_that_were_altered_are_not_joined(piece, tmp_path):
     (tmp_path / "parts/store").mkdir(parents=True)
     (tmp_path / "parts/store/FORMAT").write_text("altered")
     (tmp_path / "parts/SHA256SUMS").write_text(f"{'0' * 64}  store/FORMAT\n")
-    assert piece(1).wait(60) == 1
+    assert piece(1).wait(300) == 1
     assert not (tmp_path / "store").exists()
