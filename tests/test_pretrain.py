@@ -1,4 +1,5 @@
 import dataclasses
+import io
 import math
 import shutil
 
@@ -6,6 +7,7 @@ import pytest
 import torch
 from conftest import tiny
 from lightly.loss import NTXentLoss
+from rich.console import Console
 
 import rossbench
 from rossbench.config.recipes import Pretraining
@@ -15,6 +17,7 @@ from rossbench.models.simclr import build
 from rossbench.report import page
 from rossbench.report.figure_data import FigureData, choose, labels
 from rossbench.report.figures import training
+from rossbench.runner.display import showing
 from rossbench.stages.augment import two_views
 from rossbench.stages.pretrain import learning_rate, pretrain, warm_epsilon
 from rossbench.stages.train_loop import Hooks
@@ -166,8 +169,9 @@ def test_resumed_within_the_warm_up_it_is_the_uninterrupted_one(images, tmp_path
 
 
 @pytest.fixture(scope="module")
-def collapsed(tmp_path_factory):
-    """A store in which the encoder at epsilon 1 projects every view to the same point, and cannot leave it."""
+def collapsing(tmp_path_factory):
+    """A store in which the encoder at epsilon 1 projects every view to the same point, and cannot leave it; what the
+    run showed."""
 
     def constant(spec):
         model = build(spec)
@@ -176,11 +180,22 @@ def collapsed(tmp_path_factory):
                 torch.nn.init.zeros_(part)
         return model
 
-    root = tmp_path_factory.mktemp("collapsed")
-    with pytest.MonkeyPatch.context() as patch:
+    root, shown = tmp_path_factory.mktemp("collapsed"), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, showing(Console(file=shown)) as observe:
         patch.setattr("rossbench.stages.pretrain.build_simclr", constant)
-        rossbench.run(tiny(), store=root, device="cpu")
-    return root
+        rossbench.run(tiny(), store=root, device="cpu", observe=observe)
+    return root, shown.getvalue()
+
+
+@pytest.fixture
+def collapsed(collapsing):
+    return collapsing[0]
+
+
+def test_a_collapsed_encoder_is_said_in_the_progress_and_others_are_not(collapsing):
+    said = [line for line in collapsing[1].splitlines() if "constant features" in line]
+    assert len(said) == 1
+    assert "ε=1: the loss of epoch 1, 3.66" in said[0]  # ln 39
 
 
 def test_a_collapsed_encoder_is_marked_in_history_and_records_and_others_are_not(collapsed, finished):

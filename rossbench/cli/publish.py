@@ -6,8 +6,6 @@ from pathlib import Path
 
 import click
 
-from ..report import leaderboard as board
-from ..report.card import card as model_card
 from ..store.lookup import find_encoder
 from ..store.several import load_several
 from ..store.store import Store
@@ -44,6 +42,8 @@ def export(model: str, file: Path, protocol: str | None, store: Path) -> None:
 @options.debug_option
 def card(model: str, save: Path | None, protocol: str | None, store: Path) -> None:
     """Print a model card of the encoder of MODEL, as export takes it: Markdown with the metadata that hubs read."""
+    from ..report.card import card as model_card  # yaml, which other commands need not wait for
+
     text = model_card(find_encoder(Store(store), model, protocol))
     if save is None:
         click.echo(text, nl=False)
@@ -68,6 +68,8 @@ def leaderboard(stores: tuple[Path, ...], folder: Path) -> None:
 
     Stores are read together, as by report.  [default STORE: rossbench-store]
     """
+    from ..report import leaderboard as board
+
     matrices = load_several([Store(one) for one in stores or (Path(options.STORE),)])
     page = board.render(matrices, now())
     folder.mkdir(parents=True, exist_ok=True)
