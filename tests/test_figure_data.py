@@ -81,7 +81,7 @@ def test_several_protocols_of_one_scenario_have_to_be_chosen_from(finished, tmp_
 
 def test_curves_and_heat_map_show_the_records(shown, models, drawn):
     figures.robustness(shown, models, "mcc")
-    curves, label, intervals = drawn["robustness"]
+    curves, label, intervals, *_ = drawn["robustness"]
     assert (label, list(intervals.values())) == ("MCC", [{}, {}])  # no count
     assert curves == {
         f"model ε = {row:g}": {column: models[0].matrix.cells[row, row, column].mcc for column in (0, 0.5)}
@@ -315,7 +315,7 @@ def test_what_was_partly_attacked_is_shown_as_robust_accuracy_and_not_as_confusi
     one = FigureData(tmp_path / "copy", device="cpu")
     models = choose(one.matrices(["digits"], partly.protocol))
     figures.robustness(one, models)
-    curves, label, _ = drawn["robustness"]
+    curves, label, *_ = drawn["robustness"]
     assert label == "Robust accuracy (%)"
     assert not any(np.isnan(value) for curve in curves.values() for value in curve.values())
     with pytest.raises(InvalidValue, match="expected all images attacked"):

@@ -76,7 +76,8 @@ def over_seeds(
         order.sort(key=lambda i: -means.get((i, k), -math.inf))
     audited, split = any(matrix.audits for matrix in matrices), any(first != second for _, (first, second) in models)
     named = any(matrix.is_named for matrix in matrices)
-    lines, links = [], {}
+    lines: list[tuple[list[str], list[str]]] = []
+    links = {}
     for i in order:
         family, row = models[i]
         summary, failed, place = _audit(family, row)

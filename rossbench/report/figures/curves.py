@@ -87,7 +87,8 @@ def plot_robustness(
     for label, curve in curves.items():
         look = drawn[label]
         if area := (bands or {}).get(label):
-            axes.fill_between(list(area), *zip(*area.values(), strict=True), color=look["color"], alpha=0.25, lw=0)
+            low, high = ([bounds[k] for bounds in area.values()] for k in (0, 1))
+            axes.fill_between(list(area), low, high, color=look["color"], alpha=0.25, lw=0)
         bars = (intervals or {}).get(label, {})
         axes.vlines(list(bars), [low for low, _ in bars.values()], [high for _, high in bars.values()], look["color"])
         points = sorted(curve.items())
