@@ -22,6 +22,7 @@ from rossbench import registry
 from rossbench.config.scenarios import specs_of
 from rossbench.runner import cluster
 from rossbench.runner import run as runner
+from rossbench.store import results
 from rossbench.store.maintenance import verify
 from rossbench.store.store import Store
 from rossbench.util.errors import InvalidValue, RossbenchError
@@ -97,6 +98,16 @@ class TestWithOneConnection:
         assert {place: one.verdicts for place, one in audits.items()} == {
             place: one.verdicts for place, one in theirs.items()
         }
+
+    def test_other_evaluation_kinds_are_those_of_a_local_run(self, shared, tmp_path):
+        scenario, kinds = tiny(train_epsilons=(1,), eval_epsilons=(0, 0.5)), ["features", "knn", "minimal,steps=5"]
+        measured = []
+        for place, more in (("ray", {"executor": shared}), ("local", {})):
+            runner.run_suite([scenario], store=tmp_path / place, device="cpu", kinds=kinds, **more)
+            (matrix,) = results.load(Store(tmp_path / place), ["digits"])
+            measured.append({key: (one.rows, one.summary) for key, one in matrix.measures.items()})
+        assert len(measured[0]) == 3
+        assert measured[0] == measured[1]
 
     def test_what_a_local_run_had_begun_goes_on_there(self, shared, tmp_path):
         scenario, news = slow(train_epsilons=(0,), eval_epsilons=(0,)), []

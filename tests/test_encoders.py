@@ -15,6 +15,8 @@ from rossbench.util.errors import InvalidValue, UnknownName
         ("test_resnet", 96, 96),
         ("test_efficientnet", 32, 256),
         ("test_vit", 32, 64),
+        ("vit_tiny_patch16_224,patch_size=4,depth=2", 32, 192),
+        ("resnet18:cifar,drop_path_rate=0.1", 32, 512),
     ],
 )
 def test_images_in_features_out(name, size, features):
@@ -31,6 +33,17 @@ def test_the_default_is_timms_resnet18_with_the_imagenet_stem():
     images = torch.rand(2, 3, 32, 32)
     assert torch.equal(ours(images), theirs(images))
     assert list(ours.backbone.state_dict()) == list(theirs.state_dict())
+
+
+def test_arguments_of_timms_are_in_the_name():
+    backbone = encoders.build("vit_tiny_patch16_224,patch_size=4,depth=2,qkv_bias=False", 32, seed=0).backbone
+    assert (backbone.patch_embed.patch_size, len(backbone.blocks)) == ((4, 4), 2)
+    assert backbone.blocks[0].attn.qkv.bias is None
+    wanted = {"model_name": "resnet18", "num_classes": 0, "drop_rate": 0.5, "act_layer": "gelu", "zero_init_last": True}
+    assert encoders.timm_arguments("resnet18,drop_rate=0.5,act_layer=gelu,zero_init_last=true", 32) == wanted
+    for name in ("resnet18,nonsense=1", "vit_tiny_patch16_224,patch_size=5"):
+        with pytest.raises(InvalidValue, match="cannot be built for 32 x 32 images"):
+            encoders.build(name, 32, seed=0)
 
 
 @pytest.mark.parametrize(("name", "size"), [("resnet18:cifar", 32), ("resnet18:cifar-pad2", 34)])

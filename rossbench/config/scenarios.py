@@ -32,7 +32,7 @@ NAME = r"[a-z0-9][a-z0-9._-]{0,63}"
 """How names of scenarios, suites and data sets are spelled: such a file's name leads nowhere else."""
 _CALLED = re.compile(r"\w([\w.+ -]{0,62}\w)?")
 """How names of encoders are spelled; one that reads as a number would be taken for an epsilon."""
-_ENCODER = re.compile(r"[a-z0-9][\w.-]{0,99}(:cifar(-pad2)?)?|module:.+", re.IGNORECASE | re.ASCII)
+_ENCODER = re.compile(r"[a-z0-9][\w.-]{0,99}(:cifar(-pad2)?)?(,\w{1,40}=[\w.-]{1,40})*|module:.+", re.I | re.ASCII)
 
 
 @value
@@ -49,7 +49,7 @@ class Scenario:
     recipe: Recipe = Recipe()
     encoder: str = "resnet18"
     """A name of ``rossbench.encoders``: any timm model, with ``:cifar`` or ``:cifar-pad2`` appended for ResNets with
-    a CIFAR stem."""
+    a CIFAR stem, and then arguments of timm's, as in ``vit_small_patch16_224,patch_size=4``."""
     train_epsilons: Epsilons = _GRID
     """Of pretraining."""
     finetune_epsilons: Epsilons | None = None
@@ -246,7 +246,9 @@ class Suite:
 def check_encoder(kind: str, name: str) -> None:
     """InvalidValue for what cannot be the name of an architecture, without loading timm."""
     if not _ENCODER.fullmatch(name):
-        expected = "conv3, a timm model, or a timm ResNet with :cifar or :cifar-pad2 appended"
+        expected = (
+            "conv3, a timm model with arguments such as ,patch_size=4, or a timm ResNet with :cifar or :cifar-pad2"
+        )
         raise InvalidValue(f"{kind}.encoder: expected {expected}, got {name!r:.100}")
 
 

@@ -259,7 +259,7 @@ def _dropped(chosen: Candidate, others: Iterable[str], keys: Iterable[str]) -> l
 
 def _stem(source: str, name: str, content: object) -> list[str]:
     """What to say of a padding that the tensors do not show; InvalidValue where the container shows it is another."""
-    if not name.endswith(":cifar") or not isinstance(content, Mapping):
+    if not name.split(",")[0].endswith(":cifar") or not isinstance(content, Mapping):
         return []
     if _is_solo_learn(content):
         raise InvalidValue(
@@ -304,7 +304,7 @@ def _mismatch(source: str, name: str, best: Candidate, found: Mapping[str, Tenso
     other = [f"{key} {list(found[best.keys[key]].shape)} for {list(expected[key].shape)}" for key in best.misshapen]
     kinds = (("missing", best.missing), ("of another shape", other), ("unknown", best.strange))
     told = [f"{len(keys)} {kind} ({', '.join(keys[:2])}{', ...' * (len(keys) > 2)})" for kind, keys in kinds if keys]
-    hint, base = "", name.partition(":")[0]
+    hint, base = "", encoders.parts(name)[0]
     if "conv1.weight" in best.misshapen:
         kernel = [list(one["conv1.weight"].shape[2:]) for one in (best.tensors(found), expected)]
         if kernel == [[3, 3], [7, 7]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import json
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from typing import Any, TypeVar
@@ -51,13 +52,14 @@ def build(name: str, size: int, seed: int) -> Encoder:
     """An untrained encoder for images of ``size`` pixels square; its weights depend on the seed alone.
 
     ``name`` is ``conv3``, a timm model, or a timm ResNet with ``:cifar`` appended (first convolution 3x3 with
-    stride 1 and padding 1, no pooling after it) or ``:cifar-pad2`` (padding 2). Raises UnknownName, or InvalidValue
-    when the model cannot take such images.
+    stride 1 and padding 1, no pooling after it) or ``:cifar-pad2`` (padding 2); then arguments of ``timm.create_model``
+    may follow, as in ``vit_small_patch16_224,patch_size=4``. Raises UnknownName, or InvalidValue when the model cannot
+    take such images or arguments.
     """
     with seeded(seed):
         try:
             return wrap(_conv3() if name == SMALL else _timm(name, size), size)
-        except (AssertionError, RuntimeError) as error:  # timm's and torch's words for what does not fit
+        except (AssertionError, RuntimeError, TypeError, ValueError) as error:  # timm's words for what does not fit
             raise InvalidValue(f"encoder {name!r} cannot be built for {size} x {size} images: {error}") from error
 
 
@@ -180,10 +182,10 @@ def average_statistics(model: nn.Module) -> None:
 
 
 def _timm(name: str, size: int) -> nn.Module:
-    base, colon, stem = name.partition(":")
-    if not timm.is_model(base) or (colon and stem not in PADDINGS):
+    base, stem, _ = parts(name)
+    if not timm.is_model(base) or (stem and stem not in PADDINGS):
         raise unknown("encoder", name, [SMALL, *timm.list_models()])
-    model: nn.Module = timm.create_model(pretrained=False, **timm_arguments(base, size))
+    model: nn.Module = timm.create_model(pretrained=False, **timm_arguments(name, size))
     if stem:
         if not isinstance(model, ResNet) or not isinstance(model.conv1, nn.Conv2d):
             raise InvalidValue(f"encoder {name!r}: expected a ResNet with a single-convolution stem, such as resnet18")
@@ -193,11 +195,25 @@ def _timm(name: str, size: int) -> nn.Module:
     return model
 
 
-def timm_arguments(base: str, size: int) -> dict[str, Any]:
+def parts(name: str) -> tuple[str, str, dict[str, Any]]:
+    """Architecture, stem ("" for its own) and further arguments that the name of an encoder says."""
+    named, *written = name.split(",")
+    base, _, stem = named.partition(":")
+    return base, stem, {field: _plain(text) for field, _, text in (one.partition("=") for one in written)}
+
+
+def _plain(text: str) -> Any:
+    with contextlib.suppress(ValueError):
+        return json.loads(text.lower() if text in ("True", "False") else text)
+    return text
+
+
+def timm_arguments(name: str, size: int) -> dict[str, Any]:
     """What ``timm.create_model`` is called with for a model without its classifier."""
+    base, _, further = parts(name)
     config = timm.get_pretrained_cfg(base)
     sized = config is not None and config.fixed_input_size  # such as vision transformers, built for one image size
-    return {"model_name": base, "num_classes": 0, **({"img_size": size} if sized else {})}
+    return {"model_name": base, "num_classes": 0, **({"img_size": size} if sized else {}), **further}
 
 
 def _conv3() -> nn.Module:

@@ -194,7 +194,7 @@ def _loading(entry: Entry) -> str:
         return (
             f"It is a Python module, `{spec.encoder.removeprefix(MODULE)}`, which is built and loaded by its own code."
         )
-    _, _, stem = spec.encoder.partition(":")
+    _, _, stem = spec.encoder.split(",")[0].partition(":")
     return _LOADING.format(
         imports="import timm" if _library(entry) == "timm" else "from rossbench.models.encoders import build",
         model=f'build("{SMALL}", {spec.pixels}, seed=0).backbone' if _library(entry) == "rossbench" else _TIMM,

@@ -30,12 +30,12 @@ def export(store: Store, models: Sequence[tuple[ResultMatrix, Row]]) -> bytes:
     matrix, row = models[0]
     spec = matrix.audit_specs()[row].finetune.pretrain
     encoder = artifacts.load_encoder(store, spec)
-    base, _, stem = spec.encoder.partition(":")
+    base, stem, _ = encoders.parts(spec.encoder)
     facts = {
         EXPORTED: __version__,
         "name": matrix.encoder if matrix.weights else matrix.model((row[0], row[0])),
         "encoder": spec.encoder,
-        "timm": encoders.timm_arguments(base, spec.pixels) if base != encoders.SMALL else None,
+        "timm": encoders.timm_arguments(spec.encoder, spec.pixels) if base != encoders.SMALL else None,
         "stem": f"{STEM}, padding {encoders.PADDINGS[stem]}; no pooling after it" if stem else None,
         "size": spec.pixels,
         "features": encoder.features,
