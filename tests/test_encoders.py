@@ -41,7 +41,7 @@ def test_arguments_of_timms_are_in_the_name():
     assert backbone.blocks[0].attn.qkv.bias is None
     wanted = {"model_name": "resnet18", "num_classes": 0, "drop_rate": 0.5, "act_layer": "gelu", "zero_init_last": True}
     assert encoders.timm_arguments("resnet18,drop_rate=0.5,act_layer=gelu,zero_init_last=true", 32) == wanted
-    for name in ("resnet18,nonsense=1", "vit_tiny_patch16_224,patch_size=5"):
+    for name in ("resnet18,nonsense=1", "vit_tiny_patch16_224,patch_size=x"):
         with pytest.raises(InvalidValue, match="cannot be built for 32 x 32 images"):
             encoders.build(name, 32, seed=0)
 
