@@ -104,14 +104,13 @@ def test_twenty_kills_at_random_instants_lose_nothing(whole, tmp_path):
     while kills < 20:
         process = start(longer(), roots[-1])
         process.join(chance.uniform(0.05, 1.2))
-        if process.is_alive():
-            process.kill()
-            process.join()
+        process.kill()
+        process.join()
+        if process.exitcode == 0:  # it ended before, or just as the signal was sent
+            roots.append(tmp_path / str(len(roots)))
+        else:
             assert process.exitcode == -signal.SIGKILL
             kills += 1
-        else:
-            assert process.exitcode == 0
-            roots.append(tmp_path / str(len(roots)))
     start(longer(), roots[-1]).join()
     for root in roots:
         assert_equal(root, whole, longer())

@@ -246,9 +246,8 @@ class Suite:
 def check_encoder(kind: str, name: str) -> None:
     """InvalidValue for what cannot be the name of an architecture, without loading timm."""
     if not _ENCODER.fullmatch(name):
-        expected = (
-            "conv3, a timm model with arguments such as ,patch_size=4, or a timm ResNet with :cifar or :cifar-pad2"
-        )
+        expected = "conv3, a timm model, or a timm ResNet with :cifar or :cifar-pad2 appended"
+        expected += ", and arguments such as ,patch_size=4"
         raise InvalidValue(f"{kind}.encoder: expected {expected}, got {name!r:.100}")
 
 
