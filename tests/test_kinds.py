@@ -1,9 +1,11 @@
 """config.kinds, the measure stage and their tables: a kind of one's own from registration to report."""
 
 import json
+import sys
 
 import pandas as pd
 import pytest
+import torch
 from conftest import tiny
 
 import rossbench as package
@@ -154,12 +156,36 @@ def test_what_is_measured_is_not_measured_again(own_kinds, tmp_path, monkeypatch
         (lambda subject: [1.0, 2.0], "dictionary of rows"),
         (lambda subject: {"a": ["x", "y"]}, "ValueError"),
         (lambda subject: 1 / 0, "ZeroDivisionError"),
+        (lambda subject: sys.exit(0), r"SystemExit\(0\)"),
+        (
+            lambda subject: torch.set_grad_enabled(False) or {"a": [1.0, 2.0]},
+            "expected settings as they were, got other",
+        ),
     ],
 )
 def test_a_function_that_gives_something_else_is_one_line(own_registry, tmp_path, made, said):
     registry.register_kind("own", made, needs_head=False)
     with pytest.raises(RossbenchError, match=said):
         runner.run(tiny(), store=tmp_path, kinds=["own"], device="cpu")
+
+
+def test_what_a_function_does_to_its_model_stays_with_it(own_registry, tmp_path):
+    def spoil(subject):
+        with torch.no_grad():
+            for parameter in subject.head.parameters():
+                parameter.zero_()
+        subject.encoder.train()
+        return {"a": [float(subject.encoder(subject.floats()).sum())] * len(subject.columns)}
+
+    def right(subject):
+        logits = subject.outputs(subject.head, subject.images)
+        return {"a": [float((logits.argmax(1) == subject.labels).sum())] * len(subject.columns)}
+
+    registry.register_kind("spoil", spoil)
+    registry.register_kind("right", right)
+    scenario = tiny(train_epsilons=(0,))  # one model, which all kinds then share
+    found = runner.run(scenario, store=tmp_path, kinds=["attack", "spoil", "right"], device="cpu")
+    assert set(package.results(tmp_path, kind="right")["value"]) == {found[0, 0, 0].top1_right}
 
 
 def test_numbers_for_each_image_are_kept(own_registry, tmp_path):

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any
 
+from ..config.kinds import KindFunction
 from ..config.specs import MeasureSpec
 from ..data.datasets import Data
 from ..store import artifacts
 from ..store.records import Measurement
 from ..util.errors import InvalidValue, RossbenchError, one_line
 from ..util.seeds import derive, seeded
+from ..util.signals import Interrupted
+from ..util.torch_settings import kept_settings
 from .context import Context
 from .kinds.subject import Found, Subject
 from .train_loop import Hooks, Tick
@@ -63,23 +67,29 @@ def measure(spec: MeasureSpec, context: Context, data: Data, hooks: Hooks) -> Fo
         if row.user_function is None:
             found: Found = row.load()(subject)
             return found
-        try:
-            return _of_user(row.user_function(subject), spec)
-        except RossbenchError:
-            raise
-        except Exception as error:  # a user's own code may raise anything
-            raise RossbenchError(
-                one_line(f"kind {spec.kind.name!r}: expected rows of numbers, got {error!r:.300}")
-            ) from error
+        return _of_user(row.user_function, subject)
 
 
-def _of_user(given: Any, spec: MeasureSpec) -> Found:
-    """A Found, or the rows of one: a number for each column by title."""
-    if isinstance(given, Found):
-        return given
-    if not isinstance(given, Mapping):
-        raise InvalidValue(f"kind {spec.kind.name!r}: expected a dictionary of rows, got {type(given).__name__}")
-    return Found({str(title): [float(number) for number in numbers] for title, numbers in given.items()})
+def _of_user(function: KindFunction, subject: Subject) -> Found:
+    """What a user's own function finds: a Found, or the rows of one. It is given copies of the models, which others
+    use too, and torch's settings are put back. What it raises, or leaves changed, is one line with its name."""
+    classifier, moved = copy.deepcopy(subject.classifier), list[str]()
+    encoder = classifier.encoder if classifier else copy.deepcopy(subject.encoder)
+    name = f"kind {subject.kind.name!r}"
+    try:
+        with kept_settings(moved):
+            given = function(replace(subject, classifier=classifier, encoder=encoder))
+            if isinstance(given, Mapping):
+                given = Found({str(title): [float(number) for number in numbers] for title, numbers in given.items()})
+    except (KeyboardInterrupt, Interrupted, RossbenchError):
+        raise
+    except BaseException as error:  # a user's own code may raise anything, SystemExit too
+        raise RossbenchError(one_line(f"{name}: expected rows of numbers, got {error!r:.300}")) from error
+    if moved:
+        raise RossbenchError(f"{name}: expected settings as they were, got other {', '.join(moved)}")
+    if not isinstance(given, Found):
+        raise InvalidValue(f"{name}: expected a dictionary of rows, got {type(given).__name__}")
+    return given
 
 
 def _number(number: float) -> float | None:

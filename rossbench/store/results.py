@@ -318,7 +318,8 @@ def _merged(store: Store, runs: list[RunNote], named: Mapping[str, RunNote]) -> 
     told["zoo"] = next((run.zoo for run in runs if run.zoo), "")  # the same weights, with and without --zoo
     paths = {(key, (first, second)): store.measurement_path(key) for run in runs for first, second, key in run.measures}
     measured = [(row, store.intact(read_measurement, path)) for (_, row), path in paths.items() if path.exists()]
-    measures = {(one.spec.kind, row): one for row, one in measured if one is not None}
+    known = [(row, one) for row, one in measured if one is not None]
+    measures = {(one.spec.kind, row): one for row, one in sorted(known, key=lambda both: both[1].created)}  # the newest
     matrix = ResultMatrix(**told, cells=cells, measures=measures)
     naming = named.get(matrix.weights or f"{matrix.name}-{matrix.family}")
     if naming is not None:
