@@ -12,7 +12,7 @@ from rossbench.models.classifier import Classifier
 from rossbench.models.encoders import Encoder, build
 from rossbench.stages.kinds import corruptions as module
 from rossbench.stages.kinds import subject as subjects
-from rossbench.stages.kinds.builtin_corruptions import CORRUPTIONS, corrupt
+from rossbench.stages.kinds.corruptions import CORRUPTIONS, corrupt
 from rossbench.util.errors import DataError
 
 

@@ -9,11 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..util.errors import AttackError, RossbenchError, one_line
+from ..util.errors import AttackError, one_line
 from ..util.memory import is_out_of_memory
 from ..util.seeds import seeded
-from ..util.signals import Interrupted
-from ..util.torch_settings import kept_settings
+from ..util.torch_settings import users_code
 
 
 @contextlib.contextmanager
@@ -25,15 +24,14 @@ def guarded(name: str, model: nn.Module, image: Tensor) -> Iterator[None]:
     """
     outputs = [_outputs(model, image) for _ in range(2)]
     before, moved = _Snapshot(model), list[str]()
+
+    def refusal(error: BaseException) -> AttackError | None:
+        said = one_line(f"attack {name!r}: expected adversarial images, got {error!r:.300}")
+        return None if is_out_of_memory(error) else AttackError(said)
+
     try:
-        with kept_settings(moved):
+        with users_code(moved, refusal):
             yield
-    except (KeyboardInterrupt, Interrupted, RossbenchError):
-        raise
-    except BaseException as error:  # a user's own code may raise anything, SystemExit too
-        if is_out_of_memory(error):
-            raise
-        raise AttackError(one_line(f"attack {name!r}: expected adversarial images, got {error!r:.300}")) from error
     finally:
         moved += before.put_back()
     if not moved and torch.equal(*outputs) and not torch.allclose(_outputs(model, image), outputs[0], 1e-3, 1e-5, True):

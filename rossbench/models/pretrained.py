@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ..config.recipes import MODULE
 from ..util.errors import InvalidValue, one_line
 from ..util.seeds import seeded
-from . import encoders, fingerprint
+from . import fingerprint
 from .encoders import Encoder
 from .probe import OwnEncoder, probe
 
@@ -69,8 +69,8 @@ def of_module(module: nn.Module, size: int, normalization: tuple[RGB | float, RG
         if others:
             raise InvalidValue(f"encoder {kind}: expected a state dict of tensors, got others, such as {others[0]}")
         said = re.sub(r" at 0x[0-9a-f]+", "", repr(module)) + fingerprint.describe(copied)
-        trial = OwnEncoder(encoders.frozen_quickly(copy.deepcopy(copied)), size)
-        encoder = OwnEncoder(encoders.frozen_quickly(copied), size)
+        trial = OwnEncoder(copy.deepcopy(copied), size)
+        encoder = OwnEncoder(copied, size)
     except InvalidValue:
         raise
     except Exception as error:  # torch and a user's own code have many words for what cannot be copied
