@@ -60,7 +60,9 @@ class _Snapshot:
         """Name, dictionary, and what was in it: each module's attributes, then its parameters, hooks and the like."""
         self.tensors: dict[str, tuple[Tensor, Tensor, bool, Tensor | None]] = {}
         for name, module in model.named_modules():
-            inner = [(f"{name}.{_plain(key)}", now) for key, now in vars(module).items() if isinstance(now, dict)]
+            inner = [
+                (f"{name}.{key.removeprefix('_')}", now) for key, now in vars(module).items() if isinstance(now, dict)
+            ]
             self.contents += [(key, now, dict(now)) for key, now in ((f"{name}.", vars(module)), *inner)]
             for key, value in (*vars(module).items(), *module._parameters.items(), *module._buffers.items()):
                 if isinstance(value, Tensor):
@@ -77,7 +79,7 @@ class _Snapshot:
                 module.__class__ = cls
         for name, now, before in self.contents:
             if changed := [key for key in {**before, **now} if not _same(before, now, key)]:
-                moved += [name + _plain(key) for key in changed] if name.endswith(".") else [name]
+                moved += [name + key.removeprefix("_") for key in changed] if name.endswith(".") else [name]
                 now.clear()  # and filled again, as the handles of hooks know this dictionary
                 now.update(before)
         moved = [name.removeprefix(".") for name in moved]
@@ -92,10 +94,6 @@ class _Snapshot:
                 if tensor.is_leaf:
                     tensor.grad = gradient
         return moved
-
-
-def _plain(key: str) -> str:
-    return key.removeprefix("_")
 
 
 def _same(before: dict[str, Any], now: dict[str, Any], key: str) -> bool:

@@ -169,19 +169,15 @@ def attack_of(text: str, base: Attack) -> Attack:
     A name may be left out: ``steps=100``. Raises InvalidValue or UnknownName.
     """
     name, *settings = text.split(",") if "=" not in text.split(",")[0] else [base.name, *text.split(",")]
-    named = kind(name).defaults
-    changes = dict(map(_setting, settings))
+    named, known = kind(name).defaults, [one.name for one in fields(Attack) if one.name != "name"]
+    changes: dict[str, Any] = {}
+    for setting in settings:
+        key, _, written = setting.partition("=")
+        if key not in known:
+            raise unknown("attack setting", key, known)
+        changes[key] = parse(Attack, key, written)
     changed = replace(base if name == base.name else replace(named, norm=base.norm), **changes)
     lengths = (changed.name, changed.step_unit) == ("pgd", "pixel")
     if lengths and changed.norm != base.norm and "step_size" not in changes:
         raise InvalidValue(f"attack: expected a step_size with norm={changed.norm}, got one for {base.norm} only")
     return changed
-
-
-def _setting(text: str) -> tuple[str, Any]:
-    """A field and its value, of ``steps=100``."""
-    name, _, written = text.partition("=")
-    known = [one.name for one in fields(Attack) if one.name != "name"]
-    if name not in known:
-        raise unknown("attack setting", name, known)
-    return name, parse(Attack, name, written)

@@ -107,14 +107,10 @@ def given(
     if broken or not (encoder.std > 0).all():
         where = f"NaN or infinity in {broken[0]} ({len(broken)} in all)" if broken else f"a std of {normalization[1]}"
         raise InvalidValue(f"{account['from']}: expected finite weights and a std above 0, got {where}")
+    digest = hashlib.sha256(said.encode())
+    for key, tensor in sorted(state.items()):
+        digest.update(f"{key} {list(tensor.shape)} {tensor.dtype}\n".encode())
+        digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes())
     mean, std = map(list, normalization)
     account = {**account, "matched": len(state) - 2, "mean": mean, "std": std}
-    return PretrainedEncoder(name, encoder.eval().requires_grad_(False), account, _digest(state, said))
-
-
-def _digest(state: Mapping[str, Tensor], said: str) -> str:
-    digest = hashlib.sha256(said.encode())
-    for name, tensor in sorted(state.items()):
-        digest.update(f"{name} {list(tensor.shape)} {tensor.dtype}\n".encode())
-        digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]
+    return PretrainedEncoder(name, encoder.eval().requires_grad_(False), account, digest.hexdigest()[:16])
