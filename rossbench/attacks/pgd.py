@@ -61,7 +61,7 @@ def ascend(
 def within(moved: Tensor, bound: Tensor | float, norm: str) -> Tensor:
     """Perturbations [n, ...], those that are longer than a radius cut to it; bound: one, or [n, 1, 1, 1]."""
     if norm == "Linf":
-        return moved.clamp(-bound, bound)
+        return moved.clamp(-bound, bound)  # type: ignore[arg-type]  # torch takes numbers too
     far = lengths(moved).clamp(min=EPS_FOR_DIVISION)  # 0 / 0 where nothing moved in a ball of radius 0
     # As torch divides a number by a tensor, which rounds otherwise than tensor by tensor.
     several = isinstance(bound, Tensor) and bound.ndim > 0
