@@ -31,9 +31,9 @@ def images(generator):
 @pytest.mark.parametrize(
     ("ours", "theirs", "low", "high"),
     [
-        (lambda x, f: augment.adjust(x, *augment.brightness(f)), F.adjust_brightness, 0, 2),
-        (lambda x, f: augment.adjust(x, *augment.contrast(f)), F.adjust_contrast, 0, 2),
-        (lambda x, f: augment.adjust(x, *augment.saturation(f)), F.adjust_saturation, 0, 2),
+        (lambda x, f: augment.adjust(x, *augment.linear("brightness", f)), F.adjust_brightness, 0, 2),
+        (lambda x, f: augment.adjust(x, *augment.linear("contrast", f)), F.adjust_contrast, 0, 2),
+        (lambda x, f: augment.adjust(x, *augment.linear("saturation", f)), F.adjust_saturation, 0, 2),
         (augment.hue, F.adjust_hue, -0.5, 0.5),
     ],
 )

@@ -49,10 +49,7 @@ def is_before(key: str, tensor: Tensor, beside: str = "") -> bool:
 
 
 def normalization(
-    pairs: Mapping[str, dict[str, str]],
-    found: Mapping[str, Tensor],
-    prefix: str,
-    asked: Normalization | None,
+    pairs: Mapping[str, dict[str, str]], found: Mapping[str, Tensor], prefix: str, asked: Normalization | None
 ) -> tuple[Normalization | None, set[str], list[str]]:
     """The normalisation of the file, or the one asked for; the names of its tensors; what to say of it.
 

@@ -42,7 +42,6 @@ class OwnEncoder(Encoder):
         return features
 
     def refusal(self, expected: str, got: str, way_out: str = "") -> InvalidValue:
-        """In one line."""
         said = f"encoder {self.kind}: expected {expected}, got {got}"
         return InvalidValue(one_line("; ".join(filter(None, (said, way_out)))))
 
@@ -100,7 +99,6 @@ def probe(encoder: OwnEncoder, images: Tensor) -> None:
 
 
 def _distance(features: Tensor, others: Tensor) -> float:
-    """Relative."""
     return float((features - others).norm() / others.norm().clamp(min=1e-12))
 
 

@@ -45,8 +45,6 @@ CHECKS: list[Check] = []
 
 
 def check(name: str, good: str, bad: str, needs: tuple[Need, ...] = ()) -> Callable[[Look], Look]:
-    """Makes a function a check. See Check."""
-
     def add(look: Look) -> Look:
         CHECKS.append(Check(name, look, good, bad, needs))
         return look
