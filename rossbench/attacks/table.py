@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from ..util.epsilons import EPS
 from ..util.errors import InvalidValue, one_line, unknown
-from ..util.values import Count, Positive, parse, value
+from ..util.values import Count, Positive, parse_settings, value
 
 Norm = Literal["L2", "Linf"]
 AttackFunction = Callable[..., Any]
@@ -169,13 +169,7 @@ def attack_of(text: str, base: Attack) -> Attack:
     A name may be left out: ``steps=100``. Raises InvalidValue or UnknownName.
     """
     name, *settings = text.split(",") if "=" not in text.split(",")[0] else [base.name, *text.split(",")]
-    named, known = kind(name).defaults, [one.name for one in fields(Attack) if one.name != "name"]
-    changes: dict[str, Any] = {}
-    for setting in settings:
-        key, _, written = setting.partition("=")
-        if key not in known:
-            raise unknown("attack setting", key, known)
-        changes[key] = parse(Attack, key, written)
+    named, changes = kind(name).defaults, parse_settings(Attack, "attack setting", settings)
     changed = replace(base if name == base.name else replace(named, norm=base.norm), **changes)
     lengths = (changed.name, changed.step_unit) == ("pgd", "pixel")
     if lengths and changed.norm != base.norm and "step_size" not in changes:

@@ -183,7 +183,8 @@ def _clean(chosen: Candidate, backbone: nn.Module, found: Mapping[str, Tensor]) 
     clean, norms = chosen.clean(), {own.rpartition(".")[0] for own in chosen.others}
     expected = {own: t for own, t in chosen.layout.expected.items() if own.rpartition(".")[0] in norms}
     whole = all(own in clean and found[clean[own]].shape == tensor.shape for own, tensor in expected.items())
-    return clean if whole and all(map(encoders.can_be_dual, map(backbone.get_submodule, norms))) else {}
+    plain = all(type(backbone.get_submodule(norm)) is encoders.BatchNorm2d for norm in norms)
+    return clean if whole and plain else {}
 
 
 def _branches(chosen: Candidate, bn: str | None, has_clean: bool) -> list[str]:

@@ -118,10 +118,6 @@ def is_clean(name: str) -> bool:
     return _CLEAN in name
 
 
-def can_be_dual(module: nn.Module) -> bool:
-    return type(module) is BatchNorm2d
-
-
 def add_clean_branches(model: nn.Module, names: Iterable[str]) -> None:
     """Make those BatchNorms dual whose clean tensors are among the names of a state dict that is to be loaded."""
     for norm in {name.partition(_CLEAN)[0] for name in names if is_clean(name)}:
