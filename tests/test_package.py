@@ -31,7 +31,7 @@ HOMES = {
     "timm": {"models.encoders", "models.checkpoints"},
     "torchattacks": {"attacks.autoattack"},
     "torchmetrics": {"stages.metrics"},
-    "torchvision": {"data", "stages.kinds.builtin_corruptions", "stages.kinds.corruptions"},
+    "torchvision": {"data", "stages.kinds.corruptions"},
     "yaml": {"report.card"},
 }
 """Modules, or folders, that alone import a library."""

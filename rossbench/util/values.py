@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, fields, is_dataclass, replace
 from typing import Annotated, Any, TypeVar, dataclass_transform
 
@@ -85,6 +85,20 @@ def parse(cls: type, field: str, text: str) -> Any:
             refused = refused or explain(cls, error, field)
     assert refused is not None
     raise refused
+
+
+def parse_settings(cls: type, what: str, texts: Iterable[str]) -> dict[str, Any]:
+    """Fields of a class, all but its name, and their values, of texts such as ``steps=100``; see parse.
+
+    what: such a setting is called in an UnknownName.
+    """
+    found, known = {}, [field for field in cls.__pydantic_fields__ if field != "name"]  # type: ignore[attr-defined]
+    for text in texts:
+        field, _, written = text.partition("=")
+        if field not in known:
+            raise unknown(what, field, known)
+        found[field] = parse(cls, field, written)
+    return found
 
 
 def _plain(text: str) -> Any:
