@@ -21,7 +21,7 @@ import rossbench as rossbench_
 from rossbench import cli
 from rossbench.models import checkpoints, encoders
 from rossbench.report import leaderboard, templates
-from rossbench.report.entries import Entry
+from rossbench.report.model import Model
 from rossbench.runner import run as runner
 from rossbench.runner.overrides import changed_scenarios
 from rossbench.store import results
@@ -84,7 +84,7 @@ def test_the_best_come_first_and_bold_is_beyond_noise(matrices):
     board = leaderboard.boards(matrices)[0]
 
     def entry(right, verdict="pass"):
-        some = board.targets["digits-low"][0].first
+        some = board.targets["digits-low"][0].matrix
         cells = {
             place: record and dataclasses.replace(record, robust_right=right.get(place[2], 0), n=1000, top1_right=0)
             for place, record in some.cells.items()
@@ -92,7 +92,7 @@ def test_the_best_come_first_and_bold_is_beyond_noise(matrices):
         verdicts = (Verdict("a", verdict, "b", "c"),)
         audits = dict.fromkeys(some.rows, dataclasses.replace(audited, verdicts=verdicts))
         made = dataclasses.replace(some, cells={p: c for p, c in cells.items() if p[2] in right}, audits=audits)
-        return Entry((made,), made.rows[0])
+        return Model(made, made.rows[0])
 
     audited = next(audit for one in matrices for audit in one.audits.values())
     good, equal, poor = entry({0: 990, 0.5: 900}), entry({0: 990, 0.5: 895}), entry({0: 985, 0.5: 100})
@@ -261,7 +261,7 @@ def test_a_browser_sorts_filters_and_opens(text, matrices, tmp_path, width, sche
     assert found["shown"] == "8 of 8 shown"
     assert found["up"] == [high, low]
     assert found["down"] == [high[::-1], low[::-1]]
-    robust = {(one.first.target, one.name): one.scores[0.5].mean for one in leaderboard.boards(matrices)[0].entries}
+    robust = {(one.matrix.target, one.name): one.scores[0.5].mean for one in leaderboard.boards(matrices)[0].entries}
     for target, names in zip(("digits-high", "digits-low"), found["strongest"], strict=True):
         shown = [robust[target, name] for name in names]
         assert shown == sorted(shown, reverse=True)

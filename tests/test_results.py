@@ -12,6 +12,7 @@ from conftest import tiny
 
 import rossbench
 from rossbench.report import dataframe, tables
+from rossbench.report.model import families
 from rossbench.runner import run as runner
 from rossbench.store import records, results
 from rossbench.store.metrics import METRICS
@@ -83,7 +84,7 @@ def test_mean_and_deviation_over_seeds_are_a_groupby(tmp_path):
     for given in (tmp_path, found):
         frame = rossbench.results(given)
         over = frame.groupby(["scenario", "pretrain_epsilon", "eval_epsilon"]).top1.agg(["mean", "std", "count"])
-        (family,) = tables.families(results.load(Store(tmp_path)))
+        (family,) = families(results.load(Store(tmp_path)))
         (_, cells), *_ = tables.over_seeds(family, "top1").lines
         assert list(over["count"]) == [3, 3]
         assert cells == [

@@ -18,6 +18,7 @@ from rich.console import Console
 from rossbench import registry
 from rossbench.config.scenarios import Suite
 from rossbench.report import formats, tables
+from rossbench.report.model import families
 from rossbench.runner import run as runner
 from rossbench.store import results
 from rossbench.store.metrics import METRICS
@@ -472,16 +473,16 @@ def seeds(tmp_path_factory):
 def test_matrices_that_differ_in_the_seed_alone_are_a_family(seeds):
     matrices = results.load(Store(seeds))
     assert len({matrix.protocol for matrix in matrices}) == 3
-    (family,) = tables.families(matrices)
+    (family,) = families(matrices)
     assert [matrix.seed for matrix in family] == [1, 2, 3]
     other = dataclasses.replace(matrices[0], family="another", protocol="x")
     old = dataclasses.replace(matrices[1], family=None, protocol="y")
-    assert [len(one) for one in tables.families([*matrices, other, old])] == [3, 1, 1]
+    assert [len(one) for one in families([*matrices, other, old])] == [3, 1, 1]
 
 
 @pytest.mark.parametrize("metric", ["top1", "mcc"])
 def test_a_family_is_shown_by_mean_and_sample_deviation(seeds, metric):
-    (family,) = tables.families(results.load(Store(seeds)))
+    (family,) = families(results.load(Store(seeds)))
     grid = tables.over_seeds(family, metric)
     digits = 3 if metric == "mcc" else 2
     for i, row in enumerate([(1, 0), (1, 1)]):
@@ -501,7 +502,7 @@ def test_a_family_is_shown_by_mean_and_sample_deviation(seeds, metric):
 
 
 def test_seeds_with_other_cells_are_said_to_be_so(seeds):
-    first, second, third = tables.families(results.load(Store(seeds)))[0]
+    first, second, third = families(results.load(Store(seeds)))[0]
     lacking = dataclasses.replace(third, cells={place: cell for place, cell in third.cells.items() if place[2] == 0})
     grid = tables.over_seeds([first, second, lacking], "top1")
     assert any(note.startswith("the seeds have different cells") for note in grid.notes)

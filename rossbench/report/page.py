@@ -14,9 +14,9 @@ from ..store.metrics import METRICS
 from ..store.results import ResultMatrix
 from ..util.epsilons import format_epsilon, format_model
 from ..util.errors import InvalidValue
-from . import kind_tables, published, tables, templates, zoo
-from .entries import settings
+from . import kind_tables, tables, templates, zoo
 from .finding import finding
+from .model import families, settings
 from .plot_style import INK, mark_colours, seen_on
 
 TOLERANCE = 2.0
@@ -51,7 +51,7 @@ def render(names: Sequence[str], matrices: Sequence[ResultMatrix], figures: Sequ
         sections=_sections(names, matrices),
         over_seeds=tables.over_seeds,
         together=tables.together,
-        families=tables.families,
+        families=families,
         of_kinds=kind_tables.of_kinds,
         metrics=list(METRICS),
         figures=places,
@@ -130,15 +130,11 @@ def _recipes(matrices: Sequence[ResultMatrix]) -> list[tuple[list[str], dict[str
 
 
 def _comparison(matrices: Sequence[ResultMatrix]) -> dict[str, Any]:
-    known = zoo.compare(matrices)
     try:
-        study = published.compare([one for one in matrices if not one.zoo])
+        shown, refused = zoo.beside_published(matrices, TOLERANCE)
     except InvalidValue:
-        study = []
-    of_study = [published.comparison_table(one, TOLERANCE) for one in study if not one.refusal]
-    of_zoo = [zoo.table(one, TOLERANCE) for one in known if not one.refusal]
-    refused = [*published.refusals(study), *(one.refusal for one in known if one.refusal)]
-    return {"tables": of_study + of_zoo, "refused": refused}
+        shown, refused = [], []
+    return {"tables": shown, "refused": refused}
 
 
 def _missing(names: Sequence[str], matrices: Sequence[ResultMatrix]) -> list[str]:
@@ -147,9 +143,8 @@ def _missing(names: Sequence[str], matrices: Sequence[ResultMatrix]) -> list[str
     asked = {one.name: None for name in names if name not in there for one in registry.members(name)}
     missing = [f"{name}: not run" for name in asked if name not in there]
     for matrix in matrices:
-        notes = [
-            note for note in matrix.notes() if not note.startswith("REDUCED") and note not in matrix.collapse_notes()
-        ]
+        seen = matrix.collapse_notes()
+        notes = [note for note in matrix.notes() if note not in seen and not note.startswith("REDUCED")]
         missing += [f"{matrix.name}: {note}" for note in notes]
     return missing
 

@@ -16,8 +16,10 @@ from ..store.metrics import METRICS, MISSING
 from ..store.records import Record
 from ..store.results import ResultMatrix, differences
 from ..util.epsilons import EPS, format_epsilon
-from ..util.errors import UnknownName
+from ..util.errors import InvalidValue
 from ..util.values import flatten
+from . import published as study
+from .model import Model
 from .tables import Table
 
 _COLUMNS = {"clean": "0", "pgd20": "8/255 PGD-20", "autoattack": "8/255 AA"}
@@ -67,12 +69,10 @@ class Comparison:
 def compare(matrices: Iterable[ResultMatrix]) -> list[Comparison]:
     """A comparison for each classifier on a known encoder. Other matrices are left out."""
     found: dict[FinetuneSpec, Comparison] = {}
+    encoders = {one.name: one for one in registry.encoders()}
     for matrix in matrices:
-        try:
-            known = registry.encoder(matrix.zoo) if matrix.zoo else None
-        except UnknownName:  # of a scenario file that is not given now
-            known = None
-        if known is None:
+        known = encoders.get(matrix.zoo)
+        if known is None:  # perhaps of a scenario file that is not given now
             continue
         for record in matrix.records:
             spec = record.spec.finetune
@@ -83,8 +83,7 @@ def compare(matrices: Iterable[ResultMatrix]) -> list[Comparison]:
             if found[spec].published:
                 _add(found[spec], known, record, matrix)
         for row, audit in matrix.audits.items():
-            spec = next(cell.spec.finetune for place, cell in matrix.cells.items() if cell and place[:2] == row)
-            found[spec].audits.append(audit.summary)
+            found[Model(matrix, row).spec].audits.append(audit.summary)
     return list(found.values())
 
 
@@ -165,23 +164,19 @@ def table(comparison: Comparison, tolerance: float, reduced: bool = False) -> Ta
 
     ``tolerance``: in percentage points; ``reduced``: with the cells of other protocols, too.
     """
-    metric = METRICS["top1"]
-    ours = {**comparison.unlike, **comparison.ours} if reduced else comparison.ours
+    text = METRICS["top1"].text
+    found = {**comparison.unlike, **comparison.ours} if reduced else comparison.ours
     rows = comparison.published if reduced else comparison.compared
-    texts = [metric.text(ours.get(column)) for column in _COLUMNS]
-    lines, gaps = [([comparison.zoo, "ours"], texts)], []
+    ours = [found.get(column) for column in _COLUMNS]
+    lines, gaps = [([comparison.zoo, "ours"], list(map(text, ours)))], []
     names = [f"→ {comparison.finetune.target}", comparison.preset]
     for one in rows:
         theirs = [getattr(one, column) for column in _COLUMNS]
-        found = [
-            None if value is None or column not in ours else ours[column] - value
-            for column, value in zip(_COLUMNS, theirs, strict=True)
-        ]
-        gaps += [abs(gap) for gap in found if gap is not None]
+        gaps.append(study.differences_of(ours, theirs))
         mark = " ?" if one.doubtful else ""
-        lines.append(([names.pop(0) if names else "", f"published{mark}"], [metric.text(value) for value in theirs]))
-        lines.append(([names.pop(0) if names else "", "difference"], [metric.text(gap, "+") for gap in found]))
-    near = sum(gap <= tolerance + 1e-9 for gap in gaps)
+        lines.append(([names.pop(0) if names else "", f"published{mark}"], list(map(text, theirs))))
+        lines.append(([names.pop(0) if names else "", "difference"], [text(gap, "+") for gap in gaps[-1]]))
+    near, of = study.within(tolerance, gaps)
     sources = ", ".join(dict.fromkeys(one.source for one in rows))
     return Table(
         title=f"{comparison.title}: top-1 accuracy (%), ours and published",
@@ -189,7 +184,7 @@ def table(comparison: Comparison, tolerance: float, reduced: bool = False) -> Ta
         columns=list(_COLUMNS.values()),
         lines=lines,
         notes=_notes(comparison, rows, reduced),
-        caption=f"Published: {sources or MISSING}; seed {comparison.finetune.seed}: {near} of {len(gaps)} cells within "
+        caption=f"Published: {sources or MISSING}; seed {comparison.finetune.seed}: {near} of {of} cells within "
         f"{tolerance:g} points; AA: AutoAttack standard; {EPS} in L-infinity; audit: "
         f"{', '.join(dict.fromkeys(comparison.audits)) or MISSING}",
     )
@@ -205,3 +200,22 @@ def _notes(comparison: Comparison, rows: Sequence[PublishedNumbers], reduced: bo
     if not comparison.refusal and (said := _unlike(comparison.published)):
         notes.append(f"not compared: {said}" if not reduced else said)
     return notes
+
+
+def beside_published(
+    matrices: Sequence[ResultMatrix], tolerance: float, reduced: bool = False
+) -> tuple[list[Table], list[str]]:
+    """Tables of all runs with published numbers, and why some must not be compared; ``reduced``: tables of those too.
+
+    InvalidValue if nothing is published of what was run.
+    """
+    of_encoders = compare(matrices)
+    try:
+        of_study = study.compare([one for one in matrices if not one.zoo])
+    except InvalidValue:
+        if not of_encoders:
+            raise
+        of_study = []
+    shown = [study.comparison_table(one, tolerance) for one in of_study if reduced or not one.refusal]
+    shown += [table(one, tolerance, reduced) for one in of_encoders if reduced or not one.refusal]
+    return shown, [*study.refusals(of_study), *(one.refusal for one in of_encoders if one.refusal)]
