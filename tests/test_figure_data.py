@@ -307,13 +307,9 @@ def test_damaged_files_of_a_training_are_named(finished, tmp_path, models, stage
         shown.layers(models[0])
 
 
-def test_what_was_partly_attacked_is_shown_as_robust_accuracy_and_not_as_confusion(tmp_path, finished, drawn):
-    evaluation = dataclasses.replace(tiny().recipe.evaluation, attacked="correct")
-    partly = tiny(recipe=dataclasses.replace(tiny().recipe, evaluation=evaluation))
-    shutil.copytree(finished, tmp_path / "copy")
-    runner.run(partly, store=tmp_path / "copy", device="cpu")
-    one = FigureData(tmp_path / "copy", device="cpu")
-    models = choose(one.matrices(["digits"], partly.protocol))
+def test_what_was_partly_attacked_is_shown_as_robust_accuracy_and_not_as_confusion(partly, drawn):
+    one = FigureData(partly, device="cpu")
+    models = choose(one.matrices(["digits"]))
     figures.robustness(one, models)
     curves, label, *_ = drawn["robustness"]
     assert label == "Robust accuracy (%)"

@@ -16,9 +16,8 @@ from rossbench.util.errors import InvalidValue
 from rossbench.util.statistics import mcnemar
 
 
-def test_two_models_are_compared_image_for_image(finished):
+def test_two_models_are_compared_image_for_image(finished, matrix):
     store = Store(finished)
-    (matrix,) = results.load(store)
     table = per_image.compare_models(store, Model(matrix, (0.0, 0.0)), Model(matrix, (1.0, 1.0)))
     assert table.columns == ["0", "0.5"]
     assert "A: digits@0, B: digits@1" in table.title
@@ -75,13 +74,9 @@ def test_models_under_other_attacks_are_refused(finished, tmp_path, changed, tol
     assert told in str(raised.value)
 
 
-def test_where_only_correct_images_were_attacked_right_is_robust(finished, tmp_path):
-    one = tiny()
-    recipe = dataclasses.replace(one.recipe, evaluation=dataclasses.replace(one.recipe.evaluation, attacked="correct"))
-    store = Store(tmp_path)
-    runner.run(dataclasses.replace(one, recipe=recipe), store=store, device="cpu")
-    (matrix,) = results.load(store)
-    table = per_image.compare_models(store, Model(matrix, (0.0, 0.0)), Model(matrix, (1.0, 1.0)))
+def test_where_only_correct_images_were_attacked_right_is_robust(partly):
+    (matrix,) = results.load(Store(partly))
+    table = per_image.compare_models(Store(partly), Model(matrix, (0.0, 0.0)), Model(matrix, (1.0, 1.0)))
     (rates,) = (cells for labels, cells in table.lines if labels == ["A (%)"])
     assert rates[1] == f"{matrix.value((0, 0), 0.5, 'robust'):.2f}"
 

@@ -20,14 +20,6 @@ from rossbench.store.store import Store, encode
 from rossbench.util.errors import InvalidValue, UnknownName
 
 
-@pytest.fixture(scope="module")
-def audited(finished, tmp_path_factory):
-    root = tmp_path_factory.mktemp("audited") / "store"
-    shutil.copytree(finished, root)
-    runner.audit(store=root, device="cpu")
-    return root
-
-
 def test_a_store_is_a_row_a_cell(audited):
     frame = rossbench.results(audited)
     (matrix,) = results.load(Store(audited))

@@ -10,7 +10,7 @@ import shutil
 import statistics
 
 import pytest
-from conftest import TEXTS, changed, refusal, tiny
+from conftest import TEXTS, changed, collapsed, refusal, tiny, under
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
@@ -25,12 +25,6 @@ from rossbench.store.metrics import METRICS
 from rossbench.store.records import Audit, Verdict
 from rossbench.store.store import Store
 from rossbench.util.errors import InvalidValue, UnknownName
-
-
-@pytest.fixture
-def matrix(finished):
-    (matrix,) = results.load(Store(finished))
-    return matrix
 
 
 def terminal(matrix, metric="top1", width=80, **console):
@@ -161,35 +155,22 @@ def test_a_wide_matrix_with_two_label_columns_is_split_and_nothing_of_it_cut(mat
 def test_the_attack_is_described_as_the_spec_has_it(matrix):
     found = matrix.cells[1.0, 1.0, 0.5]
     recipe = dataclasses.replace(found.spec.recipe, attack=dataclasses.replace(found.spec.recipe.attack, steps=17))
-    spec = dataclasses.replace(found.spec, recipe=recipe)
-    other = dataclasses.replace(found, spec=spec, key=spec.key)
+    other = under(found, recipe=recipe)
     assert "17 steps" in dataclasses.replace(matrix, cells={**matrix.cells, (1.0, 1.0, 0.5): other}).caption()
 
 
-@pytest.fixture
-def partly(finished, tmp_path):
-    """The matrix of a run that attacked only images that are right without it."""
-    recipe = tiny().recipe
-    recipe = dataclasses.replace(recipe, evaluation=dataclasses.replace(recipe.evaluation, attacked="correct"))
-    scenario = tiny(recipe=recipe)
-    shutil.copytree(finished, tmp_path / "partly")
-    runner.run(scenario, store=tmp_path / "partly", device="cpu")
-    (matrix,) = results.load(Store(tmp_path / "partly"), protocol=scenario.protocol)
-    return matrix
-
-
 def test_a_table_says_that_another_version_of_the_attack_made_it(matrix):
-    def of_before(record):
-        recipe = dataclasses.replace(record.spec.recipe, attack_version=2)
-        spec = dataclasses.replace(record.spec, recipe=recipe)
-        return dataclasses.replace(record, spec=spec, key=spec.key)
-
-    before = dataclasses.replace(matrix, cells={place: of_before(record) for place, record in matrix.cells.items()})
+    older = {
+        place: under(record, recipe=dataclasses.replace(record.spec.recipe, attack_version=2))
+        for place, record in matrix.cells.items()
+    }
+    before = dataclasses.replace(matrix, cells=older)
     assert [note for note in before.notes() if "another version of the attack" in note]
     assert not [note for note in matrix.notes() if "another version of the attack" in note]
 
 
 def test_a_table_says_that_only_correct_images_were_attacked(matrix, partly):
+    (partly,) = results.load(Store(partly))
     assert matrix.caption().endswith("PGD-L2, 20 steps of 3")
     assert partly.caption().endswith("PGD-L2, 20 steps of 3, of images right without it")
     assert "evaluation.attacked correct (registered: all)" in partly.notes()[0]
@@ -197,6 +178,7 @@ def test_a_table_says_that_only_correct_images_were_attacked(matrix, partly):
 
 
 def test_where_only_correct_images_were_attacked_robust_accuracy_is_the_same_and_the_count_is_missing(matrix, partly):
+    (partly,) = results.load(Store(partly))
     assert (matrix.metric, partly.metric) == ("top1", "robust")
     robust, whole = (table_of(one, "robust") for one in (partly, matrix))
     assert (robust.title, robust.lines, robust.bold) == (whole.title, whole.lines, whole.bold)
@@ -256,9 +238,7 @@ def test_no_failed_audit_and_no_collapsed_encoder_is_the_best(matrix):
     object.__setattr__(audit, "verdicts", (Verdict("a", "fail", "b", "c"),))
     failed = dataclasses.replace(given, audits={(0, 0): audit})
     assert table_of(failed).bold == {(1, 0)}
-    record = given.cells[0.5, 0.5, 0]
-    provenance = {**record.provenance, "pretrain": {**record.provenance["pretrain"], "collapsed": True}}
-    cells = {**given.cells, (0.5, 0.5, 0): dataclasses.replace(record, provenance=provenance)}
+    cells = {**given.cells, (0.5, 0.5, 0): collapsed(given.cells[0.5, 0.5, 0])}
     assert table_of(dataclasses.replace(failed, cells=cells)).bold == set()  # one is left, beside nobody
 
 

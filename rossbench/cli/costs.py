@@ -68,7 +68,6 @@ def _table(specs: Sequence[AnySpec], columns: Mapping[str, Callable[[AnySpec], f
 
 
 def _notes(specs: Sequence[AnySpec], counter: Counter) -> list[str]:
-    """What the numbers are made of."""
     trained = [spec for spec in specs if isinstance(spec, (PretrainSpec, FinetuneSpec)) and spec.passes]
     forward = {_model(spec): counter.forward(spec) for spec in trained}
     state = max(map(counter.state_bytes, trained), default=0)

@@ -38,6 +38,7 @@ _attack = click.option(
     help="Epsilon of the attack on the images.  [default: 0; examples: 5 in L2, 0.3 in Linf]",
 )
 _limit = click.option("--limit", type=types.Whole(min=1), help="Number of test images, class-balanced.")
+_ROWS = "Models by epsilon, such as 0,1,1:0 (pretraining:finetuning)."
 _inputs = options.together(
     click.option("--layer", help="Layer name, as listed by rossbench layers.  [default: encoder; together: linear]"),
     click.option("--perplexity", type=types.Number(min=1), help="t-SNE perplexity.  [default: 35; together: 50]"),
@@ -47,11 +48,6 @@ _inputs = options.together(
     _attack,
     _limit,
 )
-
-
-def _models(default: str) -> options.Decorator:
-    text = f"Models by epsilon, such as 0,1,1:0 (pretraining:finetuning).  [default: {default}]"
-    return click.option("--models", "rows", type=options.MODELS, help=text)
 
 
 @click.group(cls=types.Group)
@@ -65,7 +61,7 @@ def _add(kind: str, default: str, text: str, *choices: options.Decorator) -> Non
 
     @figure.command(kind, help=text)
     @_names
-    @_models(default)
+    @click.option("--models", "rows", type=options.MODELS, help=f"{_ROWS}  [default: {default}]")
     @options.together(*choices)
     @options.file_option("save", "FILE.png, .svg or .pdf.")
     @_source

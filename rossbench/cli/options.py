@@ -259,7 +259,6 @@ def check_workers(ray: str | None, cpus: float | None, gpus: float | None) -> No
 
 
 def file_option(name: str, help: str) -> Decorator:
-    """A file to write."""
     return click.option(f"--{name}", "save", type=_FILE, callback=_check_folder_exists, help=help)
 
 

@@ -166,7 +166,12 @@ def compare(
     difference is more than noise.
     """
     if any("@" in name for name in names) or (names and are_of_models(Store(store), names)):
-        _print([_compare_models(names, Store(store), protocol)], form)
+        if len(names) != 2:
+            raise click.UsageError(f"expected two models, such as digits@0 digits@1, got {' '.join(names)}")
+        models = [Model(*find_model(Store(store), name, protocol)) for name in names]
+        with Console(stderr=True).status("loading torch"):
+            from ..report.per_image import compare_models
+        _print([compare_models(Store(store), *models)], form)
         return
     shown, refused = zoo.beside_published(_named(names, Store(store), protocol), tolerance, show_reduced)
     reasons = "; ".join(refused)
@@ -188,13 +193,3 @@ def _named(names: Sequence[str], store: Store, protocol: str | None) -> list[res
         raise InvalidValue(f"compare: expected runs with --zoo {min(lacking)} in {store.root}, got none")
     places = {(one.name, one.protocol) for one in found}
     return found + [one for one in of_zoo if (one.name, one.protocol) not in places]
-
-
-def _compare_models(names: Sequence[str], store: Store, protocol: str | None) -> tables.Table:
-    """Two models, each NAME@MODEL or MODEL."""
-    if len(names) != 2:
-        raise click.UsageError(f"expected two models, such as digits@0 digits@1, got {' '.join(names)}")
-    found = [find_model(store, name, protocol) for name in names]
-    with Console(stderr=True).status("loading torch"):
-        from ..report.per_image import compare_models
-    return compare_models(store, *(Model(*one) for one in found))

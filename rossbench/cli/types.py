@@ -20,8 +20,6 @@ def _range(of: click.IntRange | click.FloatRange) -> str:
 
 
 class Number(click.FloatRange):
-    """A finite number in a range."""
-
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         try:
             number = super().convert(value, param, ctx)
@@ -33,8 +31,6 @@ class Number(click.FloatRange):
 
 
 class Whole(click.IntRange):
-    """A whole number in a range."""
-
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         try:
             return super().convert(value, param, ctx)
@@ -58,8 +54,6 @@ class Text(click.types.StringParamType):
 
 
 class Choice(click.Choice[str]):
-    """One of a few words."""
-
     def get_invalid_choice_message(self, value: Any, ctx: click.Context | None) -> str:
         *some, last = self.choices
         return f"expected {', '.join(some)} or {last}, got {value!r:.200}"

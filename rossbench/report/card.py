@@ -45,6 +45,7 @@ def card(models: Sequence[tuple[ResultMatrix, Row]]) -> str:
     """Of one encoder; ``models``: all that are built on it, as lookup.find_encoder gives them."""
     groups = tested_alike(models)
     some = [entry for group in groups for entry in group]
+    language = "python" if some[0].spec.pretrain.encoder.startswith(MODULE) else "sh"
     parts = [
         _front_matter(some),
         f"# {_name(some[0])}",
@@ -58,7 +59,7 @@ def card(models: Sequence[tuple[ResultMatrix, Row]]) -> str:
         "## How to load",
         _loading(some[0]),
         "## How to repeat",
-        _commands(some),
+        "\n".join([f"```{language}", *dict.fromkeys(entry.command for entry in some), "```"]),
         f"Made by rossbench {__version__}.",
     ]
     return "\n\n".join(parts) + "\n"
@@ -85,19 +86,16 @@ def _front_matter(some: Sequence[Model]) -> str:
 
 
 def _result(entry: Model) -> dict[str, Any]:
-    target = entry.matrix.target
+    target, metrics = entry.matrix.target, []
+    for column, score in entry.scores.items():
+        attack = f"under {entry.matrix.evaluation.attack}, {EPS}={format_epsilon(column)}"
+        name = f"accuracy {attack if column else 'without an attack'}"
+        metrics.append({"type": "accuracy", "name": name, "value": round(score.mean, 4)})
     return {
         "task": {"type": "image-classification", "name": f"finetuning on {target}, {entry.finetuning}"},
         "dataset": {"type": target, "name": target, "split": "test"},
-        "metrics": [
-            {"type": "accuracy", "name": f"accuracy {_attack(entry, column)}", "value": round(score.mean, 4)}
-            for column, score in entry.scores.items()
-        ],
+        "metrics": metrics,
     }
-
-
-def _attack(entry: Model, column: float) -> str:
-    return f"under {entry.matrix.evaluation.attack}, {EPS}={format_epsilon(column)}" if column else "without an attack"
 
 
 def _about(entry: Model) -> str:
@@ -168,11 +166,6 @@ def _protocol(group: Sequence[Model]) -> str:
         plain = (", ".join(map(str, item)) or "none") if isinstance(item, (list, tuple)) else item
         lines.append(f"| {name} | {plain} |")
     return "\n".join(lines)
-
-
-def _commands(some: Sequence[Model]) -> str:
-    language = "python" if some[0].spec.pretrain.encoder.startswith(MODULE) else "sh"
-    return "\n".join([f"```{language}", *dict.fromkeys(entry.command for entry in some), "```"])
 
 
 def _loading(entry: Model) -> str:

@@ -83,28 +83,16 @@ def to_latex(table: Table) -> str:
     """A booktabs table with a label, and a caption that says what a reader must know, hashes left to other formats."""
     said = _HASHES.sub("", ". ".join([table.title, *table.notes, table.caption]))
     label = "-".join(re.findall(r"[a-z0-9]+", table.title.lower())) or "results"
-    before = len(table.labels)
-    return "\n".join(
-        [
-            r"\begin{table}",
-            r"\centering",
-            rf"\caption{{{_latex(said)}}}",
-            rf"\label{{tab:{label}}}",
-            rf"\begin{{tabular}}{{{'r' * (before + len(table.columns))}}}",
-            r"\toprule",
-            *(
-                [rf"{'& ' * before}\multicolumn{{{len(table.columns)}}}{{c}}{{Evaluation $\varepsilon$}} \\"]
-                * bool(table.over)
-            ),
-            _latex_row([*table.labels, *table.columns]),
-            r"\midrule",
-            *(_latex_row([*labels, *cells], _bold(table, i)) for i, (labels, cells) in enumerate(table.lines)),
-            r"\bottomrule",
-            r"\end{tabular}",
-            r"\end{table}",
-            "",
-        ]
-    )
+    before, columns = len(table.labels), len(table.columns)
+    over = rf"{'& ' * before}\multicolumn{{{columns}}}{{c}}{{Evaluation $\varepsilon$}} \\"
+    begin = [r"\begin{table}", r"\centering", rf"\caption{{{_latex(said)}}}", rf"\label{{tab:{label}}}"]
+    begin += [rf"\begin{{tabular}}{{{'r' * (before + columns)}}}", r"\toprule", *([over] if table.over else [])]
+    begin += [_latex_row([*table.labels, *table.columns]), r"\midrule"]
+    rows = [
+        _latex_row([*labels, *cells], {before + k for line, k in table.bold if line == i})
+        for i, (labels, cells) in enumerate(table.lines)
+    ]
+    return "\n".join([*begin, *rows, r"\bottomrule", r"\end{tabular}", r"\end{table}", ""])
 
 
 _HASHES = re.compile(r", protocol [0-9a-f]{8}\b| of given weights [0-9a-f]{8,}\b")
@@ -123,10 +111,6 @@ _LATEX = {
 
 def _latex(text: str) -> str:
     return "".join(_LATEX.get(character, character) for character in one_line(text))
-
-
-def _bold(table: Table, line: int) -> set[int]:
-    return {len(table.labels) + k for i, k in table.bold if i == line}
 
 
 def _latex_row(cells: Sequence[str], bold: Collection[int] = ()) -> str:

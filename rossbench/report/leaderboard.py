@@ -30,7 +30,6 @@ class Board:
 
     @cached_property
     def columns(self) -> list[float]:
-        """Evaluation epsilons."""
         return sorted({column for entry in self.entries for column in entry.scores})
 
     @property
@@ -43,7 +42,6 @@ class Board:
 
     @cached_property
     def settings(self) -> dict[str, Any]:
-        """Of finetuning and evaluation, field by field."""
         stages = ("finetuning.", "evaluation.", "training images", "test images")
         told = settings(max((one.matrix for one in self.entries), key=lambda one: max(row[1] for row in one.rows)))
         return {name: item for name, item in told.items() if name.startswith(stages)}

@@ -111,7 +111,6 @@ class Model:
 
     @property
     def spec(self) -> FinetuneSpec:
-        """Of the first seed."""
         if not any(self.matrix.cells.get((*self.row, column)) for column in self.matrix.columns):
             for (_, row), one in self.matrix.measures.items():
                 if row == self.row and one.spec.head:

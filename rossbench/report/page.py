@@ -26,8 +26,6 @@ GROUNDS = ("#fdfdfb", "#14171a")
 
 @dataclass(frozen=True)
 class PageFigure:
-    """A figure of the page."""
-
     place: str
     """What it belongs to: name and protocol of a matrix, as ``name-protocol``, or a section, #targets or #training."""
     caption: str

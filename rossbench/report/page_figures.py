@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 
 from matplotlib.figure import Figure
@@ -47,14 +47,14 @@ def page_figures(
     return drawn
 
 
-def _groups(data: FigureData, matrices: Sequence[ResultMatrix]) -> Iterator[tuple[str, Iterator[Wanted]]]:
+def _groups(data: FigureData, matrices: Sequence[ResultMatrix]) -> Iterator[tuple[str, Iterable[Wanted]]]:
     """The finding's; those of each group that has a section; of what was run alike, by target and source.
 
     But for curves, which are of all seeds, figures are of the first seed.
     """
     groups, found = together(matrices), finding(matrices)
     if found:
-        yield "#finding", _of_group(data, found.group)
+        yield "#finding", [_curves(data, found.group)]
     firsts = _firsts([one for group in groups for one in group if one.records])
     for group in groups:
         place = f"{group[0].name}-{group[0].protocol}"
@@ -62,7 +62,7 @@ def _groups(data: FigureData, matrices: Sequence[ResultMatrix]) -> Iterator[tupl
         evaluated = _firsts([one for one in group if one.records])
         if evaluated:
             if not (found and found.group == group):
-                yield place, _of_group(data, group)
+                yield place, [_curves(data, group)]
             heads = evaluated[0].pairs
             yield place, _of_heads(data, evaluated[0], firsts) if heads else _of_matrices(data, evaluated)
     for how in dict.fromkeys(map(_how, firsts)):
@@ -72,11 +72,12 @@ def _groups(data: FigureData, matrices: Sequence[ResultMatrix]) -> Iterator[tupl
             group = [matrix for matrix in group if not matrix.pairs] or group
             yield "#targets", _of_target(data, target, group)
             text = f"Finetuning, {group[0].task}: loss and accuracy on the training images, as attacked, by epoch."
-            yield "#training", _of_stage(data, "finetune", text, group[:1])
+            yield "#training", [(text, partial(figures.training, data, choose(group[:1]), "finetune"))]
         trained = [matrix for matrix in alike if not matrix.weights]
         for source in dict.fromkeys(matrix.source for matrix in trained):
             text = f"Pretraining on {source}: loss, and accuracy on the contrastive task, an indicator only, by epoch."
-            yield "#training", _of_stage(data, "pretrain", text, [one for one in trained if one.source == source])
+            group = [matrix for matrix in trained if matrix.source == source]
+            yield "#training", [(text, partial(figures.training, data, choose(group)))]
 
 
 def _firsts(group: Sequence[ResultMatrix]) -> list[ResultMatrix]:
@@ -88,15 +89,11 @@ def _how(matrix: ResultMatrix) -> str:
     return str({name: item for name, item in matrix.deviations.items() if name not in ("encoder", "weights")})
 
 
-def _of_group(data: FigureData, group: Sequence[ResultMatrix]) -> Iterator[Wanted]:
+def _curves(data: FigureData, group: Sequence[ResultMatrix]) -> Wanted:
     models = models_of([one for one in group if one.records], ResultMatrix.audit_specs)
     seeds = any(model.others for model in models)
     how = "means over seeds, in a band of one sample deviation." if seeds else "bars: Wilson's 95 % intervals."
-    yield f"Accuracy under attack against the attack's strength; {how}", partial(figures.robustness, data, models)
-
-
-def _of_stage(data: FigureData, stage: str, text: str, matrices: Sequence[ResultMatrix]) -> Iterator[Wanted]:
-    yield text, partial(figures.training, data, choose(matrices), stage)
+    return f"Accuracy under attack against the attack's strength; {how}", partial(figures.robustness, data, models)
 
 
 def _of_matrices(data: FigureData, matrices: Sequence[ResultMatrix]) -> Iterator[Wanted]:

@@ -127,7 +127,6 @@ def looks(n: int) -> list[tuple[str, str]]:
 
 @functools.cache
 def _glyphs() -> frozenset[int]:
-    """The characters that the fonts have."""
     return frozenset(code for name in FONTS for code in FT2Font(font_manager.findfont(name)).get_charmap())
 
 

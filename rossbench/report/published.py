@@ -43,7 +43,6 @@ class Published:
     """What stands above the table."""
     metric: str
     columns: tuple[float, ...]
-    """Evaluation epsilons."""
     rows: tuple[Line, ...]
 
     @property

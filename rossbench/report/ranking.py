@@ -62,7 +62,6 @@ class _Encoder:
 
     name: str
     records: dict[str, Record] = field(default_factory=dict)
-    """By key."""
     verdicts: set[str] = field(default_factory=set)
 
     @property
@@ -164,7 +163,6 @@ def _ranked(encoders: Sequence[_Encoder], targets: frozenset[str], epsilons: set
 
 
 def to_table(ranking: Ranking) -> Table:
-    """For every format of tables."""
     audited = any(one.audit for one in ranking.models)
     lines = []
     for one in ranking.models:
@@ -202,7 +200,6 @@ def to_json(found: Sequence[Ranking]) -> str:
 
 
 def to_csv(found: Sequence[Ranking]) -> str:
-    """One line a model."""
     lines: list[Sequence[object]] = [("targets", "epsilons", "metric", *(one.name for one in fields(Ranked)), "notes")]
     for ranking in found:
         place = " ".join(ranking.targets), " ".join(map(format_epsilon, ranking.epsilons)), ranking.metric

@@ -33,7 +33,6 @@ class Table:
     bold: set[tuple[int, int]] = field(default_factory=set)
     """Cells, as (line, column)."""
     notes: list[str] = field(default_factory=list)
-    """What a reader must know before the numbers."""
     caption: str = ""
     links: dict[int, str] = field(default_factory=dict)
     """Of lines whose audit is no pass, where a page says why; see ``audit_place``."""
@@ -138,7 +137,6 @@ def _improvements(family: Sequence[ResultMatrix], named: bool) -> Iterator[tuple
 
 
 def mean_text(values: Sequence[float], metric: Metric, sign: str = "") -> str:
-    """One number, or the mean and deviation of several."""
     if len(values) < 2:
         return metric.text(values[0] if values else None, sign)
     mean, deviation = mean_deviation(values)
