@@ -15,7 +15,7 @@ from ..data.datasets import count
 from ..store import results
 from ..store.results import ResultMatrix
 from ..store.store import Store
-from ..util.epsilons import check_models, format_epsilon
+from ..util.epsilons import check_epsilon, check_models
 from ..util.errors import InvalidValue
 from . import options, types
 from .terminal import Console
@@ -93,9 +93,7 @@ def _open(names: tuple[str, ...], given: dict[str, Any]) -> tuple[FigureData, li
     check_models(rows, {row for matrix in matrices for row in matrix.rows})
     known = sorted({column for matrix in matrices for column in matrix.columns})
     for epsilon in given.get("epsilons") or ():
-        if epsilon not in known:
-            there = ", ".join(map(format_epsilon, known))
-            raise InvalidValue(f"--eval-eps: expected an evaluated epsilon, {there}, got {format_epsilon(epsilon)}")
+        check_epsilon("--eval-eps: expected an evaluated epsilon", epsilon, known)
     records, limit = [record for matrix in matrices for record in matrix.records], given.get("limit")
     most = min((record.n for record in records), default=0)
     if limit is not None and limit > most:

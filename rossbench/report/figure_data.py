@@ -20,7 +20,7 @@ from ..store.records import Measurement
 from ..store.results import ResultMatrix
 from ..store.store import Store
 from ..util.devices import resolve_device
-from ..util.epsilons import EPS, check_models, format_epsilon
+from ..util.epsilons import EPS, check_epsilon, check_models, format_epsilon
 from ..util.errors import InvalidValue, StoreError
 from .model import Model as Model
 
@@ -43,10 +43,8 @@ class FigureData:
 
     def confusion(self, model: Model, epsilon: float) -> np.ndarray:
         """Test images by true and by predicted class, int64 [classes, classes], under an evaluated epsilon."""
-        record = model.records.get(epsilon)
-        if record is None:
-            known = ", ".join(map(format_epsilon, model.records))
-            raise InvalidValue(f"{model.label}: expected an evaluated epsilon, {known}, got {format_epsilon(epsilon)}")
+        check_epsilon(f"{model.label}: expected an evaluated epsilon", epsilon, model.records)
+        record = model.records[epsilon]
         if record.top1_right is None:
             raise InvalidValue(f"{model.label}: expected all images attacked, got only those right without it")
         ranked, labels = artifacts.load_predictions(self.store, record.spec)

@@ -25,6 +25,7 @@ from ..util.values import encode, flatten
 
 FAILED = "!"
 """Behind the numbers of a model whose audit failed."""
+RATES = ", ".join(name for name, one in METRICS.items() if one.is_count)
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,10 @@ def render(names: Sequence[str], matrices: Sequence[ResultMatrix], figures: Sequ
 
     ``names``: what was asked for, scenarios and suites, none for all; ``created``: the time that the page shows.
     """
+    try:
+        compared, refused = zoo.beside_published(matrices, TOLERANCE)
+    except InvalidValue:
+        compared, refused = [], []
     places = {place: [one for one in figures if one.place == place] for place in {one.place for one in figures}}
     return templates.fill(
         "page.html",
@@ -55,7 +59,7 @@ def render(names: Sequence[str], matrices: Sequence[ResultMatrix], figures: Sequ
         figures=places,
         matrices=matrices,
         recipes=_recipes(matrices),
-        comparison=_comparison(matrices),
+        comparison={"tables": compared, "refused": refused},
         missing=_missing(names, matrices) + [one.caption for one in figures if not one.svg],
         models=len({record.spec.finetune for matrix in matrices for record in matrix.records}),
         environments=_environments(matrices),
@@ -125,14 +129,6 @@ def _recipes(matrices: Sequence[ResultMatrix]) -> list[tuple[list[str], dict[str
         (list(names[place]), {name: list(dict.fromkeys(items)) for name, items in own.items()} | dict(place))
         for place, own in groups.items()
     ]
-
-
-def _comparison(matrices: Sequence[ResultMatrix]) -> dict[str, Any]:
-    try:
-        shown, refused = zoo.beside_published(matrices, TOLERANCE)
-    except InvalidValue:
-        shown, refused = [], []
-    return {"tables": shown, "refused": refused}
 
 
 def _missing(names: Sequence[str], matrices: Sequence[ResultMatrix]) -> list[str]:

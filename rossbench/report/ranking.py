@@ -16,7 +16,7 @@ from ..util.errors import InvalidValue
 from ..util.statistics import wilson_over
 from . import tables
 from .formats import csv_text
-from .model import FAILED, families, how_tested
+from .model import FAILED, RATES, families, how_tested
 from .tables import Table
 
 
@@ -85,8 +85,7 @@ def rankings(matrices: Sequence[ResultMatrix], metric: str | None = None) -> lis
     """
     metric = metric or "robust"
     if not METRICS[metric].is_count:
-        rates = ", ".join(name for name, one in METRICS.items() if one.is_count)
-        raise InvalidValue(f"ranking: expected a metric of {rates}, got {metric}")
+        raise InvalidValue(f"ranking: expected a metric of {RATES}, got {metric}")
     alike: dict[object, list[ResultMatrix]] = {}
     for matrix in matrices:
         if matrix.records:

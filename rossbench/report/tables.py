@@ -11,10 +11,10 @@ from typing import Any, TypeVar
 from ..config.scenarios import Row
 from ..store.metrics import METRICS, Metric
 from ..store.results import ResultMatrix
-from ..util.epsilons import EPS, format_epsilon, format_model
+from ..util.epsilons import EPS, check_epsilon, format_epsilon, format_model
 from ..util.errors import InvalidValue
 from ..util.statistics import mean_deviation
-from .model import FAILED, Model, Score, families, how_tested, models_of, notes_of
+from .model import FAILED, RATES, Model, Score, families, how_tested, models_of, notes_of
 
 BOLD = "bold: no other is better by more than noise, so that 95 % Wilson intervals do not overlap"
 Key = TypeVar("Key")
@@ -57,12 +57,12 @@ def over_seeds(
     """
     shown, group, models = METRICS[metric], families(matrices), models_of(matrices)
     if intervals and (len(group) < len(matrices) or not shown.is_count):
-        rates = ", ".join(name for name, one in METRICS.items() if one.is_count)
         several = next((family for family in group if len(family) > 1), matrices)
-        raise InvalidValue(f"intervals: expected {rates} of one seed, got {metric} of {_seeds(several)}")
+        raise InvalidValue(f"intervals: expected {RATES} of one seed, got {metric} of {_seeds(several)}")
     columns = sorted({column for matrix in matrices for column in matrix.columns})
     if sort is not None:
-        by = _column(columns, sort)
+        by = next((column for column in columns if math.isclose(column, sort)), sort)
+        check_epsilon("--sort: expected an evaluation epsilon of the table", by, columns)
         models.sort(key=lambda model: -statistics.fmean(model.values(by, metric) or [-math.inf]))
     named, audited = any(matrix.is_named for matrix in matrices), any(matrix.audits for matrix in matrices)
     split = any(first != second for first, second in (model.row for model in models))
@@ -116,14 +116,6 @@ def together(matrices: Sequence[ResultMatrix]) -> list[list[ResultMatrix]]:
         groups.setdefault(place, []).append(matrix)
     names = [matrix.name for matrix in matrices]
     return sorted(groups.values(), key=lambda group: names.index(group[0].name))
-
-
-def _column(columns: Sequence[float], wanted: float) -> float:
-    for column in columns:
-        if math.isclose(column, wanted):
-            return column
-    known = ", ".join(map(format_epsilon, columns))
-    raise InvalidValue(f"--sort: expected an evaluation epsilon of the table, {known}, got {format_epsilon(wanted)}")
 
 
 def _improvements(family: Sequence[ResultMatrix], named: bool) -> Iterator[tuple[list[str], Row, Row]]:

@@ -77,33 +77,30 @@ def compare(matrices: Iterable[ResultMatrix]) -> list[Comparison]:
         for record in matrix.records:
             spec = record.spec.finetune
             if spec not in found:
-                preset = _preset(known, record.spec, matrix)
+                preset = _preset(known, record.spec)
                 fitting = (one for one in known.published if (one.target, one.finetuning) == (spec.target, preset))
                 found[spec] = Comparison(matrix.zoo, spec, preset, tuple(fitting))
             if found[spec].published:
-                _add(found[spec], known, record, matrix)
+                _add(found[spec], known, record)
         for row, audit in matrix.audits.items():
             found[Model(matrix, row).spec].audits.append(audit.summary)
     return list(found.values())
 
 
-def _preset(known: KnownEncoder, spec: EvaluateSpec, matrix: ResultMatrix) -> str:
+def _preset(known: KnownEncoder, spec: EvaluateSpec) -> str:
     """Of the presets that train and attack the same parts, and have published numbers, the one that is nearest."""
     finetune = spec.finetune
     kind = "aff" if finetune.recipe.trained == "full" else "alf" if finetune.epsilon else "slf"
     published = {one.finetuning for one in known.published if one.target == finetune.target}
     alike: list[str] = [preset for preset in PRESETS if preset.endswith(kind) and preset in published]
-    return min(
-        alike or [f"field-{kind}"],
-        key=lambda preset: len(_changes(spec, _expected(known, preset, spec, matrix, "clean"))),
-    )
+    return min(alike or [f"field-{kind}"], key=lambda one: len(_changes(spec, _expected(known, one, spec, "clean"))))
 
 
-def _add(comparison: Comparison, known: KnownEncoder, record: Record, matrix: ResultMatrix) -> None:
+def _add(comparison: Comparison, known: KnownEncoder, record: Record) -> None:
     """The record's number where it belongs: to what is of the published protocol, or to the rest with the reason."""
     spec = record.spec
     column = "clean" if not spec.epsilon else "autoattack" if spec.recipe.attack.name == _STANDARD else "pgd20"
-    expected = _expected(known, comparison.preset, spec, matrix, column)
+    expected = _expected(known, comparison.preset, spec, column)
     value = METRICS["robust" if column == "autoattack" else "top1"].of(record)
     if spec == expected and value is not None:
         comparison.ours[column] = 100 * value
@@ -114,11 +111,12 @@ def _add(comparison: Comparison, known: KnownEncoder, record: Record, matrix: Re
     comparison.reasons.append(differences(_changes(spec, expected), "published"))
 
 
-def _expected(known: KnownEncoder, preset: str, spec: EvaluateSpec, matrix: ResultMatrix, column: str) -> EvaluateSpec:
+def _expected(known: KnownEncoder, preset: str, spec: EvaluateSpec, column: str) -> EvaluateSpec:
     """The cell of the published protocol that stands in a column, for the same weights and seed."""
     size = datasets.facts(known.source).size
-    scenario = Scenario("published", known.source, matrix.target, size=size, seed=matrix.seed)
-    scenario = replace(known.finetuned(scenario, preset), train_epsilons=(0,), weights=matrix.weights)
+    scenario = Scenario("published", known.source, spec.finetune.target, size=size, seed=spec.seed)
+    weights = spec.finetune.pretrain.weights
+    scenario = replace(known.finetuned(scenario, preset), train_epsilons=(0,), weights=weights)
     cell = max(scenario.cells.values(), key=lambda one: one.epsilon)
     if column == "clean":
         return replace(cell, epsilon=0)

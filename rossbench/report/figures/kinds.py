@@ -11,8 +11,7 @@ from matplotlib.figure import Figure
 
 from ...store import artifacts
 from ...store.metrics import METRICS
-from ...util.epsilons import EPS, format_epsilon
-from ...util.errors import InvalidValue
+from ...util.epsilons import EPS, check_epsilon, format_epsilon
 from ...util.statistics import kendall
 from ..figure_data import FigureData, Model, measured, middle
 from ..plot_style import COLUMN, SMALL, WIDE, PaperFigure, curve_looks, laid_out, open_axes, styled, wrapped_title
@@ -109,9 +108,7 @@ def displacement(data: FigureData, models: Sequence[Model], epsilon: float | Non
     both = [{*one.spec.columns} & {*model.records} - {0.0} for model, one in found.values()]
     shared = sorted(set.intersection(*both))
     at = epsilon if epsilon is not None else next(iter(middle(shared)), 0.0)
-    if at not in shared:
-        known = ", ".join(map(format_epsilon, shared)) or "none"
-        raise InvalidValue(f"epsilon: expected one that all models have, {known}, got {format_epsilon(at)}")
+    check_epsilon("epsilon: expected one that all models have", at, shared)
     points = []
     for label, (model, one) in found.items():
         value = next(iter(one.rows.values()))[one.spec.columns.index(at)]
