@@ -153,7 +153,7 @@ class Model:
         """Whether its encoder must not be taken for a robust one; see PretrainSpec.is_collapsed."""
         return any(cell.collapsed for one in self.matrices for column in one.columns for cell in self.cells(column))
 
-    @property
+    @cached_property
     def doubt(self) -> str:
         """Why it must not be taken for a robust one; empty where nothing speaks against it."""
         return "failed audit" if self.mark else "collapsed encoder" if self.collapsed else ""
