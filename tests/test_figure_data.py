@@ -1,5 +1,6 @@
 import dataclasses
 import shutil
+import statistics
 
 import numpy as np
 import pytest
@@ -101,6 +102,22 @@ def test_a_missing_cell_is_a_gap_in_its_curve(shown, models, drawn):
     (curve,) = drawn["robustness"][0].values()
     assert list(curve) == [0, 0.5]
     assert np.isnan(curve[0.5])
+
+
+def test_over_seeds_a_curve_is_their_mean_in_a_band_of_one_deviation(shown, models, drawn):
+    first = models[1].matrix
+    cells = {
+        place: dataclasses.replace(record, top1_right=record.top1_right // 2) for place, record in first.cells.items()
+    }
+    other = dataclasses.replace(first, seed=1, cells=cells)
+    figures.robustness(shown, [Model(first, (1, 1), (other,))])
+    curves, _, intervals, bands, _ = drawn["robustness"]
+    (curve,), (band,) = curves.values(), bands.values()
+    for column, mean in curve.items():
+        both = [one.value((1, 1), column, "top1") for one in (first, other)]
+        assert mean == statistics.fmean(both)
+        assert band[column] == pytest.approx((mean - statistics.stdev(both), mean + statistics.stdev(both)))
+    assert intervals == {}
 
 
 def test_confusion_counts_the_stored_predictions(shown, models, drawn, finished):
