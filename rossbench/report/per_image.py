@@ -19,7 +19,7 @@ from .figure_data import Model, middle, shared
 from .tables import Table
 
 LEVEL = 0.05
-NATURAL = "natural"
+NATURAL, UNION = "natural", "all of them"
 
 
 def compare_models(store: Store, first: Model, second: Model) -> Table:
@@ -93,19 +93,18 @@ def threats(store: Store, matrices: Sequence[ResultMatrix]) -> Table:
             f"threats: expected at least two of a classifier, got {', '.join(known) or 'none'}; "
             "run more attacks (--attack) or evaluation kinds (--kind corruptions)"
         )
-    columns, lines = [NATURAL, *known], []
+    columns, lines = [NATURAL, *known, UNION], []
     for key, rights in found.items():
-        union = [reduce(torch.logical_and, rights.values())] if len(rights) == len(columns) else [None]
-        shown = [rights.get(one) for one in columns] + union
-        lines.append(
-            ([labels[key]], ["" if one is None else f"{100 * float(one.float().mean()):.2f}" for one in shown])
-        )
+        if rights.keys() >= {NATURAL, *known}:
+            rights[UNION] = reduce(torch.logical_and, rights.values())
+        shares = {threat: f"{100 * float(right.float().mean()):.2f}" for threat, right in rights.items()}
+        lines.append(([labels[key]], [shares.get(column, "") for column in columns]))
     return Table(
         title=f"Accuracy under several threats (%), {matrices[0].target}",
         labels=["model"],
-        columns=[*columns, "all of them"],
+        columns=columns,
         lines=lines,
-        caption="all of them: right without an attack and under each; empty where a model lacks a threat",
+        caption=f"{UNION}: right without an attack and under each; empty where a model lacks a threat",
         over="",
     )
 
