@@ -227,14 +227,6 @@ def flip(path, place=None):
     path.write_bytes(content)
 
 
-@pytest.fixture(scope="module")
-def audited(finished, tmp_path_factory):
-    root = tmp_path_factory.mktemp("audited") / "store"
-    shutil.copytree(finished, root)
-    runner.audit(store=root, device="cpu")
-    return root
-
-
 def files_of(root):
     return sorted(path.relative_to(root) for path in root.glob("*/*/*")) + sorted(
         path.relative_to(root) for path in root.glob("matrices/*")
