@@ -302,7 +302,7 @@ def test_a_run_that_was_interrupted_has_a_page(store, tmp_path):
     assert "2 of 4 cells are missing" in text
 
 
-def test_two_protocols_of_one_scenario_have_figures_of_their_own(store, tmp_path, sketched):
+def test_figures_of_two_seeds_are_means_or_name_the_seed(store, tmp_path, sketched):
     shutil.copytree(store, tmp_path, dirs_exist_ok=True)
     runner.run(tiny("digits-low-to-high", seed=1), store=tmp_path, device="cpu")
     matrices = results.load(Store(tmp_path), ["digits-low-to-high"])
@@ -311,7 +311,9 @@ def test_two_protocols_of_one_scenario_have_figures_of_their_own(store, tmp_path
     assert {one.place for one in drawn} == {"#finding", "#targets", "#training", first}
     assert len({f"{m.name}-{m.protocol}" for m in matrices}) == 2
     text = page.render([], matrices, drawn, CREATED)
-    assert "1 scenarios" in text
+    assert "1 scenario, " in text
+    assert all(("over seeds" in one.caption) != ("Seed 0." in one.caption) for one in drawn)
+    assert sum("means over seeds" in one.caption for one in drawn) == 2  # curves and colours
     for matrix in matrices:
         assert text.count(f'id="{matrix.name}-{matrix.protocol}"') == 1
 

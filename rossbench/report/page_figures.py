@@ -50,7 +50,7 @@ def page_figures(
 def _groups(data: FigureData, matrices: Sequence[ResultMatrix]) -> Iterator[tuple[str, Iterable[Wanted]]]:
     """The finding's; those of each group that has a section; of what was run alike, by target and source.
 
-    But for curves, which are of all seeds, figures are of the first seed.
+    Accuracy is a mean over seeds; all else is of the first seed, and says so.
     """
     groups, found = together(matrices), finding(matrices)
     if found:
@@ -58,26 +58,30 @@ def _groups(data: FigureData, matrices: Sequence[ResultMatrix]) -> Iterator[tupl
     firsts = _firsts([one for group in groups for one in group if one.records])
     for group in groups:
         place = f"{group[0].name}-{group[0].protocol}"
-        yield place, _of_kinds(data, _firsts(group))
+        yield place, _of_first_seed(_of_kinds(data, _firsts(group)), group)
         evaluated = _firsts([one for one in group if one.records])
         if evaluated:
             if not (found and found.group == group):
                 yield place, [_curves(data, group)]
-            heads = evaluated[0].pairs
-            yield place, _of_heads(data, evaluated[0], firsts) if heads else _of_matrices(data, evaluated)
+            if evaluated[0].pairs:
+                yield place, _of_first_seed(_of_heads(data, evaluated[0], firsts), group)
+            else:
+                yield place, [_colours(data, group)]
+                yield place, _of_first_seed(_of_matrices(data, evaluated), group)
     for how in dict.fromkeys(map(_how, firsts)):
         alike = [matrix for matrix in firsts if _how(matrix) == how]
         for target in dict.fromkeys(matrix.target for matrix in alike):
             group = [matrix for matrix in alike if matrix.target == target]
             group = [matrix for matrix in group if not matrix.pairs] or group
-            yield "#targets", _of_target(data, target, group)
+            yield "#targets", _of_first_seed(_of_target(data, target, group), matrices)
             text = f"Finetuning, {group[0].task}: loss and accuracy on the training images, as attacked, by epoch."
-            yield "#training", [(text, partial(figures.training, data, choose(group[:1]), "finetune"))]
+            wanted = text, partial(figures.training, data, choose(group[:1]), "finetune")
+            yield "#training", _of_first_seed([wanted], matrices)
         trained = [matrix for matrix in alike if not matrix.weights]
         for source in dict.fromkeys(matrix.source for matrix in trained):
             text = f"Pretraining on {source}: loss, and accuracy on the contrastive task, an indicator only, by epoch."
             group = [matrix for matrix in trained if matrix.source == source]
-            yield "#training", [(text, partial(figures.training, data, choose(group)))]
+            yield "#training", _of_first_seed([(text, partial(figures.training, data, choose(group)))], matrices)
 
 
 def _firsts(group: Sequence[ResultMatrix]) -> list[ResultMatrix]:
@@ -89,22 +93,38 @@ def _how(matrix: ResultMatrix) -> str:
     return str({name: item for name, item in matrix.deviations.items() if name not in ("encoder", "weights")})
 
 
-def _curves(data: FigureData, group: Sequence[ResultMatrix]) -> Wanted:
+def _of_first_seed(figures: Iterable[Wanted], matrices: Sequence[ResultMatrix]) -> Iterator[Wanted]:
+    """With the seed in their captions, where there are several."""
+    several = any(len(family) > 1 for family in families(matrices))
+    for caption, draw in figures:
+        yield caption + f" Seed {matrices[0].seed}." * several, draw
+
+
+def _over_seeds(group: Sequence[ResultMatrix]) -> tuple[list[Model], bool]:
+    """The evaluated models, and whether one has several seeds."""
     models = models_of([one for one in group if one.records], ResultMatrix.audit_specs)
-    seeds = any(model.others for model in models)
+    return models, any(model.others for model in models)
+
+
+def _curves(data: FigureData, group: Sequence[ResultMatrix]) -> Wanted:
+    models, seeds = _over_seeds(group)
     how = "means over seeds, in a band of one sample deviation." if seeds else "bars: Wilson's 95 % intervals."
     return f"Accuracy under attack against the attack's strength; {how}", partial(figures.robustness, data, models)
 
 
+def _colours(data: FigureData, group: Sequence[ResultMatrix]) -> Wanted:
+    models, seeds = _over_seeds(group)
+    return f"The matrix as colours{'; means over seeds' * seeds}.", partial(figures.matrix, data, models)
+
+
 def _of_matrices(data: FigureData, matrices: Sequence[ResultMatrix]) -> Iterator[Wanted]:
     """Of one seed of each encoder."""
-    models, seed = ends(matrices), f" Seed {matrices[0].seed}."
-    yield f"The matrix as colours.{seed}", partial(figures.matrix, data, choose(matrices))
+    models = ends(matrices)
     text = "Confusion without and under the strongest attack, in percent of the images of each true class."
-    yield text + seed, partial(figures.confusion, data, models)
+    yield text, partial(figures.confusion, data, models)
     limit, part = _limit(models[0])
     text = f"Features of the encoder in the plane, by class: t-SNE, perplexity 35, 1500 iterations{part}."
-    yield text + seed, partial(figures.tsne, data, models, limit=limit)
+    yield text, partial(figures.tsne, data, models, limit=limit)
 
 
 def _of_kinds(data: FigureData, matrices: Sequence[ResultMatrix]) -> Iterator[Wanted]:

@@ -20,7 +20,12 @@ def fill(name: str, script_source: str = "", **values: Any) -> str:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    return environment.get_template(name).render(version=__version__, eps=EPS, script_source=script_source, **values)
+    shared = {"version": __version__, "eps": EPS, "counted": counted, "script_source": script_source}
+    return environment.get_template(name).render(**shared, **values)
+
+
+def counted(number: int, what: str) -> str:
+    return f"{number:,} {what}{'s' if number != 1 else ''}"
 
 
 def read(name: str) -> str:
