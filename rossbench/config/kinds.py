@@ -10,7 +10,7 @@ from typing import Any
 
 from ..attacks.table import Norm
 from ..util.epsilons import EPS
-from ..util.errors import one_line, unknown
+from ..util.errors import check_known, one_line
 from ..util.values import Count, Positive, parse, value
 
 ATTACK = "attack"
@@ -133,14 +133,12 @@ def kind_of(text: str, norm: Norm) -> Kind:
     Raises InvalidValue or UnknownName.
     """
     name, *settings = text.split(",")
-    if name not in KINDS:
-        raise unknown("evaluation kind", name, [ATTACK, *KINDS])
+    check_known("evaluation kind", name, [ATTACK, *KINDS])
     known = [field.name for field in fields(Kind) if field.name != "name"]
     row = KINDS[name]
     changes: dict[str, Any] = {"norm": norm} if "{norm}" in row.detail else {}
     for setting in settings:
         field, _, written = setting.partition("=")
-        if field not in known:
-            raise unknown("setting of an evaluation kind", field, known)
+        check_known("setting of an evaluation kind", field, known)
         changes[field] = parse(Kind, field, written)
     return replace(row.defaults, **changes)

@@ -15,7 +15,7 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..util.errors import DataError, InvalidValue, unknown
+from ..util.errors import DataError, InvalidValue, check_known
 from . import decoded, image_folder, torchvision_sets
 from .image_folder import balanced
 
@@ -91,8 +91,7 @@ DATASETS = {
 
 def facts(name: str) -> DatasetInfo:
     """The facts of a data set; UnknownName with the nearest names if there is none."""
-    if name not in DATASETS:
-        raise unknown("data set", name, DATASETS, "one of a scenario file needs --scenario-file")
+    check_known("data set", name, DATASETS, "one of a scenario file needs --scenario-file")
     return DATASETS[name]
 
 

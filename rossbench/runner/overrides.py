@@ -13,7 +13,7 @@ from ..attacks.table import Attack, attack_of
 from ..config.recipes import FINETUNINGS, Recipe
 from ..config.scenarios import VERSION, Scenario
 from ..config.zoo import KnownEncoder, normalization_of
-from ..util.errors import InvalidValue, unknown
+from ..util.errors import InvalidValue, check_known
 from ..util.values import flatten, parse, with_fields
 
 SAME = "same"
@@ -42,12 +42,9 @@ def parse_setting(text: str) -> tuple[str, Any]:
     if not equals:
         raise InvalidValue(f"--set: expected FIELD=VALUE, got {text!r:.200}")
     recipe = Recipe()
-    known = [
-        *_OF_SCENARIO,
-        *(path for path in flatten(recipe) if path not in ("name", VERSION.removeprefix("recipe."))),
-    ]
-    if field not in known:
-        raise unknown("field", field, known)
+    unset = ("name", VERSION.removeprefix("recipe."))
+    known = [*_OF_SCENARIO, *(path for path in flatten(recipe) if path not in unset)]
+    check_known("field", field, known)
     if field in _OF_SCENARIO:
         return field, parse(Scenario, field, written)
     part, _, name = field.rpartition(".")
@@ -128,8 +125,7 @@ def with_options(scenario: Scenario, options: Mapping[str, Any]) -> Scenario:
     """
     known = [*_OF_PYTHON, "attack", "finetuning", "settings"]
     for name in options:
-        if name not in known:
-            raise unknown("option of evaluate_encoder", name, known)
+        check_known("option of evaluate_encoder", name, known)
     changes = {_SHORTHANDS[own]: options[name] for name, own in _OF_PYTHON.items() if options.get(name) is not None}
     for grid in ("eval_epsilons", "finetune_epsilons"):
         if isinstance(changes.get(grid), (int, float)):
@@ -142,32 +138,27 @@ def with_options(scenario: Scenario, options: Mapping[str, Any]) -> Scenario:
         changes |= [parse_setting(f"{field}={written}")]
     for path in changes:
         if path.startswith(("recipe.pretraining.", "train_epsilons", "encoder")):
-            raise InvalidValue(
-                f"settings: {path.removeprefix('recipe.')} is of the pretraining, which the module replaces"
-            )
+            field = path.removeprefix("recipe.")
+            raise InvalidValue(f"settings: {field} is of the pretraining, which the module replaces")
     scenario = _finetuned(scenario, options.get("finetuning"))
     return _changed(scenario, options.get("attack"), changes)
 
 
 def _finetuned(scenario: Scenario, finetuning: str | None, known: KnownEncoder | None = None) -> Scenario:
     """With a finetuning of FINETUNINGS, as a known encoder has it; None: its preset, or the scenario's own."""
-    if finetuning is not None and finetuning not in [*FINETUNINGS]:
-        raise unknown("finetuning", finetuning, FINETUNINGS)
+    if finetuning is not None:
+        check_known("finetuning", finetuning, FINETUNINGS)
     if known is not None:
         return known.finetuned(scenario, finetuning or known.preset)
     return with_fields(scenario, FINETUNINGS.get(finetuning or "", {}))
 
 
 def _changed(scenario: Scenario, attack: str | Attack | None, changes: Mapping[str, Any]) -> Scenario:
-    return with_fields(scenario, {**_attack(scenario, attack), **changes})
-
-
-def _attack(scenario: Scenario, given: str | Attack | None) -> dict[str, Any]:
-    base = scenario.recipe.evaluation.attack
-    if not isinstance(given, (str, Attack, NoneType)):
-        raise InvalidValue(f"attack: expected a name, settings or an Attack, got {given!r:.200}")
-    attack = attack_of(given, base) if isinstance(given, str) else given
-    return {} if attack is None else {"recipe.evaluation.attack": attack}
+    if not isinstance(attack, (str, Attack, NoneType)):
+        raise InvalidValue(f"attack: expected a name, settings or an Attack, got {attack!r:.200}")
+    if isinstance(attack, str):
+        attack = attack_of(attack, scenario.recipe.evaluation.attack)
+    return with_fields(scenario, {**({"recipe.evaluation.attack": attack} if attack else {}), **changes})
 
 
 def _check_combination(given: Mapping[str, Any], changes: Mapping[str, Any]) -> None:

@@ -55,18 +55,17 @@ def _called(store: Store, text: str, protocol: str | None) -> list[tuple[ResultM
     matrices = [one for one in load(store, [name] if name else [], protocol) if one.records]
     models = [(one, row) for one in matrices for row in one.audit_specs()]
     plain = _plain_model(model)
-    found = [(one, row) for one, row in models if plain in (_plain_model(one.model(row)), _plain_model(one.encoder))]
-    exact = [(one, row) for one, row in found if plain == _plain_model(one.model(row))]
-    found = exact or found or [(one, row) for one, row in models if model == one.weights[:8] != ""]
-    for given in (False, True):  # those that were given have no epsilon of their own
-        found = found or [
-            (one, row)
-            for one, row in models
-            if bool(one.weights) is given and _plain_model(format_model(*row)) == plain
-        ]
-    if not found:
-        raise unknown(f"model of {name or store.root}", model, {one.model(row) for one, row in models})
-    return found
+    ways: tuple[Callable[[ResultMatrix, Row], bool], ...] = (
+        lambda one, row: plain == _plain_model(one.model(row)),
+        lambda one, row: plain == _plain_model(one.encoder),
+        lambda one, row: model == one.weights[:8] != "",
+        lambda one, row: plain == _plain_model(format_model(*row)) and not one.weights,
+        lambda one, row: plain == _plain_model(format_model(*row)),  # of one that was given, which has none of its own
+    )
+    for is_meant in ways:
+        if found := [both for both in models if is_meant(*both)]:
+            return found
+    raise unknown(f"model of {name or store.root}", model, {one.model(row) for one, row in models})
 
 
 def _check_one(text: str, found: list[tuple[ResultMatrix, Row]], key: Callable[[ResultMatrix, Row], str]) -> None:

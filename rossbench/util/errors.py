@@ -73,6 +73,12 @@ def one_line(text: str) -> str:
     return " ".join(text.split())
 
 
+def check_known(kind: str, name: object, known: Iterable[str], more: str = "") -> None:
+    """UnknownName, see ``unknown``, for a name that is none of the known ones."""
+    if name not in (there := [*known]):
+        raise unknown(kind, name, there, more)
+
+
 def unknown(kind: str, name: object, known: Iterable[str], more: str = "") -> UnknownName:
     """An UnknownName that suggests the nearest known names, or lists them all when none is near; and says ``more``."""
     known = sorted(known)
