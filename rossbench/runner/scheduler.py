@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -103,7 +103,10 @@ class Scheduler:
             try:
                 while missing := self.store.missing(wanted):
                     self._discard_stale(missing)
-                    self._build(missing)
+                    tracker = Tracker(missing, self.observe)
+                    for specs in self._claimed(missing, tracker):
+                        self.executor.submit(specs, self.context, tracker.start(specs))
+                    self.executor.check()
                 return read()
             except Damaged as damage:
                 self.context.forget_classifier()
@@ -118,9 +121,12 @@ class Scheduler:
                     self.store.discard(spec)
                 self.store.locks.give(spec.key)
 
-    def _build(self, missing: Sequence[AnySpec]) -> None:
-        """Build what nobody else is building, and wait for the rest. What lacks a part that failed is left out."""
-        tracker, waiting = Tracker(missing, self.observe), _groups(missing)
+    def _claimed(self, missing: Sequence[AnySpec], tracker: Tracker) -> Iterator[list[AnySpec]]:
+        """Groups of what is missing as they become ready, each locked for us, until all is built, here or by others.
+
+        What lacks a part that failed is left out.
+        """
+        waiting = _groups(missing)
         while waiting or self.executor.busy:
             left = []
             for specs in waiting:
@@ -128,7 +134,7 @@ class Scheduler:
                 if built:
                     tracker.finished_elsewhere(built)
                 if claimed:
-                    self.executor.submit(claimed, self.context, tracker.start(claimed))
+                    yield claimed
                 if rest:
                     left.append(rest)
             if self.executor.busy:
@@ -140,7 +146,6 @@ class Scheduler:
                     tracker.wait(left[0][0], self.store.locks.holder(left[0][0].key))
                     time.sleep(POLL)
             waiting = left
-        self.executor.check()
 
     def _lacks(self, spec: AnySpec, coming: Collection[str]) -> bool:
         return any(parent not in self.store and parent.key not in coming for parent in spec.parents)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -24,6 +24,9 @@ from ..util.errors import Diverged, OutOfMemory
 from ..util.memory import attempt
 from ..util.seeds import derive, seeded
 from ..util.signals import Interrupted, defer_signals, waiting
+
+Rows = dict[torch.device, Tensor]
+"""Which samples a batch holds, int64 [n], on each device that holds samples."""
 
 
 class Stateful(Protocol):
@@ -135,7 +138,18 @@ class Loop:
             try:
                 for epoch in range(len(history), epochs):
                     _set_rate(self.optimizer, self.rate(epoch))
-                    self._epoch(epoch, done, step, hooks)
+                    for k, batches, rows in self._batches(epoch, done.batches):
+                        began = time.perf_counter()
+                        self.before(epoch + k / batches)
+                        with defer_signals():  # else the weights could have moved, and the account not
+                            with seeded(derive(self.spec.seed, self.spec.stage, epoch, k), self.device):
+                                found = attempt(partial(self._on, rows, step))
+                            if found is None:
+                                raise OutOfMemory(f"{self.spec}: {self._what_fits(rows, step)}")
+                            done.add(_of_all_ranks(found), time.perf_counter() - began)
+                            _stop_together()
+                        position, fraction = f"epoch {epoch + 1}/{epochs}", (epoch + (k + 1) / batches) / epochs
+                        hooks.tick(Tick(fraction, position, _size(rows), done.sums[0] / done.samples))
                     with defer_signals():
                         history.append(self._account(epoch, done, history))
                         done = _Done.nothing(self.device)
@@ -147,29 +161,19 @@ class Loop:
                 raise
         return history
 
-    def _epoch(self, epoch: int, done: _Done, step: Callable[..., Step], hooks: Hooks) -> None:
-        """Those batches of an epoch that are not done."""
-        spec, epochs = self.spec, self.spec.recipe.epochs
-        shuffle = torch.Generator().manual_seed(derive(spec.seed, spec.stage, "order", epoch))
+    def _batches(self, epoch: int, first: int) -> Iterator[tuple[int, int, Rows]]:
+        """Batches of an epoch from the ``first`` on: its number, how many the epoch has, and which samples it holds."""
+        shuffle = torch.Generator().manual_seed(derive(self.spec.seed, self.spec.stage, "order", epoch))
         count = len(self.samples[0])
         order = torch.randperm(count, generator=shuffle)
         orders = {part.device: order.to(part.device) for part in self.samples}
-        batch = min(spec.recipe.batch_size, count)
-        starts = range(0, count - count % batch if self.drop_last else count, batch)
-        for k in range(done.batches, len(starts)):
-            began, size = time.perf_counter(), min(batch, count - starts[k])
-            self.before(epoch + k / len(starts))
-            with defer_signals():  # else the weights could have moved, and the account not
-                with seeded(derive(spec.seed, spec.stage, epoch, k), self.device):
-                    found = _of_all_ranks(self._fitting(partial(self._on, orders, starts[k], step), size))
-                done.add(found, time.perf_counter() - began)
-                _stop_together()
-            fraction = (epoch + (k + 1) / len(starts)) / epochs
-            hooks.tick(Tick(fraction, f"epoch {epoch + 1}/{epochs}", size, done.sums[0] / done.samples))
+        size = min(self.spec.recipe.batch_size, count)
+        starts = range(0, count - count % size if self.drop_last else count, size)
+        for k in range(first, len(starts)):
+            yield k, len(starts), {where: order[starts[k] : starts[k] + size] for where, order in orders.items()}
 
-    def _on(self, orders: dict[torch.device, Tensor], start: int, step: Callable[..., Step], size: int) -> Step:
-        """A step on ``size`` samples of an epoch's order, which each device that holds samples has a copy of."""
-        parts = (part[orders[part.device][start : start + size]] for part in self.samples)
+    def _on(self, rows: Rows, step: Callable[..., Step]) -> Step:
+        parts = (part[rows[part.device]] for part in self.samples)
         return step(*(part.to(self.device, non_blocking=True) for part in parts))
 
     def _account(self, epoch: int, done: _Done, history: list[dict[str, float]]) -> dict[str, float]:
@@ -191,22 +195,20 @@ class Loop:
             **({"collapsed": self.spec.is_collapsed(loss)} if isinstance(self.spec, PretrainSpec) else {}),
         }
 
-    def _fitting(self, step: Callable[[int], Step], size: int) -> Step:
-        """A step on so many samples; OutOfMemory, with the batch size that fits, if this one does not."""
-        found = attempt(partial(step, size))
-        if found is not None:
-            return found
-        less, ranks = size // 2, distributed.world_size()
+    def _what_fits(self, rows: Rows, step: Callable[..., Step]) -> str:
+        """What to say of a batch that does not fit the memory: with the size that does."""
+        size, less, ranks = _size(rows), _size(rows) // 2, distributed.world_size()
         if ranks > 1:  # to try another size, all ranks would have to
             expected = f"{size} images a batch on {ranks} ranks to fit the memory of {self.device}"
-            got = f"out of memory on rank {distributed.rank()}; take more ranks"
-            raise OutOfMemory(f"{self.spec}: expected {expected}, got {got}")
-        while less > 1 and attempt(partial(step, less)) is None:
+            return f"expected {expected}, got out of memory on rank {distributed.rank()}; take more ranks"
+        while less > 1:
+            fewer = {where: some[:less] for where, some in rows.items()}
+            if attempt(partial(self._on, fewer, step)) is not None:
+                break
             less //= 2
         fits = f"{less} fit" if less > 1 else "nor do 2 fit"
         fits += f" ({type(self.spec.recipe).__name__.lower()}.batch_size; another size is another protocol)"
-        expected = f"{size} images a batch to fit the memory of {self.device}"
-        raise OutOfMemory(f"{self.spec}: expected {expected}, got out of memory; {fits}")
+        return f"expected {size} images a batch to fit the memory of {self.device}, got out of memory; {fits}"
 
     @property
     def device(self) -> torch.device:
@@ -242,6 +244,10 @@ class Loop:
         fraction = len(history) / self.spec.recipe.epochs
         hooks.tick(Tick(fraction, position, 0, resumed=True, history=tuple(history)))
         return history, done
+
+
+def _size(rows: Rows) -> int:
+    return len(next(iter(rows.values())))
 
 
 def adam(module: nn.Module, recipe: Pretraining | Finetuning) -> torch.optim.Adam:
