@@ -30,6 +30,7 @@ from rossbench.models.encoders import Encoder
 from rossbench.runner import run as runner
 from rossbench.stages.kinds.subject import Subject
 from rossbench.store.records import Audit, Record, Verdict
+from rossbench.store.store import Store
 from rossbench.util.errors import RossbenchError
 from rossbench.util.values import read
 
@@ -109,11 +110,24 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.fixture
+def copied(finished: Path, tmp_path: Path) -> Store:
+    """A copy of the finished store, to write to: where the command line looks for one."""
+    return Store(shutil.copytree(finished, tmp_path / "rossbench-store"))
+
+
+@pytest.fixture(scope="session")
+def audited(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The finished store, and the audits of its models. Tests read it."""
+    root = shutil.copytree(finished, tmp_path_factory.mktemp("audited") / "store")
+    runner.audit(store=root, device="cpu")
+    return root
+
+
 @pytest.fixture(scope="session")
 def measured(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The finished store, and other evaluation kinds of its models. Tests read it."""
-    root = tmp_path_factory.mktemp("measured") / "store"
-    shutil.copytree(finished, root)
+    root = shutil.copytree(finished, tmp_path_factory.mktemp("measured") / "store")
     runner.run(tiny(), store=root, device="cpu", kinds=["features", "corruptions", "minimal,steps=5"])
     return root
 
