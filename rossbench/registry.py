@@ -29,7 +29,7 @@ from .config.known_encoders import KNOWN_ENCODERS
 from .config.scenarios import NAME, NAMED, Scenario, Suite
 from .config.zoo import KnownEncoder, PublishedNumbers
 from .data import datasets
-from .util.errors import InvalidValue, RossbenchError, UnknownName, check_known, one_line
+from .util.errors import InvalidValue, RossbenchError, UnknownName, check_known, expect, one_line
 from .util.signals import Interrupted
 
 __all__ = [
@@ -86,7 +86,7 @@ def register_attack(name: str, function: AttackFunction) -> AttackFunction:
     needs another.
     """
     _check_new("attack", name, ATTACKS)
-    _check_function("attack", name, function)
+    expect(callable(function), f"attack {name!r}", "a function", f"{function!r}")
     ATTACKS[name] = user_kind(name, function)
     return function
 
@@ -109,7 +109,7 @@ def register_kind(
     columns alone: a function that has changed needs another name.
     """
     _check_new("evaluation kind", name, [ATTACK, *KINDS])
-    _check_function("kind", name, function)
+    expect(callable(function), f"kind {name!r}", "a function", f"{function!r}")
     own = {} if columns is None else {"columns": tuple(map(float, columns)), "over": over}
     KINDS[name] = user_row(name, function, needs_head=needs_head, **own)
     return function
@@ -136,8 +136,7 @@ def register_encoder(entry: KnownEncoder) -> KnownEncoder:
 
     Its files stay where they are: ``--encoder-weights`` says where.
     """
-    if not isinstance(entry, KnownEncoder):
-        raise InvalidValue(f"register_encoder: expected a KnownEncoder, got {entry!r:.200}")
+    expect(isinstance(entry, KnownEncoder), "register_encoder", "a KnownEncoder", f"{entry!r:.200}")
     _check_free("encoder ", entry.name, _encoders)
     _encoders[entry.name] = entry
     return entry
@@ -156,14 +155,8 @@ def encoder(name: str) -> KnownEncoder:
 
 
 def _check_new(what: str, name: str, known: Collection[str]) -> None:
-    if not isinstance(name, str) or not re.fullmatch(NAME, name):
-        raise InvalidValue(f"{what} name: expected {NAMED}, got {name!r}")
+    expect(isinstance(name, str) and re.fullmatch(NAME, name), f"{what} name", NAMED, f"{name!r}")
     _check_free(f"{what} ", name, known)
-
-
-def _check_function(what: str, name: str, function: object) -> None:
-    if not callable(function):
-        raise InvalidValue(f"{what} {name!r}: expected a function, got {function!r}")
 
 
 def _check_free(what: str, name: str, known: Collection[str]) -> None:

@@ -10,7 +10,7 @@ from pydantic import Field
 from ..attacks.table import ATTACKS as ATTACKS
 from ..attacks.table import Attack as Attack
 from ..attacks.table import Norm as Norm
-from ..util.errors import InvalidValue
+from ..util.errors import expect
 from ..util.values import Count, Item, Many, NotNegative, Pair, Positive, Share, Whole, checked, value
 
 MODULE = "module:"
@@ -72,9 +72,8 @@ class Pretraining:
     """Layout of the convolutions; it changes speed, and numbers by rounding only."""
 
     def __post_init__(self) -> None:
-        if self.epsilon_warmup >= self.epochs:
-            expected = f"fewer than the {self.epochs} epochs, or it never reaches the full epsilon"
-            raise InvalidValue(f"Pretraining.epsilon_warmup: expected {expected}, got {self.epsilon_warmup:g}")
+        fewer = f"fewer than the {self.epochs} epochs, or it never reaches the full epsilon"
+        expect(self.epsilon_warmup < self.epochs, "Pretraining.epsilon_warmup", fewer, f"{self.epsilon_warmup:g}")
 
 
 @value

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 from ..attacks.table import Attack, kind
 from ..data import datasets
 from ..util.epsilons import is_number
-from ..util.errors import InvalidValue
+from ..util.errors import expect
 from ..util.values import Count, Epsilons, Many, Pixels, Seed, checked, distinct, flatten, spelled, value, with_fields
 from .kinds import ATTACK, kind_of
 from .recipes import Recipe
@@ -83,22 +83,18 @@ class Scenario:
     no number. It changes no result and no key; empty: the architecture."""
 
     def __post_init__(self) -> None:
-        if self.encoder_name and (not _CALLED.fullmatch(self.encoder_name) or is_number(self.encoder_name)):
-            expected = "at most 64 letters, digits, spaces and . _ + -, and no number"
-            raise InvalidValue(f"name of the encoder: expected {expected}, got {self.encoder_name!r:.100}")
-        if self.weights and self.train_epsilons != (0,):
-            expected = "0 alone beside given weights"
-            raise InvalidValue(f"Scenario.train_epsilons: expected {expected}, got {self.train_epsilons}")
+        is_name = not self.encoder_name or (_CALLED.fullmatch(self.encoder_name) and not is_number(self.encoder_name))
+        called = "at most 64 letters, digits, spaces and . _ + -, and no number"
+        expect(is_name, "name of the encoder", called, f"{self.encoder_name!r:.100}")
+        alone = not self.weights or self.train_epsilons == (0,)
+        expect(alone, "Scenario.train_epsilons", "0 alone beside given weights", self.train_epsilons)
         source, target = datasets.facts(self.source), datasets.facts(self.target)
-        if self.size is None and source.size != target.size:
-            raise InvalidValue(
-                f"Scenario.target: expected images of {self.source}'s size, {source.size} pixels, got {self.target}'s, "
-                f"{target.size}; size={source.size} (--set size={source.size}) resizes them"
-            )
+        fit = f"images of {self.source}'s size, {source.size} pixels"
+        got = f"{self.target}'s, {target.size}; size={source.size} (--set size={source.size}) resizes them"
+        expect(self.size is not None or source.size == target.size, "Scenario.target", fit, got)
         if self.size == source.size == target.size:
             object.__setattr__(self, "size", None)  # nothing is resized
-        if target.classes < 2:
-            raise InvalidValue(f"Scenario.target: expected at least 2 classes, got {self.target}'s {target.classes}")
+        expect(target.classes >= 2, "Scenario.target", "at least 2 classes", f"{self.target}'s {target.classes}")
         self._check_attacks()
         version = self.recipe.evaluation.attack.version
         if self.recipe.evaluation.attack_version != version:
@@ -113,18 +109,17 @@ class Scenario:
         row, classes = kind(name := self.recipe.evaluation.attack.name), datasets.facts(self.target).classes
         for stage, grid in (("pretraining", "train"), ("finetuning", "finetune"), ("evaluation", "eval")):
             attack: Attack = getattr(self.recipe, stage).attack
-            if stage != "evaluation" and (attack.name, attack.restarts) != ("pgd", 1):
-                raise InvalidValue(f"{stage} attack: expected pgd without restarts, got {attack}")
+            is_plain = stage == "evaluation" or (attack.name, attack.restarts) == ("pgd", 1)
+            expect(is_plain, f"{stage} attack", "pgd without restarts", attack)
             largest = max(getattr(self, f"{grid}_epsilons") or (0,))
             most = 1.0 if attack.norm == "Linf" else math.sqrt(3 * self.pixels**2)
-            if attack.kind.is_distance and largest > most:
-                expected = f"at most {most:.4g}, the largest {attack.norm} distance of two images in [0, 1]"
-                raise InvalidValue(f"Scenario.{grid}_epsilons: expected {expected}, got {largest:g}")
-        if classes < (least := row.min_classes):
-            expected = f"a target with at least {least} classes, which its loss needs"
-            raise InvalidValue(f"{name}: expected {expected}, got {self.target} with {classes}")
-        if not row.is_distance and self.eval_epsilons[-1] > 1:
-            raise InvalidValue(f"{name}: expected shares of at most 1 as epsilons, got {self.eval_epsilons[-1]:g}")
+            within = f"at most {most:.4g}, the largest {attack.norm} distance of two images in [0, 1]"
+            is_within = largest <= most or not attack.kind.is_distance
+            expect(is_within, f"Scenario.{grid}_epsilons", within, f"{largest:g}")
+        enough = f"a target with at least {row.min_classes} classes, which its loss needs"
+        expect(classes >= row.min_classes, name, enough, f"{self.target} with {classes}")
+        are_shares = row.is_distance or self.eval_epsilons[-1] <= 1
+        expect(are_shares, name, "shares of at most 1 as epsilons", f"{self.eval_epsilons[-1]:g}")
 
     @property
     def pixels(self) -> int:
@@ -223,5 +218,4 @@ class Suite:
     description: str = ""
 
     def __post_init__(self) -> None:
-        if not self.members:
-            raise InvalidValue(f"Suite.members: expected names of scenarios, got none for {self.name}")
+        expect(self.members, "Suite.members", "names of scenarios", f"none for {self.name}")

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import Field
 
 from ..data import datasets
-from ..util.errors import InvalidValue
+from ..util.errors import expect
 from ..util.values import Many, checked, spelled, value, with_fields
 from .recipes import FINETUNINGS
 from .scenarios import Architecture, Scenario
@@ -95,16 +95,15 @@ class KnownEncoder:
             datasets.facts(one)
         for place, fields in self.own.items():
             target, _, preset = place.rpartition(" ")
-            if preset not in PRESETS or (target and target not in datasets.DATASETS):
-                expected = f'"PRESET" or "TARGET PRESET", a preset of {", ".join(PRESETS)}'
-                raise InvalidValue(f"KnownEncoder.own: expected {expected}, got {place!r:.100}")
+            is_place = preset in PRESETS and (not target or target in datasets.DATASETS)
+            expected = f'"PRESET" or "TARGET PRESET", a preset of {", ".join(PRESETS)}'
+            expect(is_place, "KnownEncoder.own", expected, f"{place!r:.100}")
             with_fields(FINETUNINGS[preset]["recipe.finetuning"], fields)
 
     def finetuned(self, scenario: Scenario, finetuning: str) -> Scenario:
         """A scenario of its source with its architecture and a finetuning of FINETUNINGS, by its own settings."""
-        if scenario.source != self.source:
-            got = f"{scenario.name}, from {scenario.source}"
-            raise InvalidValue(f"encoder {self.name}: expected a scenario from {self.source}, got {got}")
+        got = f"{scenario.name}, from {scenario.source}"
+        expect(scenario.source == self.source, f"encoder {self.name}", f"a scenario from {self.source}", got)
         own = {**self.own.get(finetuning, {}), **self.own.get(f"{scenario.target} {finetuning}", {})}
         fields = {f"recipe.finetuning.{name}": item for name, item in own.items()}
         return with_fields(scenario, {"encoder": self.encoder, **FINETUNINGS[finetuning], **fields})

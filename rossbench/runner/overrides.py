@@ -13,7 +13,7 @@ from ..attacks.table import Attack, attack_of
 from ..config.recipes import FINETUNINGS, Recipe
 from ..config.scenarios import VERSION, Scenario
 from ..config.zoo import KnownEncoder, normalization_of
-from ..util.errors import InvalidValue, check_known
+from ..util.errors import InvalidValue, check_known, expect
 from ..util.values import flatten, parse, with_fields
 
 SAME = "same"
@@ -31,6 +31,8 @@ _SHORTHANDS = {
 """Options of one field each, and its path from the scenario."""
 _OF_FILE = ("normalization", "bn", "prefix")
 """What --encoder-... says of a file of weights."""
+_OF_LIBRARY = ("hf-hub:", "local-dir:")
+"""What weights begin with that timm reads."""
 
 
 def parse_setting(text: str) -> tuple[str, Any]:
@@ -39,8 +41,7 @@ def parse_setting(text: str) -> tuple[str, Any]:
     Raises InvalidValue, or UnknownName with the nearest fields.
     """
     field, equals, written = text.partition("=")
-    if not equals:
-        raise InvalidValue(f"--set: expected FIELD=VALUE, got {text!r:.200}")
+    expect(equals, "--set", "FIELD=VALUE", f"{text!r:.200}")
     recipe = Recipe()
     unset = ("name", VERSION.removeprefix("recipe."))
     known = [*_OF_SCENARIO, *(path for path in flatten(recipe) if path not in unset)]
@@ -80,11 +81,9 @@ def known_encoder(given: Mapping[str, Any]) -> KnownEncoder | None:
         return None
     known = registry.encoder(given["zoo"])
     source: str = given["encoder_weights"] or ""
-    if not source or source.startswith(("hf-hub:", "local-dir:")):
-        got = source or "none"
-        raise InvalidValue(
-            f"--zoo {known.name}: expected its file as --encoder-weights FILE, got {got}; offered at: {known.offered}"
-        )
+    got = f"{source or 'none'}; offered at: {known.offered}"
+    is_file = source and not source.startswith(_OF_LIBRARY)
+    expect(is_file, f"--zoo {known.name}", "its file as --encoder-weights FILE", got)
     return known
 
 
@@ -131,8 +130,8 @@ def with_options(scenario: Scenario, options: Mapping[str, Any]) -> Scenario:
         if isinstance(changes.get(grid), (int, float)):
             changes[grid] = (changes[grid],)
     settings = options.get("settings") or {}
-    if not isinstance(settings, Mapping):
-        raise InvalidValue(f"settings: expected a dictionary such as {{'finetuning.epochs': 9}}, got {settings!r:.200}")
+    expected = "a dictionary such as {'finetuning.epochs': 9}"
+    expect(isinstance(settings, Mapping), "settings", expected, f"{settings!r:.200}")
     for field, item in settings.items():
         written = item if isinstance(item, str) else json.dumps(item, default=str)
         changes |= [parse_setting(f"{field}={written}")]
@@ -154,8 +153,8 @@ def _finetuned(scenario: Scenario, finetuning: str | None, known: KnownEncoder |
 
 
 def _changed(scenario: Scenario, attack: str | Attack | None, changes: Mapping[str, Any]) -> Scenario:
-    if not isinstance(attack, (str, Attack, NoneType)):
-        raise InvalidValue(f"attack: expected a name, settings or an Attack, got {attack!r:.200}")
+    is_attack = isinstance(attack, (str, Attack, NoneType))
+    expect(is_attack, "attack", "a name, settings or an Attack", f"{attack!r:.200}")
     if isinstance(attack, str):
         attack = attack_of(attack, scenario.recipe.evaluation.attack)
     return with_fields(scenario, {**({"recipe.evaluation.attack": attack} if attack else {}), **changes})
@@ -175,5 +174,5 @@ def _check_combination(given: Mapping[str, Any], changes: Mapping[str, Any]) -> 
             field = path.removeprefix("recipe.")
             raise InvalidValue(f"{field} cannot be set with --encoder-weights, which replaces pretraining")
     of_file = ["--encoder"] * ("encoder" in changes) + of_file
-    if source.startswith(("hf-hub:", "local-dir:")) and of_file:
+    if source.startswith(_OF_LIBRARY) and of_file:
         raise InvalidValue(f"{' and '.join(of_file)} cannot be set with {source}, which has its own")

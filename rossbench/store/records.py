@@ -16,7 +16,7 @@ from pydantic import Field
 
 from ..config.scenarios import NAME
 from ..config.specs import AuditSpec, EvaluateSpec, MeasureSpec
-from ..util.errors import InvalidValue, check_known, error_context
+from ..util.errors import check_known, error_context, expect
 from ..util.values import Count, Epsilons, Many, NotNegative, Pair, Seed, Share, encode, read, value
 from .store import SUMS, Store, read_file
 
@@ -101,11 +101,11 @@ class Record:
         return self.wilson95.get(name)
 
     def __post_init__(self) -> None:
-        if self.key != self.spec.key:
-            raise InvalidValue(f"Record.key: expected that of its spec, {self.spec.key}, got {self.key!r:.50}")
+        own = self.spec.key
+        expect(self.key == own, "Record.key", f"that of its spec, {own}", f"{self.key!r:.50}")
         rights = (self.robust_right, self.top1_right, self.top5_right)
-        if any(right is not None and not 0 <= right <= self.n for right in rights):
-            raise InvalidValue(f"Record: expected counts of 0 to n, got {rights} of {self.n}")
+        are_counts = all(right is None or 0 <= right <= self.n for right in rights)
+        expect(are_counts, "Record", "counts of 0 to n", f"{rights} of {self.n}")
 
     def metric(self, name: str) -> float | None:
         """``top1``, ``top5``, ``robust``, ``precision``, ``recall`` or ``f1`` in [0, 1], or ``mcc`` in [-1, 1].
@@ -172,10 +172,9 @@ class Measurement:
     schema: Literal[5] = 5
 
     def __post_init__(self) -> None:
-        for title, numbers in self.rows.items():
-            if len(numbers) != len(self.spec.columns):
-                expected = f"{len(self.spec.columns)} numbers, one a column"
-                raise InvalidValue(f"Measurement: {title}: expected {expected}, got {len(numbers)}")
+        count = len(self.spec.columns)
+        for title, row in self.rows.items():
+            expect(len(row) == count, f"Measurement: {title}", f"{count} numbers, one a column", len(row))
 
 
 @value
