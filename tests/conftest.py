@@ -34,7 +34,6 @@ from rossbench.store.store import Store
 from rossbench.util.errors import RossbenchError
 from rossbench.util.values import read
 
-FIXTURES = Path(__file__).parent / "fixtures"
 settings.register_profile("rossbench", deadline=None)
 settings.load_profile("rossbench")
 

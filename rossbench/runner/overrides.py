@@ -69,7 +69,7 @@ def changed_scenarios(name: str | None, given: Mapping[str, Any]) -> list[Scenar
         changes["train_epsilons"] = (0.0,)
     seeds = [{"seed": seed} for seed in given["seeds"] or ()] or [{}]
     return [
-        _changed(_finetuned(scenario, given["finetuning"], known), given["attack"], {**changes, **seed})
+        _changed(scenario, given["finetuning"], given["attack"], {**changes, **seed}, known)
         for seed in seeds
         for scenario in named
     ]
@@ -139,20 +139,23 @@ def with_options(scenario: Scenario, options: Mapping[str, Any]) -> Scenario:
         if path.startswith(("recipe.pretraining.", "train_epsilons", "encoder")):
             field = path.removeprefix("recipe.")
             raise InvalidValue(f"settings: {field} is of the pretraining, which the module replaces")
-    scenario = _finetuned(scenario, options.get("finetuning"))
-    return _changed(scenario, options.get("attack"), changes)
+    return _changed(scenario, options.get("finetuning"), options.get("attack"), changes)
 
 
-def _finetuned(scenario: Scenario, finetuning: str | None, known: KnownEncoder | None = None) -> Scenario:
-    """With a finetuning of FINETUNINGS, as a known encoder has it; None: its preset, or the scenario's own."""
+def _changed(
+    scenario: Scenario,
+    finetuning: str | None,
+    attack: str | Attack | None,
+    changes: Mapping[str, Any],
+    known: KnownEncoder | None = None,
+) -> Scenario:
+    """``finetuning``: of FINETUNINGS, as a known encoder has it; None: its preset, or the scenario's own."""
     if finetuning is not None:
         check_known("finetuning", finetuning, FINETUNINGS)
     if known is not None:
-        return known.finetuned(scenario, finetuning or known.preset)
-    return with_fields(scenario, FINETUNINGS.get(finetuning or "", {}))
-
-
-def _changed(scenario: Scenario, attack: str | Attack | None, changes: Mapping[str, Any]) -> Scenario:
+        scenario = known.finetuned(scenario, finetuning or known.preset)
+    elif finetuning is not None:
+        scenario = with_fields(scenario, FINETUNINGS[finetuning])
     is_attack = isinstance(attack, (str, Attack, NoneType))
     expect(is_attack, "attack", "a name, settings or an Attack", f"{attack!r:.200}")
     if isinstance(attack, str):

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from .. import registry
 from ..config.scenarios import Row
 from ..util.epsilons import format_model
-from ..util.errors import InvalidValue, unknown
+from ..util.errors import expect, unknown
 from .records import read_notes
 from .results import ResultMatrix, load
 from .store import Store
@@ -70,11 +70,9 @@ def _called(store: Store, text: str, protocol: str | None) -> list[tuple[ResultM
 
 def _check_one(text: str, found: list[tuple[ResultMatrix, Row]], key: Callable[[ResultMatrix, Row], str]) -> None:
     """InvalidValue, with what there is to choose from, if the models differ in their key."""
-    if len({key(*one) for one in found}) > 1:
-        choices = "; ".join(
-            f"{one.name}@{one.model(row)}, protocol {one.protocol}, seed {one.seed}" for one, row in found
-        )
-        raise InvalidValue(f"{text}: expected one model, got several; name it, or give --protocol: {choices}")
+    choices = (f"{one.name}@{one.model(row)}, protocol {one.protocol}, seed {one.seed}" for one, row in found)
+    got = f"several; name it, or give --protocol: {'; '.join(choices)}"
+    expect(len({key(*one) for one in found}) == 1, text, "one model", got)
 
 
 def _plain_model(text: str) -> str:
