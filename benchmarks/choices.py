@@ -23,7 +23,7 @@ from rossbench.report.plot_style import to_bytes
 from rossbench.stages.pretrain import pretrain
 from rossbench.stages.train_loop import Hooks, Tick
 
-IMAGES, EPOCHS, RESNET_EPOCHS = 12_800, 12, 3
+IMAGES, EPOCHS, RESNET_EPOCHS = 12_800, 12, 2
 
 
 def variant(encoder: str = "conv3", epochs: int = EPOCHS, **changes: Any) -> PretrainSpec:

@@ -29,7 +29,9 @@ from rossbench.models.classifier import Classifier
 from rossbench.models.encoders import Encoder
 from rossbench.runner import run as runner
 from rossbench.stages.kinds.subject import Subject
+from rossbench.store import results
 from rossbench.store.records import Audit, Record, Verdict
+from rossbench.store.results import ResultMatrix
 from rossbench.store.store import Store
 from rossbench.util.errors import RossbenchError
 from rossbench.util.values import read
@@ -92,6 +94,18 @@ def tamper(path: Path, content: str | bytes) -> None:
     path.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
+def collapsed(record: Record) -> Record:
+    """The record, of an encoder whose loss is that of constant features."""
+    pretrain = {**record.provenance["pretrain"], "collapsed": True}
+    return dataclasses.replace(record, provenance={**record.provenance, "pretrain": pretrain})
+
+
+def under(record: Record, **changes: Any) -> Record:
+    """The record with another evaluation: fields of its spec."""
+    spec = dataclasses.replace(record.spec, **changes)
+    return dataclasses.replace(record, spec=spec, key=spec.key)
+
+
 def comparable(found: dict[Place, Record]) -> dict[Place, dict[str, Any]]:
     """Records without their times."""
     times = ("seconds", "created")
@@ -113,6 +127,22 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def copied(finished: Path, tmp_path: Path) -> Store:
     """A copy of the finished store, to write to: where the command line looks for one."""
     return Store(shutil.copytree(finished, tmp_path / "rossbench-store"))
+
+
+@pytest.fixture
+def matrix(finished: Path) -> ResultMatrix:
+    """Of the finished store."""
+    return results.load(Store(finished))[0]
+
+
+@pytest.fixture(scope="session")
+def partly(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with a run that attacked only images that are right without it."""
+    evaluation = dataclasses.replace(tiny().recipe.evaluation, attacked="correct")
+    root = tmp_path_factory.mktemp("partly") / "store"
+    shutil.copytree(finished, root, ignore=shutil.ignore_patterns("matrices", "evaluate"))
+    runner.run(tiny(recipe=dataclasses.replace(tiny().recipe, evaluation=evaluation)), store=root, device="cpu")
+    return root
 
 
 @pytest.fixture(scope="session")

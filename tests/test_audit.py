@@ -16,7 +16,7 @@ from rossbench.config.recipes import ATTACKS, Attack
 from rossbench.data import datasets
 from rossbench.data.datasets import facts
 from rossbench.models import encoders
-from rossbench.stages import audit, audit_bench, audit_checks, audit_classifier
+from rossbench.stages import audit, audit_bench, audit_classifier
 from rossbench.stages.audit_bench import Bench
 from rossbench.stages.evaluate import evaluate
 from rossbench.stages.finetune import finetune
@@ -63,7 +63,8 @@ def judged(classifier, test, names=(), attack=None, epsilons=(0, 0.5, 1), predic
     checks = audit.CHECKS
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(audit, "CHECKS", tuple(check for check in checks if not names or check.name in names))
-        made = audit.judge(classifier, test.images, test.labels, predictions, cells[-1].recipe, 0, Hooks(), **more)
+        bench = Bench(classifier, test.images, test.labels, predictions, cells[-1].recipe, 0, **more)
+        made = audit.judge(bench, Hooks())
     assert all(one.figure and one.meaning for one in made)
     return {one.check: one for one in made}
 
@@ -75,39 +76,48 @@ def flagged(found: dict[str, Verdict]) -> dict[str, str]:
 # --- classifiers without a fault -----------------------------------------------------------------------------
 
 
-class Faulty(nn.Module):
-    """Not always: also what honest models do to a classifier's images or outputs."""
+class Around(nn.Module):
+    """A classifier whose logits are a function of it and the images."""
 
-    def __init__(self, classifier):
+    def __init__(self, classifier, function=lambda classifier, images: classifier(images)):
         super().__init__()
-        self.classifier = classifier
+        self.classifier, self.function = classifier, function
 
     def forward(self, images):
-        return self.classifier(images)
+        return self.function(self.classifier, images)
 
 
-class LogSoftmax(Faulty):
-    def forward(self, images):
-        return self.classifier(images).log_softmax(1)
+def around(function):
+    return lambda classifier: Around(classifier, function)
 
 
-class Bfloat16(Faulty):
-    def forward(self, images):
-        with torch.autocast("cpu", torch.bfloat16):
-            return self.classifier(images).float()
+def on_logits(change):
+    return around(lambda classifier, images: change(classifier(images)))
 
 
-class Clipped(Faulty):
-    def forward(self, images):
-        return self.classifier(images.clamp(0, 1))
+def on_images(change):
+    return around(lambda classifier, images: classifier(change(images)))
 
 
-class CosineHead(Faulty):
+def on_features(change):
+    """Something between encoder and head."""
+    return around(lambda classifier, images: classifier.linear(change(classifier.encoder(images))))
+
+
+log_softmax = on_logits(lambda logits: logits.log_softmax(1))
+
+
+@around
+def bfloat16(classifier, images):
+    with torch.autocast("cpu", torch.bfloat16):
+        return classifier(images).float()
+
+
+@around
+def cosine_head(classifier, images):
     """The trained head's directions, with the scale that cosine heads have."""
-
-    def forward(self, images):
-        features, weight = self.classifier.encoder(images), self.classifier.linear.weight
-        return 16 * nn.functional.normalize(features) @ nn.functional.normalize(weight).T
+    features, weight = classifier.encoder(images), classifier.linear.weight
+    return 16 * nn.functional.normalize(features) @ nn.functional.normalize(weight).T
 
 
 class EachNormalised(nn.Module):
@@ -133,14 +143,14 @@ def group_norm_and_gelu():
 HONEST = {
     "plain": lambda pair: pair["plain"],
     "robust": lambda pair: pair["robust"],
-    "log-softmax": lambda pair: LogSoftmax(pair["plain"]),
-    "bfloat16": lambda pair: Bfloat16(pair["plain"]),
-    "bfloat16 robust": lambda pair: Bfloat16(pair["robust"]),
-    "clamped input": lambda pair: Clipped(pair["plain"]),
-    "cosine head": lambda pair: CosineHead(pair["plain"]),
-    "GroupNorm and GELU": lambda pair: trained(0, encoders.wrap(group_norm_and_gelu(), 16)),
+    "log-softmax": lambda pair: log_softmax(pair["plain"]),
+    "bfloat16": lambda pair: bfloat16(pair["plain"]),
+    "bfloat16 robust": lambda pair: bfloat16(pair["robust"]),
+    "clamped input": lambda pair: on_images(lambda images: images.clamp(0, 1))(pair["plain"]),
+    "cosine head": lambda pair: cosine_head(pair["plain"]),
+    "GroupNorm and GELU": lambda pair: trained(0, encoders.Encoder(group_norm_and_gelu(), 16)),
     "normalises each image": lambda pair: trained(
-        0, encoders.wrap(EachNormalised(encoders.build("conv3", 16, 0).backbone), 16)
+        0, encoders.Encoder(EachNormalised(encoders.build("conv3", 16, 0).backbone), 16)
     ),
 }
 
@@ -177,40 +187,12 @@ def test_a_classifier_without_a_fault_is_not_flagged(pair, few, name):
 # --- faults of classifiers -----------------------------------------------------------------------------------
 
 
-def on_logits(change):
-    return lambda model: Changed(model, after=change)
-
-
-def on_images(change):
-    return lambda model: Changed(model, before=change)
-
-
-class Changed(Faulty):
-    def __init__(self, classifier, before=lambda images: images, after=lambda logits: logits):
-        super().__init__(classifier)
-        self.before, self.after = before, after
-
-    def forward(self, images):
-        return self.after(self.classifier(self.before(images)))
-
-
-class Features(Faulty):
-    """Something between encoder and head."""
-
-    def __init__(self, classifier, change):
-        super().__init__(classifier)
-        self.change = change
-
-    def forward(self, images):
-        return self.classifier.linear(self.change(self.classifier.encoder(images)))
-
-
 def detached(share):
     def change(features):
         kept = torch.rand(features.shape[1], generator=torch.Generator().manual_seed(0)) >= share
         return torch.where(kept, features, features.detach())
 
-    return lambda model: Features(model, change)
+    return on_features(change)
 
 
 def winners(features, share=0.1):
@@ -271,7 +253,7 @@ def steep(images, gain=200):
     return torch.sigmoid(gain * (images[..., None] - torch.arange(10) / 10 - 0.05)).mean(-1)
 
 
-class Statistics(Faulty):
+class Statistics(Around):
     """BatchNorm in train mode, whatever is asked for."""
 
     def train(self, mode=True):
@@ -280,23 +262,10 @@ class Statistics(Faulty):
         return self
 
 
-class Permuted(Faulty):
-    def forward(self, images):
-        return self.classifier(images).roll(1, 1)
-
-
-class TwoFaced(Faulty):
-    """Another classifier where gradients are asked for."""
-
-    def forward(self, images):
-        return self.classifier(images).roll(int(torch.is_grad_enabled()), 1)
-
-
-class Heated(Faulty):
+@around
+def heated(classifier, images):
     """Logits that grow with the image's brightness."""
-
-    def forward(self, images):
-        return self.classifier(images) * (50 * (images.mean((1, 2, 3)) - 0.3)).exp()[:, None]
+    return classifier(images) * (50 * (images.mean((1, 2, 3)) - 0.3)).exp()[:, None]
 
 
 OUTPUTS, AGAIN, INPUT = "outputs are logits", "predictions are deterministic", "input is as in training"
@@ -317,17 +286,18 @@ FAULTS = {
     "votes of an ensemble": (on_logits(lambda z: 5.0 * nn.functional.one_hot(z.argmax(1), 10)), REACH),
     "no numbers": (on_logits(lambda z: z / 0), OUTPUTS),
     "a copy of the first class": (on_logits(lambda z: torch.cat([z, z.amax(1, keepdim=True) - 0.01], 1)), REACH),
-    "temperature by brightness": (Heated, REACH),
-    "two-faced": (TwoFaced, SLOPES),
+    "temperature by brightness": (heated, REACH),
+    # Another classifier where gradients are asked for.
+    "two-faced": (on_logits(lambda z: z.roll(int(torch.is_grad_enabled()), 1)), SLOPES),
     "detached 20 %": (detached(0.2), SLOPES),
     "detached 50 %": (detached(0.5), SLOPES),
     "detached 90 %": (detached(0.9), SLOPES),
     "detached 98 %": (detached(0.98), SLOPES),
     "detached": (detached(1), REACH),
-    "features rounded": (lambda model: Features(model, torch.round), REACH),
-    "dropout left on": (lambda model: Features(model, lambda features: nn.functional.dropout(features, 0.3)), AGAIN),
-    "dead ReLU": (lambda model: Features(model, lambda features: (features - 1e3).relu()), CHANCE),
-    "10 % winners take all": (lambda model: Features(model, winners), SLOPES),
+    "features rounded": (on_features(torch.round), REACH),
+    "dropout left on": (on_features(lambda features: nn.functional.dropout(features, 0.3)), AGAIN),
+    "dead ReLU": (on_features(lambda features: (features - 1e3).relu()), CHANCE),
+    "10 % winners take all": (on_features(winners), SLOPES),
     "gradient reversed": (backward(torch.neg), SLOPES),
     "gradient halved": (backward(lambda gradient: gradient / 2), SLOPES),
     "gradient of one column": (backward(lambda gradient: gradient * (torch.arange(gradient.shape[-1]) == 8)), SLOPES),
@@ -360,7 +330,7 @@ FAULTS = {
     "another range": (on_images(lambda images: images * 255), INPUT),
     "divided twice": (on_images(lambda images: images / 255), INPUT),
     "statistics of the batch": (Statistics, AGAIN),
-    "another class": (Permuted, CHANCE),
+    "another class": (on_logits(lambda z: z.roll(1, 1)), CHANCE),
 }
 
 
@@ -409,21 +379,16 @@ def test_a_number_that_no_search_reaches_is_noticed(pair, few):
     assert judged(pair["robust"], few, [LOWER], predictions={0.0: clean, 0.25: stored})[LOWER].verdict == "pass"
 
 
-class Hidden(Faulty):
-    """The gradient of another model, at logits of this one: only images from outside tell."""
-
-    def __init__(self, classifier, other):
-        super().__init__(classifier)
-        self.other = other
-
-    def forward(self, images):
-        shown = self.other(images)
-        return shown + (self.classifier(images) - shown).detach()
-
-
 def test_images_of_another_model_show_what_a_gradient_hides(pair, few):
     name = "images of another model do not beat it"
-    hidden = Hidden(pair["plain"], trained(0, encoders.build("conv3", 16, 1), epochs=1))
+    shown = trained(0, encoders.build("conv3", 16, 1), epochs=1)
+
+    def gradient_of_another(classifier, images):
+        """Logits of this one: only images from outside tell."""
+        logits = shown(images)
+        return logits + (classifier(images) - logits).detach()
+
+    hidden = around(gradient_of_another)(pair["plain"])
     assert judged(hidden, few, [name], other=pair["plain"])[name].verdict == "fail"
     assert judged(pair["plain"], few, [name], other=pair["robust"])[name].verdict != "fail"
     blind = FAULTS["no_grad"][0](pair["robust"])
@@ -442,7 +407,7 @@ def test_each_model_is_audited_beside_another(finished):
 
 def noticed(images, name="images show something"):
     labels = torch.arange(len(images)) % 10
-    bench = audit_bench.Bench(nn.Identity(), images, labels, {}, tiny().recipe.evaluation, 0)
+    bench = Bench(nn.Identity(), images, labels, {}, tiny().recipe.evaluation, 0)
     return {check.name: check for check in audit.CHECKS}[name].look(bench)[0]
 
 
@@ -553,7 +518,7 @@ def test_the_verdict_hangs_on_no_single_image(name, monkeypatch):
         changed = [
             one_image_more_or_less(right, change) for right, change in zip(rights(distances()), changes, strict=True)
         ]
-        made = audit.judge(ByPixel(), images, labels, stored_as(labels, changed), recipe, 0, Hooks())
+        made = audit.judge(Bench(ByPixel(), images, labels, stored_as(labels, changed), recipe, 0), Hooks())
         found.add(made[0].verdict)
     assert len(found) == 1
     assert found <= expected
@@ -562,7 +527,7 @@ def test_the_verdict_hangs_on_no_single_image(name, monkeypatch):
 def test_a_blind_attack_fails_at_the_epsilon_where_it_shows():
     images, labels = by_pixel()
     stored = stored_as(labels, [distances() > 0] * 4)
-    made = audit.judge(ByPixel(), images, labels, stored, tiny().recipe.evaluation, 0, Hooks())
+    made = audit.judge(Bench(ByPixel(), images, labels, stored, tiny().recipe.evaluation, 0), Hooks())
     found = {one.check: one for one in made}[FINER]
     assert found.verdict == "fail"
     assert found.figure.startswith("100.00 % under PGD-L2")
@@ -573,7 +538,7 @@ def test_what_a_search_finds_is_within_the_stated_distance():
     """Each image is found where its distance says so, and nowhere else: to a tenth of a gray level."""
     images, labels = by_pixel()
     stored = stored_as(labels, [distances() > 0] * 4)
-    bench = audit_bench.Bench(ByPixel(), images, labels, stored, tiny().recipe.evaluation, 0)
+    bench = Bench(ByPixel(), images, labels, stored, tiny().recipe.evaluation, 0)
     for epsilon, left in zip(EPSILONS, bench.reached, strict=True):
         assert left[distances() > epsilon].all()
         assert left[distances() < 0.95 * epsilon].sum() == 0
@@ -605,17 +570,15 @@ def test_accuracy_that_rises_with_epsilon(rates, verdict, figure):
         epsilon: torch.where(torch.arange(200) < rate * 200, labels, (labels + 1) % 10)
         for epsilon, rate in zip((0.0, 0.5, 1.0), rates, strict=True)
     }
-    bench = audit_bench.Bench(
-        nn.Identity(), torch.zeros(200, 3, 2, 2), labels, predictions, tiny().recipe.evaluation, 0
-    )
-    assert audit_checks._rising(bench) == (verdict, figure)
+    bench = Bench(nn.Identity(), torch.zeros(200, 3, 2, 2), labels, predictions, tiny().recipe.evaluation, 0)
+    assert audit._rising(bench) == (verdict, figure)
 
 
 def test_of_a_negative_image_and_without_an_attack_only_the_classifier_is_judged(pair, few):
     recipe = dataclasses.replace(DIGITS.recipe.evaluation, attack=ATTACKS["negative"].defaults)
     of_classifier = [check.name for check in audit.CHECKS if not {"attack", "other model"} & set(check.needs)]
     for predictions in ({0.0: few.labels}, {0.0: few.labels, 0.5: few.labels}):
-        made = audit.judge(pair["plain"], few.images, few.labels, predictions, recipe, 0, Hooks())
+        made = audit.judge(Bench(pair["plain"], few.images, few.labels, predictions, recipe, 0), Hooks())
         assert [one.check for one in made] == of_classifier
 
 
@@ -692,7 +655,7 @@ def test_faults_on_cifar10(cifar):
     models = {"plain": trained(0, train=train, target="cifar10", epochs=12)}
     models["robust"] = trained(0.5, train=train, target="cifar10", epochs=12)
     for row, model in models.items():
-        for change in (lambda model: model, LogSoftmax, Bfloat16):
+        for change in (lambda model: model, log_softmax, bfloat16):
             assert flagged(judged(change(model), test, epsilons=(0, 0.25, 0.5))) == {}, row
         for name, (plant, check) in FAULTS.items():
             if check in (OUTPUTS, REACH, SLOPES):

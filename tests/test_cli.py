@@ -381,15 +381,16 @@ try:
     main(sys.argv[1:])
 except SystemExit as stop:
     assert not stop.code, stop.code
-heavy = {"torch", "torchvision", "timm", "lightly", "torchattacks", "numpy", "sklearn"} & set(sys.modules)
+heavy = {"torch", "torchvision", "timm", "lightly", "torchattacks", "numpy", "sklearn", "pandas"} & set(sys.modules)
 assert not heavy, heavy
 """
 
 
-@pytest.mark.parametrize(
-    "line", ["list", "show digits", "show ross2022", "report", "report --format json", "--version"]
-)
-def test_list_show_and_report_import_no_torch(finished, line):
+REPORTS = ["report", "report --format json", "report --format csv"]
+
+
+@pytest.mark.parametrize("line", ["list", "show digits", "show ross2022", "--version", *REPORTS])
+def test_list_show_and_report_import_no_torch_and_no_pandas(finished, line):
     arguments = line.split()
     if arguments[0] == "report":
         arguments = [*arguments, "--out", str(finished)]

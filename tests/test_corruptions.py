@@ -12,7 +12,7 @@ from rossbench.models.classifier import Classifier
 from rossbench.models.encoders import Encoder, build
 from rossbench.stages.kinds import corruptions as module
 from rossbench.stages.kinds import subject as subjects
-from rossbench.stages.kinds.builtin_corruptions import CORRUPTIONS, corrupt
+from rossbench.stages.kinds.corruptions import CORRUPTIONS, corrupt
 from rossbench.util.errors import DataError
 
 
@@ -173,33 +173,18 @@ def test_without_the_folder_cifar_has_the_built_in_set(tmp_path):
     assert found.summary["built-in corruptions"] == 11
 
 
-def no_file(folder):
-    (folder / "fog.npy").unlink()
-
-
-def other_labels(folder):
-    np.save(folder / "labels.npy", np.zeros(200, np.uint8))
-
-
-def other_shape(folder):
-    np.save(folder / "fog.npy", np.zeros((200, 3, 32, 32), np.uint8))
-
-
-def cut(folder):
-    (folder / "fog.npy").write_bytes((folder / "fog.npy").read_bytes()[:1000])
-
-
 @pytest.mark.parametrize(
-    ("damage", "said"),
+    ("name", "damage", "said"),
     [
-        (no_file, "fog.npy: expected an array"),
-        (other_labels, "labels of cifar10's test images"),
-        (other_shape, r"fog.npy: expected uint8 \(200, 32, 32, 3\)"),
-        (cut, "fog.npy: expected an array"),
+        ("fog", lambda file: file.unlink(), "fog.npy: expected an array"),
+        ("labels", lambda file: np.save(file, np.zeros(200, np.uint8)), "labels of cifar10's test images"),
+        ("fog", lambda file: np.save(file, np.zeros((200, 3, 32, 32), np.uint8)), r"uint8 \(200, 32, 32, 3\)"),
+        ("fog", lambda file: file.write_bytes(file.read_bytes()[:1000]), "fog.npy: expected an array"),
     ],
+    ids=["no file", "other labels", "other shape", "cut"],
 )
-def test_files_that_are_not_the_archives_are_an_error(stored, damage, said):
+def test_files_that_are_not_the_archives_are_an_error(stored, name, damage, said):
     folder, labels = stored
-    damage(folder)
+    damage(folder / f"{name}.npy")
     with pytest.raises(DataError, match=said):
         module.corruptions(red(folder, labels, np.arange(40)))

@@ -1,5 +1,6 @@
 import dataclasses
 import shutil
+import statistics
 
 import numpy as np
 import pytest
@@ -101,6 +102,22 @@ def test_a_missing_cell_is_a_gap_in_its_curve(shown, models, drawn):
     (curve,) = drawn["robustness"][0].values()
     assert list(curve) == [0, 0.5]
     assert np.isnan(curve[0.5])
+
+
+def test_over_seeds_a_curve_is_their_mean_in_a_band_of_one_deviation(shown, models, drawn):
+    first = models[1].matrix
+    cells = {
+        place: dataclasses.replace(record, top1_right=record.top1_right // 2) for place, record in first.cells.items()
+    }
+    other = dataclasses.replace(first, seed=1, cells=cells)
+    figures.robustness(shown, [Model(first, (1, 1), (other,))])
+    curves, _, intervals, bands, _ = drawn["robustness"]
+    (curve,), (band,) = curves.values(), bands.values()
+    for column, mean in curve.items():
+        both = [one.value((1, 1), column, "top1") for one in (first, other)]
+        assert mean == statistics.fmean(both)
+        assert band[column] == pytest.approx((mean - statistics.stdev(both), mean + statistics.stdev(both)))
+    assert intervals == {}
 
 
 def test_confusion_counts_the_stored_predictions(shown, models, drawn, finished):
@@ -307,13 +324,9 @@ def test_damaged_files_of_a_training_are_named(finished, tmp_path, models, stage
         shown.layers(models[0])
 
 
-def test_what_was_partly_attacked_is_shown_as_robust_accuracy_and_not_as_confusion(tmp_path, finished, drawn):
-    evaluation = dataclasses.replace(tiny().recipe.evaluation, attacked="correct")
-    partly = tiny(recipe=dataclasses.replace(tiny().recipe, evaluation=evaluation))
-    shutil.copytree(finished, tmp_path / "copy")
-    runner.run(partly, store=tmp_path / "copy", device="cpu")
-    one = FigureData(tmp_path / "copy", device="cpu")
-    models = choose(one.matrices(["digits"], partly.protocol))
+def test_what_was_partly_attacked_is_shown_as_robust_accuracy_and_not_as_confusion(partly, drawn):
+    one = FigureData(partly, device="cpu")
+    models = choose(one.matrices(["digits"]))
     figures.robustness(one, models)
     curves, label, *_ = drawn["robustness"]
     assert label == "Robust accuracy (%)"

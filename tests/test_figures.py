@@ -14,11 +14,9 @@ from PIL import Image
 from rossbench.report import page, plot_style, templates
 from rossbench.report.figures.adversarial_examples import Example, plot_examples
 from rossbench.report.figures.class_counts import Right, plot_per_class
-from rossbench.report.figures.corruptions import plot_corruptions
 from rossbench.report.figures.curves import plot_robustness, plot_training
-from rossbench.report.figures.displacement import plot_displacement
-from rossbench.report.figures.distances import plot_robustness_curves
 from rossbench.report.figures.heatmaps import plot_confusions, plot_matrix
+from rossbench.report.figures.kinds import plot_corruptions, plot_displacement, plot_robustness_curves
 from rossbench.report.figures.maps import plot_joint_map, plot_maps
 from rossbench.report.plot_style import INK
 

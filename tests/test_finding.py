@@ -3,18 +3,10 @@
 import dataclasses
 
 import pytest
+from conftest import collapsed, under
 from test_tables import with_rates
 
 from rossbench.report.finding import finding
-from rossbench.store import results
-from rossbench.store.store import Store
-
-
-@pytest.fixture
-def matrix(finished):
-    (matrix,) = results.load(Store(finished))
-    return matrix
-
 
 CASES = [
     (
@@ -43,11 +35,7 @@ CASES = [
 @pytest.mark.parametrize(("rates", "said"), CASES)
 def test_the_finding_is_made_of_the_numbers(matrix, rates, said):
     given = with_rates(matrix, rates, (0, 1))
-    cells = {
-        place: record
-        and dataclasses.replace(record, spec=(spec := dataclasses.replace(record.spec, epsilon=place[2])), key=spec.key)
-        for place, record in given.cells.items()
-    }
+    cells = {place: record and under(record, epsilon=place[2]) for place, record in given.cells.items()}
     found = finding([dataclasses.replace(given, cells=cells)])
     assert found.sentences == said
     assert "Attack ε is the L2 distance by which each test image, its pixels in [0, 1], may be changed" in found.terms
@@ -55,13 +43,8 @@ def test_the_finding_is_made_of_the_numbers(matrix, rates, said):
 
 def test_a_collapsed_encoder_is_never_the_finding(matrix):
     given = with_rates(matrix, {(0, 0): [90], (1, 1): [70]}, (0,))
-    record = given.cells[0, 0, 0]
-    provenance = {**record.provenance, "pretrain": {**record.provenance["pretrain"], "collapsed": True}}
-    cells = {**given.cells, (0, 0, 0): dataclasses.replace(record, provenance=provenance)}
-    cells = {
-        place: dataclasses.replace(one, spec=(spec := dataclasses.replace(one.spec, epsilon=0)), key=spec.key)
-        for place, one in cells.items()
-    }
+    cells = {place: under(record, epsilon=0) for place, record in given.cells.items()}
+    cells[0, 0, 0] = collapsed(cells[0, 0, 0])
     assert finding([dataclasses.replace(given, cells=cells)]).sentences == [
         "Without an attack, conv3 ε=1 keeps 70.0 % of the test images right.",
         "Not to be trusted, and not counted here: conv3 ε=0 (collapsed encoder).",

@@ -1,6 +1,5 @@
 """Tables and figures of evaluation kinds, from a store that holds them."""
 
-import dataclasses
 import re
 
 import numpy as np
@@ -8,7 +7,7 @@ import pytest
 from conftest import tiny
 
 from rossbench.config.kinds import Kind
-from rossbench.report import figures, kind_tables, threats
+from rossbench.report import figures, kind_tables
 from rossbench.report.figure_data import FigureData, choose
 from rossbench.store import artifacts, results
 from rossbench.store.store import Store
@@ -39,36 +38,6 @@ def test_counts_in_a_summary_are_whole(matrices):
     summary = next(table for table in kind_tables.of_kinds(matrices) if "corruptions, summary" in table.title)
     assert summary.columns[1] == "built-in corruptions"
     assert summary.lines[0][1][1] == "11"
-
-
-def test_the_union_of_threats_is_counted_image_by_image(measured, matrices):
-    table = threats.table(Store(measured), matrices)
-    assert table.columns[0] == "natural"
-    assert table.columns[-1] == "all of them"
-    assert "PGD L2, ε=0.5" in table.columns
-    assert "corruptions, severity 3" in table.columns
-    (matrix,) = matrices
-    one = matrix.measures[Kind("corruptions"), (1, 1)].spec
-    corrupted = artifacts.load_measured(Store(measured), one)["right"]
-    right = corrupted[0] & corrupted[3]
-    smallest = artifacts.load_measured(Store(measured), matrix.measures[Kind("minimal", steps=5), (1, 1)].spec)
-    right &= smallest["right"][1]
-    for column in (0, 0.5):
-        ranked, labels = artifacts.load_predictions(Store(measured), matrix.cells[1, 1, column].spec)
-        right &= ranked[:, 0] == labels
-    line = next(cells for labels, cells in table.lines if labels == ["ε=1"])
-    assert line[-1] == f"{100 * right.double().mean():.2f}"
-    assert all(float(cell) >= float(line[-1]) for cell in line)
-
-
-def test_one_threat_is_not_several(finished):
-    with pytest.raises(InvalidValue, match=r"at least two of a classifier, got PGD L2, ε=0\.5; run more"):
-        threats.table(Store(finished), results.load(Store(finished), ["digits"]))
-
-
-def test_threats_are_on_one_target(matrices):
-    with pytest.raises(InvalidValue, match="one target, got digits, other"):
-        threats.table(Store("none"), [*matrices, dataclasses.replace(matrices[0], target="other")])
 
 
 @pytest.mark.parametrize("name", ["distances", "corruptions", "displacement"])

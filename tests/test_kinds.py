@@ -46,17 +46,19 @@ def own_kinds(own_registry, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "expected"),
+    ("text", "norm", "expected"),
     [
-        ("knn", Kind("knn")),
-        ("knn,neighbours=20,temperature=0.1", Kind("knn", neighbours=20, temperature=0.1)),
-        ("knn,norm=Linf", Kind("knn", norm="Linf")),
-        ("minimal", Kind("minimal", steps=50)),
-        ("corruptions", Kind("corruptions")),
+        ("knn", "L2", Kind("knn")),
+        ("knn", "Linf", Kind("knn", norm="Linf")),
+        ("knn,neighbours=20,temperature=0.1", "L2", Kind("knn", neighbours=20, temperature=0.1)),
+        ("knn,norm=Linf", "L2", Kind("knn", norm="Linf")),
+        ("knn,norm=L2", "Linf", Kind("knn")),
+        ("minimal", "L2", Kind("minimal", steps=50)),
+        ("corruptions", "Linf", Kind("corruptions")),
     ],
 )
-def test_a_kind_is_named_with_its_settings(text, expected):
-    assert kind_of(text, "L2") == expected
+def test_a_kind_is_named_with_its_settings_and_has_the_scenarios_norm(text, norm, expected):
+    assert kind_of(text, norm) == expected
 
 
 @pytest.mark.parametrize(
@@ -72,12 +74,6 @@ def test_a_kind_is_named_with_its_settings(text, expected):
 def test_an_unknown_kind_or_setting_says_what_there_is(text, error, said):
     with pytest.raises(error, match=said):
         kind_of(text, "L2")
-
-
-def test_the_norm_is_the_scenarios_where_the_kind_has_one():
-    assert kind_of("knn", "Linf").norm == "Linf"
-    assert kind_of("corruptions", "Linf") == kind_of("corruptions", "L2")
-    assert kind_of("knn,norm=L2", "Linf").norm == "L2"
 
 
 def test_specs_of_a_kind_hold_what_it_needs_and_no_more():

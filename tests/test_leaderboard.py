@@ -7,21 +7,20 @@ import html
 import json
 import re
 import shlex
-import subprocess
 
 import click
 import pytest
 import torch
-from conftest import tiny
+from conftest import collapsed, tiny
 from test_figures import contrast
 from test_names import given, run_given
-from test_page import CHROMIUM, CONTRAST, CREATED, Checker, of_text
+from test_page import CHROMIUM, CONTRAST, CREATED, Checker, browse, of_text
 
 import rossbench as rossbench_
 from rossbench import cli
 from rossbench.models import checkpoints, encoders
 from rossbench.report import leaderboard, templates
-from rossbench.report.entries import Entry
+from rossbench.report.model import Model
 from rossbench.runner import run as runner
 from rossbench.runner.overrides import changed_scenarios
 from rossbench.store import results
@@ -80,26 +79,34 @@ def test_what_was_tested_otherwise_is_another_board(matrices):
 
 
 def test_the_best_come_first_and_bold_is_beyond_noise(matrices):
-    """A failed audit takes part in no comparison, and a model without one of the epsilons has no mean."""
+    """A failed audit and a collapsed encoder take part in no comparison; a model without one epsilon has no mean."""
     board = leaderboard.boards(matrices)[0]
 
-    def entry(right, verdict="pass"):
-        some = board.targets["digits-low"][0].first
+    def entry(right, verdict="pass", collapse=False):
+        some = board.targets["digits-low"][0].matrix
         cells = {
             place: record and dataclasses.replace(record, robust_right=right.get(place[2], 0), n=1000, top1_right=0)
             for place, record in some.cells.items()
         }
+        cells = {place: collapsed(record) if record and collapse else record for place, record in cells.items()}
         verdicts = (Verdict("a", verdict, "b", "c"),)
         audits = dict.fromkeys(some.rows, dataclasses.replace(audited, verdicts=verdicts))
         made = dataclasses.replace(some, cells={p: c for p, c in cells.items() if p[2] in right}, audits=audits)
-        return Entry((made,), made.rows[0])
+        return Model(made, made.rows[0])
 
     audited = next(audit for one in matrices for audit in one.audits.values())
     good, equal, poor = entry({0: 990, 0.5: 900}), entry({0: 990, 0.5: 895}), entry({0: 985, 0.5: 100})
     failed, half = entry({0: 990, 0.5: 999}, "fail"), entry({0: 980})
-    made = leaderboard.Board(1, (poor, half, equal, failed, good))
-    assert made.targets["digits-low"] == [failed, good, equal, poor, half]
-    assert [made.is_best(one, 0.5) for one in (failed, good, equal, poor)] == [False, True, True, False]
+    constant = entry({0: 990, 0.5: 998}, collapse=True)
+    made = leaderboard.Board(1, (poor, half, equal, failed, constant, good))
+    assert made.targets["digits-low"] == [failed, constant, good, equal, poor, half]
+    assert [made.is_best(one, 0.5) for one in (failed, constant, good, equal, poor)] == [
+        False,
+        False,
+        True,
+        True,
+        False,
+    ]
     assert not any(made.is_best(one, 0) for one in made.entries)  # all are alike
     assert made.mean(half) is None
     assert made.mean(good) == 0.9
@@ -235,16 +242,6 @@ setTimeout(() => {
 """
 
 
-def browse(path, tmp_path, width, scheme):
-    command = [
-        *(CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"),
-        *(f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={width},900", "--dump-dom"),
-        *("--virtual-time-budget=3000", f"--blink-settings=preferredColorScheme={0 if scheme == 'dark' else 1}"),
-        path.as_uri(),
-    ]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120).stdout
-
-
 @pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
 @pytest.mark.parametrize(("width", "scheme"), [(1400, "light"), (1400, "dark"), (420, "light"), (420, "dark")])
 def test_a_browser_sorts_filters_and_opens(text, matrices, tmp_path, width, scheme):
@@ -261,7 +258,7 @@ def test_a_browser_sorts_filters_and_opens(text, matrices, tmp_path, width, sche
     assert found["shown"] == "8 of 8 shown"
     assert found["up"] == [high, low]
     assert found["down"] == [high[::-1], low[::-1]]
-    robust = {(one.first.target, one.name): one.scores[0.5].mean for one in leaderboard.boards(matrices)[0].entries}
+    robust = {(one.matrix.target, one.name): one.scores[0.5].mean for one in leaderboard.boards(matrices)[0].entries}
     for target, names in zip(("digits-high", "digits-low"), found["strongest"], strict=True):
         shown = [robust[target, name] for name in names]
         assert shown == sorted(shown, reverse=True)

@@ -24,19 +24,19 @@ HOMES = {
     "openTSNE": {"report.figures.maps"},
     "pandas": {"report.dataframe"},
     "ray": {"runner.cluster"},
-    "rich": {"cli", "runner.display", "report.audits", "report.formats"},
+    "rich": {"cli", "runner.display", "report.formats"},
     "safetensors": {"store.artifacts", "store.export", "models.checkpoints", "stages.evaluate"},
     "scipy": {"util.statistics"},
     "sklearn": {"data.datasets"},
     "timm": {"models.encoders", "models.checkpoints"},
     "torchattacks": {"attacks.autoattack"},
     "torchmetrics": {"stages.metrics"},
-    "torchvision": {"data", "stages.kinds.builtin_corruptions", "stages.kinds.corruptions"},
+    "torchvision": {"data", "stages.kinds.corruptions"},
     "yaml": {"report.card"},
 }
 """Modules, or folders, that alone import a library."""
-NO_TORCH = {"config", "data", "registry", "cli", "report.tables", "report.formats", "report.published", "report.audits"}
-NO_TORCH |= {"report.dataframe", "report.ranking", "report.entries", "report.card", "report.leaderboard"}
+NO_TORCH = {"config", "data", "registry", "cli", "report.tables", "report.formats", "report.published"}
+NO_TORCH |= {"report.dataframe", "report.ranking", "report.model", "report.card", "report.leaderboard"}
 NO_TORCH.add("attacks.table")
 NO_TORCH |= {f"store.{name}" for name in ("store", "records", "results", "several", "lookup", "maintenance")}
 NO_TORCH |= {f"util.{name}" for name in ("errors", "encoding", "locks", "signals", "statistics", "torchrun")}

@@ -93,6 +93,15 @@ def record(cell, top1):
     return Record(**{**given, "seconds": {"evaluate": 1.0}, "created": "", "provenance": {}})
 
 
+def matrix_of(scenario, cells, **changes):
+    """A run of a scenario that is registered as it is."""
+    names = ("name", "source", "target", "protocol", "family", "seed")
+    registered = {"rows": tuple(scenario.rows), "columns": scenario.eval_epsilons, "seed": 0}
+    known = {name: getattr(scenario, name) for name in names} | {"deviations": {}, "cells": cells}
+    known |= {f"registered_{name}": item for name, item in registered.items()}
+    return results.ResultMatrix(**known | changes)
+
+
 def matrix(name, shift=0.0, rows=None, ran=None, **changes):
     """A run (of the scenario as registered, or of ``ran``) that gave the published numbers, and so much more."""
     scenario = ran or registry.get(name)
@@ -108,18 +117,7 @@ def matrix(name, shift=0.0, rows=None, ran=None, **changes):
         for model in rows or scenario.rows
         for k, column in enumerate(scenario.eval_epsilons)
     }
-    given = {
-        "protocol": scenario.protocol,
-        "family": scenario.family,
-        "seed": scenario.seed,
-        "deviations": {},
-        "registered_seed": 0,
-        "registered_rows": tuple(scenario.rows),
-        "registered_columns": scenario.eval_epsilons,
-    }
-    return results.ResultMatrix(
-        name=name, source=scenario.source, target=scenario.target, cells=found, **{**given, **changes}
-    )
+    return matrix_of(scenario, found, **changes)
 
 
 def changed(**changes):

@@ -13,6 +13,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from rossbench.config.specs import AuditSpec
+from rossbench.data.datasets import Data
+from rossbench.stages.context import Context
 from rossbench.stages.evaluate import save_cell
 from rossbench.store import artifacts, records
 from rossbench.store.records import Audit, Record, Verdict, read_audit, read_record
@@ -111,8 +113,8 @@ def test_what_an_attack_turns_right_counts_as_right_and_not_as_robust(finished, 
     under, natural = right.clone(), right.clone()
     natural[30:] = wrong[30:]
     under[20:30], under[35:] = wrong[20:30], wrong[35:]
-    made = {"scenario": "digits", "deviations": {}, "seconds": 1.0, "provenance": {}}
-    save_cell(Store(tmp_path), cell, under, natural, labels, **made)
+    context = Context(Store(tmp_path), torch.device("cpu"), tmp_path, origins={cell.key: ("digits", {})})
+    save_cell(context, cell, under, natural, Data(labels, labels, ""), 1.0)
     record = read_record(Store(tmp_path).record_path(cell.key))
     assert record.robust_right == 20
     assert (record.top1_right, record.top5_right, record.right_by_class) == COUNTED[attacked]

@@ -10,7 +10,7 @@ import shutil
 import statistics
 
 import pytest
-from conftest import TEXTS, changed, refusal, tiny
+from conftest import TEXTS, changed, collapsed, refusal, tiny, under
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
@@ -18,18 +18,13 @@ from rich.console import Console
 from rossbench import registry
 from rossbench.config.scenarios import Suite
 from rossbench.report import formats, tables
+from rossbench.report.model import families
 from rossbench.runner import run as runner
 from rossbench.store import results
 from rossbench.store.metrics import METRICS
 from rossbench.store.records import Audit, Verdict
 from rossbench.store.store import Store
 from rossbench.util.errors import InvalidValue, UnknownName
-
-
-@pytest.fixture
-def matrix(finished):
-    (matrix,) = results.load(Store(finished))
-    return matrix
 
 
 def terminal(matrix, metric="top1", width=80, **console):
@@ -160,35 +155,22 @@ def test_a_wide_matrix_with_two_label_columns_is_split_and_nothing_of_it_cut(mat
 def test_the_attack_is_described_as_the_spec_has_it(matrix):
     found = matrix.cells[1.0, 1.0, 0.5]
     recipe = dataclasses.replace(found.spec.recipe, attack=dataclasses.replace(found.spec.recipe.attack, steps=17))
-    spec = dataclasses.replace(found.spec, recipe=recipe)
-    other = dataclasses.replace(found, spec=spec, key=spec.key)
+    other = under(found, recipe=recipe)
     assert "17 steps" in dataclasses.replace(matrix, cells={**matrix.cells, (1.0, 1.0, 0.5): other}).caption()
 
 
-@pytest.fixture
-def partly(finished, tmp_path):
-    """The matrix of a run that attacked only images that are right without it."""
-    recipe = tiny().recipe
-    recipe = dataclasses.replace(recipe, evaluation=dataclasses.replace(recipe.evaluation, attacked="correct"))
-    scenario = tiny(recipe=recipe)
-    shutil.copytree(finished, tmp_path / "partly")
-    runner.run(scenario, store=tmp_path / "partly", device="cpu")
-    (matrix,) = results.load(Store(tmp_path / "partly"), protocol=scenario.protocol)
-    return matrix
-
-
 def test_a_table_says_that_another_version_of_the_attack_made_it(matrix):
-    def of_before(record):
-        recipe = dataclasses.replace(record.spec.recipe, attack_version=2)
-        spec = dataclasses.replace(record.spec, recipe=recipe)
-        return dataclasses.replace(record, spec=spec, key=spec.key)
-
-    before = dataclasses.replace(matrix, cells={place: of_before(record) for place, record in matrix.cells.items()})
+    older = {
+        place: under(record, recipe=dataclasses.replace(record.spec.recipe, attack_version=2))
+        for place, record in matrix.cells.items()
+    }
+    before = dataclasses.replace(matrix, cells=older)
     assert [note for note in before.notes() if "another version of the attack" in note]
     assert not [note for note in matrix.notes() if "another version of the attack" in note]
 
 
 def test_a_table_says_that_only_correct_images_were_attacked(matrix, partly):
+    (partly,) = results.load(Store(partly))
     assert matrix.caption().endswith("PGD-L2, 20 steps of 3")
     assert partly.caption().endswith("PGD-L2, 20 steps of 3, of images right without it")
     assert "evaluation.attacked correct (registered: all)" in partly.notes()[0]
@@ -196,6 +178,7 @@ def test_a_table_says_that_only_correct_images_were_attacked(matrix, partly):
 
 
 def test_where_only_correct_images_were_attacked_robust_accuracy_is_the_same_and_the_count_is_missing(matrix, partly):
+    (partly,) = results.load(Store(partly))
     assert (matrix.metric, partly.metric) == ("top1", "robust")
     robust, whole = (table_of(one, "robust") for one in (partly, matrix))
     assert (robust.title, robust.lines, robust.bold) == (whole.title, whole.lines, whole.bold)
@@ -217,14 +200,6 @@ def write_note(root, note):
     return path
 
 
-def test_the_best_of_a_column_is_bold(matrix):
-    """Of given numbers, since a trained model's best is not the same on every machine."""
-    given = with_rates(matrix, {(0, 0): [9.5, 60], (1, 1): [12.5, 40]}, (0, 0.5))
-    text = terminal(given, force_terminal=True, color_system="standard")
-    bold = {number: f"\x1b[1m{number}\x1b[0m" in text for number in ("9.50", "60.00", "12.50", "40.00")}
-    assert bold == {"9.50": False, "60.00": True, "12.50": True, "40.00": False}
-
-
 BOLD = [
     # rates, a line a model, a value a column; which are bold, of a million images
     ([[46.001], [46.004], [45]], {(0, 0), (1, 0)}),
@@ -241,11 +216,13 @@ BOLD = [
 def test_what_is_best_of_a_column_beyond_noise_is_bold(matrix, rates, bold):
     """Those within noise of the best too; where all are, or nothing is known, none is."""
     lines = {(k, k): line for k, line in enumerate(rates)}
-    table = table_of(with_rates(matrix, lines, range(len(rates[0]))))
+    given = with_rates(matrix, lines, range(len(rates[0])))
+    table = table_of(given)
     assert table.bold == bold
     assert ("bold: no other is better by more than noise" in table.caption) == bool(bold)
-    latex = formats.to_latex(table)
-    assert latex.count(r"\textbf{") == len(bold)
+    assert formats.to_latex(table).count(r"\textbf{") == len(bold)
+    text = terminal(given, force_terminal=True, color_system="standard")
+    assert len(re.findall(r"\x1b\[1m[\d.]+\x1b\[0m", text)) == len(bold)
 
 
 def test_no_failed_audit_and_no_collapsed_encoder_is_the_best(matrix):
@@ -255,9 +232,7 @@ def test_no_failed_audit_and_no_collapsed_encoder_is_the_best(matrix):
     object.__setattr__(audit, "verdicts", (Verdict("a", "fail", "b", "c"),))
     failed = dataclasses.replace(given, audits={(0, 0): audit})
     assert table_of(failed).bold == {(1, 0)}
-    record = given.cells[0.5, 0.5, 0]
-    provenance = {**record.provenance, "pretrain": {**record.provenance["pretrain"], "collapsed": True}}
-    cells = {**given.cells, (0.5, 0.5, 0): dataclasses.replace(record, provenance=provenance)}
+    cells = {**given.cells, (0.5, 0.5, 0): collapsed(given.cells[0.5, 0.5, 0])}
     assert table_of(dataclasses.replace(failed, cells=cells)).bold == set()  # one is left, beside nobody
 
 
@@ -472,16 +447,16 @@ def seeds(tmp_path_factory):
 def test_matrices_that_differ_in_the_seed_alone_are_a_family(seeds):
     matrices = results.load(Store(seeds))
     assert len({matrix.protocol for matrix in matrices}) == 3
-    (family,) = tables.families(matrices)
+    (family,) = families(matrices)
     assert [matrix.seed for matrix in family] == [1, 2, 3]
     other = dataclasses.replace(matrices[0], family="another", protocol="x")
     old = dataclasses.replace(matrices[1], family=None, protocol="y")
-    assert [len(one) for one in tables.families([*matrices, other, old])] == [3, 1, 1]
+    assert [len(one) for one in families([*matrices, other, old])] == [3, 1, 1]
 
 
 @pytest.mark.parametrize("metric", ["top1", "mcc"])
 def test_a_family_is_shown_by_mean_and_sample_deviation(seeds, metric):
-    (family,) = tables.families(results.load(Store(seeds)))
+    (family,) = families(results.load(Store(seeds)))
     grid = tables.over_seeds(family, metric)
     digits = 3 if metric == "mcc" else 2
     for i, row in enumerate([(1, 0), (1, 1)]):
@@ -501,7 +476,7 @@ def test_a_family_is_shown_by_mean_and_sample_deviation(seeds, metric):
 
 
 def test_seeds_with_other_cells_are_said_to_be_so(seeds):
-    first, second, third = tables.families(results.load(Store(seeds)))[0]
+    first, second, third = families(results.load(Store(seeds)))[0]
     lacking = dataclasses.replace(third, cells={place: cell for place, cell in third.cells.items() if place[2] == 0})
     grid = tables.over_seeds([first, second, lacking], "top1")
     assert any(note.startswith("the seeds have different cells") for note in grid.notes)

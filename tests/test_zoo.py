@@ -9,7 +9,7 @@ import json
 import pytest
 import torch
 from test_dialects import IMAGENET, NAME, Net
-from test_published import record
+from test_published import matrix_of, record
 
 from rossbench import load_classifier, registry
 from rossbench.attacks.table import ATTACKS
@@ -337,10 +337,7 @@ def matrix(one, finetuning="field-slf", values=(70.0, 20.0), target=None, **chan
     for (place, spec), value in zip(scenario.cells.items(), values, strict=True):
         made = record(spec, value)
         cells[place] = dataclasses.replace(made, n=10_000, robust_right=made.top1_right)
-    told = {"deviations": {}, "registered_seed": 0, "registered_rows": (), "registered_columns": ()}
-    names = {"name": "a-run", "source": one.source, "target": target, "seed": scenario.seed}
-    hashes = {"protocol": scenario.protocol, "family": scenario.family}
-    return results.ResultMatrix(**names, **hashes, **told, cells=cells, zoo=one.name)
+    return matrix_of(scenario, cells, zoo=one.name)
 
 
 AUTOATTACK = dataclasses.replace(ATTACKS["autoattack-standard"].defaults, norm="Linf")

@@ -9,11 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..util.errors import AttackError, RossbenchError, one_line
+from ..util.errors import AttackError, one_line
 from ..util.memory import is_out_of_memory
 from ..util.seeds import seeded
-from ..util.signals import Interrupted
-from ..util.torch_settings import kept_settings
+from ..util.torch_settings import users_code
 
 
 @contextlib.contextmanager
@@ -25,15 +24,14 @@ def guarded(name: str, model: nn.Module, image: Tensor) -> Iterator[None]:
     """
     outputs = [_outputs(model, image) for _ in range(2)]
     before, moved = _Snapshot(model), list[str]()
+
+    def refusal(error: BaseException) -> AttackError | None:
+        said = one_line(f"attack {name!r}: expected adversarial images, got {error!r:.300}")
+        return None if is_out_of_memory(error) else AttackError(said)
+
     try:
-        with kept_settings(moved):
+        with users_code(moved, refusal):
             yield
-    except (KeyboardInterrupt, Interrupted, RossbenchError):
-        raise
-    except BaseException as error:  # a user's own code may raise anything, SystemExit too
-        if is_out_of_memory(error):
-            raise
-        raise AttackError(one_line(f"attack {name!r}: expected adversarial images, got {error!r:.300}")) from error
     finally:
         moved += before.put_back()
     if not moved and torch.equal(*outputs) and not torch.allclose(_outputs(model, image), outputs[0], 1e-3, 1e-5, True):
@@ -62,7 +60,9 @@ class _Snapshot:
         """Name, dictionary, and what was in it: each module's attributes, then its parameters, hooks and the like."""
         self.tensors: dict[str, tuple[Tensor, Tensor, bool, Tensor | None]] = {}
         for name, module in model.named_modules():
-            inner = [(f"{name}.{_plain(key)}", now) for key, now in vars(module).items() if isinstance(now, dict)]
+            inner = [
+                (f"{name}.{key.removeprefix('_')}", now) for key, now in vars(module).items() if isinstance(now, dict)
+            ]
             self.contents += [(key, now, dict(now)) for key, now in ((f"{name}.", vars(module)), *inner)]
             for key, value in (*vars(module).items(), *module._parameters.items(), *module._buffers.items()):
                 if isinstance(value, Tensor):
@@ -79,7 +79,7 @@ class _Snapshot:
                 module.__class__ = cls
         for name, now, before in self.contents:
             if changed := [key for key in {**before, **now} if not _same(before, now, key)]:
-                moved += [name + _plain(key) for key in changed] if name.endswith(".") else [name]
+                moved += [name + key.removeprefix("_") for key in changed] if name.endswith(".") else [name]
                 now.clear()  # and filled again, as the handles of hooks know this dictionary
                 now.update(before)
         moved = [name.removeprefix(".") for name in moved]
@@ -94,10 +94,6 @@ class _Snapshot:
                 if tensor.is_leaf:
                     tensor.grad = gradient
         return moved
-
-
-def _plain(key: str) -> str:
-    return key.removeprefix("_")
 
 
 def _same(before: dict[str, Any], now: dict[str, Any], key: str) -> bool:

@@ -47,22 +47,30 @@ def ascend(
     the attack's norm and pixel space, [n] or one for all, a number or a tensor of no dimension; start: like images,
     what the first step starts from less the image.
     """
-    several = isinstance(radii, Tensor) and radii.ndim > 0
-    bound = radii.view(-1, 1, 1, 1) if several else radii  # type: ignore[union-attr]
+    bound = radii.view(-1, 1, 1, 1) if isinstance(radii, Tensor) and radii.ndim > 0 else radii
     adversarial = (images + start).clamp(0, 1)
     for _ in range(attack.steps):
         adversarial.requires_grad_()
         (gradient,) = torch.autograd.grad(loss_of(adversarial), adversarial)
         direction = gradient / (lengths(gradient) + EPS_FOR_DIVISION) if attack.norm == "L2" else gradient.sign()
         moved = adversarial.detach() + attack.length(bound) * direction - images
-        if attack.norm == "L2":
-            far = lengths(moved).clamp(min=EPS_FOR_DIVISION)  # 0 / 0 where nothing moved in a ball of radius 0
-            # As torch divides a number by a tensor, which rounds otherwise than tensor by tensor.
-            moved = moved * (bound / far if several else far.reciprocal() * bound).clamp(max=1)
-        else:
-            moved = moved.clamp(-bound, bound)
-        adversarial = (images + moved).clamp(0, 1)
+        adversarial = (images + within(moved, bound, attack.norm)).clamp(0, 1)
     return adversarial
+
+
+def within(moved: Tensor, bound: Tensor | float, norm: str) -> Tensor:
+    """Perturbations [n, ...], those that are longer than a radius cut to it; bound: one, or [n, 1, 1, 1]."""
+    if norm == "Linf":
+        return moved.clamp(-bound, bound)  # type: ignore[arg-type]  # torch takes numbers too
+    far = lengths(moved).clamp(min=EPS_FOR_DIVISION)  # 0 / 0 where nothing moved in a ball of radius 0
+    # As torch divides a number by a tensor, which rounds otherwise than tensor by tensor.
+    several = isinstance(bound, Tensor) and bound.ndim > 0
+    return moved * (bound / far if several else far.reciprocal() * bound).clamp(max=1)
+
+
+def unit(vectors: Tensor, norm: str = "L2") -> Tensor:
+    """Each [n, ...] at length 1 in a norm: in L-infinity its signs."""
+    return vectors.sign() if norm == "Linf" else vectors / lengths(vectors).clamp(min=EPS_FOR_DIVISION)
 
 
 def margin(logits: Tensor, labels: Tensor, reduction: str = "sum") -> Tensor:
@@ -162,8 +170,6 @@ def extremes(adversarial: Tensor, images: Tensor, norm: str, radii: Tensor | flo
 
     The projection rounds, so a relative 1e-4 is not beyond, nor is what rounding each pixel adds in a tiny ball.
     """
-    if adversarial.shape != images.shape:
-        raise AttackError(f"attack: expected shape {tuple(images.shape)}, got {tuple(adversarial.shape)}")
     low, high = adversarial.aminmax()
     distances = lengths(adversarial - images, norm).flatten()
     rounding = 2**-25 * (math.sqrt(images[0].numel()) if norm == "L2" else 1)  # half the resolution of pixels near 1
@@ -174,13 +180,14 @@ def check(found: Sequence[float], norm: str, name: str = "pgd") -> None:
     """Judge extremes. AttackError if what an attack returned is not finite, outside [0, 1], or too far away."""
     beyond, low, high = found
     if not math.isfinite(beyond):
-        raise AttackError(
-            f"attack {name!r}: expected finite gradients, got NaN or infinity: a model in training has diverged, or "
-            "its encoder has no finite gradient at some images, as a square root has none at black pixels"
+        said = (
+            "finite gradients, got NaN or infinity: a model in training has diverged, or its encoder has no finite "
+            "gradient at some images, as a square root has none at black pixels"
         )
-    if beyond > 1e-6:  # the resolution of pixels near 1
-        raise AttackError(
-            f"attack {name!r}: expected {norm} distances of at most epsilon, got one that is {beyond:.3g} more"
-        )
-    if low > 0 or high > 1:
-        raise AttackError(f"attack {name!r}: expected pixels in [0, 1], got [{-low}, {high}]")
+    elif beyond > 1e-6:  # the resolution of pixels near 1
+        said = f"{norm} distances of at most epsilon, got one that is {beyond:.3g} more"
+    elif low > 0 or high > 1:
+        said = f"pixels in [0, 1], got [{-low}, {high}]"
+    else:
+        return
+    raise AttackError(f"attack {name!r}: expected {said}")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from ..util.epsilons import EPS
 from ..util.errors import InvalidValue, one_line, unknown
-from ..util.values import Count, Positive, parse, value
+from ..util.values import Count, Positive, parse_settings, value
 
 Norm = Literal["L2", "Linf"]
 AttackFunction = Callable[..., Any]
@@ -169,19 +169,9 @@ def attack_of(text: str, base: Attack) -> Attack:
     A name may be left out: ``steps=100``. Raises InvalidValue or UnknownName.
     """
     name, *settings = text.split(",") if "=" not in text.split(",")[0] else [base.name, *text.split(",")]
-    named = kind(name).defaults
-    changes = dict(map(_setting, settings))
+    named, changes = kind(name).defaults, parse_settings(Attack, "attack setting", settings)
     changed = replace(base if name == base.name else replace(named, norm=base.norm), **changes)
     lengths = (changed.name, changed.step_unit) == ("pgd", "pixel")
     if lengths and changed.norm != base.norm and "step_size" not in changes:
         raise InvalidValue(f"attack: expected a step_size with norm={changed.norm}, got one for {base.norm} only")
     return changed
-
-
-def _setting(text: str) -> tuple[str, Any]:
-    """A field and its value, of ``steps=100``."""
-    name, _, written = text.partition("=")
-    known = [one.name for one in fields(Attack) if one.name != "name"]
-    if name not in known:
-        raise unknown("attack setting", name, known)
-    return name, parse(Attack, name, written)

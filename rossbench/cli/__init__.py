@@ -55,17 +55,13 @@ def _run(given: list[str]) -> int:
         return 0
     except (Exception, KeyboardInterrupt, Interrupted) as error:
         message, code = _explain(error, given)
-        if not torchrun.is_rank_zero() and _is_said_by_rank_0(error):
+        shared = isinstance(error, (click.ClickException, RossbenchError, Interrupted))
+        if shared and not isinstance(error, RankError) and not torchrun.is_rank_zero():  # rank 0 says it
             return code if isinstance(error, Interrupted) else 0  # torchrun ends rank 0 when another fails
         if "--debug" in given:
             traceback.print_exc()
         click.echo(f"rossbench: {_one_line(message)}", err=True)
         return code
-
-
-def _is_said_by_rank_0(error: BaseException) -> bool:
-    shared = (click.ClickException, RossbenchError, Interrupted)
-    return isinstance(error, shared) and not isinstance(error, RankError)
 
 
 def _one_line(message: str) -> str:

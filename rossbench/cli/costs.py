@@ -11,7 +11,7 @@ from rich.table import Table
 from ..config.scenarios import Scenario, specs_of
 from ..config.specs import AnySpec, EvaluateSpec, FinetuneSpec, PretrainSpec
 from ..store.store import Store
-from .terminal import Console
+from .terminal import Console, table
 
 if TYPE_CHECKING:
     from ..models.encoders import Encoder
@@ -56,19 +56,18 @@ def show(
 
 
 def _table(specs: Sequence[AnySpec], columns: Mapping[str, Callable[[AnySpec], float]]) -> Table:
-    table = Table("stage", show_edge=False)
     units = {"FLOP": scaled, "in the store": lambda size: f"{scaled(size)}B", "time": duration}
-    for title in ("artifacts", *columns):
-        table.add_column(title, justify="right", no_wrap=True)
+    rows = []
     for stage in (PretrainSpec.stage, FinetuneSpec.stage, EvaluateSpec.stage, "all"):
         some = [spec for spec in specs if stage in (spec.stage, "all")]
         sums = (units[title](sum(map(number, some))) for title, number in columns.items())
-        table.add_row(stage, str(len(some)), *sums, style="bold" if stage == "all" else None)
-    return table
+        rows.append((stage, str(len(some)), *sums))
+    made = table(("stage",), ("artifacts", *columns), rows)
+    made.rows[-1].style = "bold"
+    return made
 
 
 def _notes(specs: Sequence[AnySpec], counter: Counter) -> list[str]:
-    """What the numbers are made of."""
     trained = [spec for spec in specs if isinstance(spec, (PretrainSpec, FinetuneSpec)) and spec.passes]
     forward = {_model(spec): counter.forward(spec) for spec in trained}
     state = max(map(counter.state_bytes, trained), default=0)

@@ -13,8 +13,9 @@ from rich.table import Table
 from ..config.scenarios import Row
 from ..data.datasets import count
 from ..store import results
+from ..store.results import ResultMatrix
 from ..store.store import Store
-from ..util.epsilons import check_models, format_epsilon
+from ..util.epsilons import check_epsilon, check_models
 from ..util.errors import InvalidValue
 from . import options, types
 from .terminal import Console
@@ -24,9 +25,9 @@ if TYPE_CHECKING:
 
 FORMS = ("png", "svg", "pdf")
 _names = click.argument("names", nargs=-1, required=True, metavar="NAME...", shell_complete=options.complete_names)
-_source = options.together(options.scenario_file, options.protocol, options.store, options.data_dir, options.device)
-_epsilons = click.option("--eval-eps", "epsilons", callback=options.epsilons, help="Evaluation epsilons.")
-_at = click.option("--epsilon", callback=options.epsilon, help="Evaluation epsilon.  [default: the middle one]")
+_source = options.together(options.protocol, options.store, options.data_dir, options.device, options.always)
+_epsilons = click.option("--eval-eps", "epsilons", type=options.EPSILONS, help="Evaluation epsilons.")
+_at = click.option("--epsilon", type=options.EPSILON, help="Evaluation epsilon.  [default: the middle one]")
 _stage = click.option(
     "--stage", type=types.Choice(["pretrain", "finetune"]), help="Training stage.  [default: pretrain]"
 )
@@ -37,6 +38,7 @@ _attack = click.option(
     help="Epsilon of the attack on the images.  [default: 0; examples: 5 in L2, 0.3 in Linf]",
 )
 _limit = click.option("--limit", type=types.Whole(min=1), help="Number of test images, class-balanced.")
+_ROWS = "Models by epsilon, such as 0,1,1:0 (pretraining:finetuning)."
 _inputs = options.together(
     click.option("--layer", help="Layer name, as listed by rossbench layers.  [default: encoder; together: linear]"),
     click.option("--perplexity", type=types.Number(min=1), help="t-SNE perplexity.  [default: 35; together: 50]"),
@@ -46,11 +48,6 @@ _inputs = options.together(
     _attack,
     _limit,
 )
-
-
-def _models(default: str) -> options.Decorator:
-    text = f"Models by epsilon, such as 0,1,1:0 (pretraining:finetuning).  [default: {default}]"
-    return click.option("--models", "rows", callback=options.models, help=text)
 
 
 @click.group(cls=types.Group)
@@ -64,14 +61,13 @@ def _add(kind: str, default: str, text: str, *choices: options.Decorator) -> Non
 
     @figure.command(kind, help=text)
     @_names
-    @_models(default)
+    @click.option("--models", "rows", type=options.MODELS, help=f"{_ROWS}  [default: {default}]")
     @options.together(*choices)
     @options.file_option("save", "FILE.png, .svg or .pdf.")
     @_source
-    @options.debug_option
-    def command(names: tuple[str, ...], rows: tuple[Row, ...], save: Path | None, **given: Any) -> None:
+    def command(names: tuple[str, ...], save: Path | None, **given: Any) -> None:
         target = options.place(save, f"{'-'.join(names)}-{kind}.png", FORMS)
-        data, matrices = _open(names, rows, given)
+        data, matrices, rows = _open(names, given)
         from ..report import figures
         from ..report.figure_data import choose, ends
         from ..report.plot_style import to_bytes
@@ -86,34 +82,27 @@ def _add(kind: str, default: str, text: str, *choices: options.Decorator) -> Non
                 click.echo(f"rossbench: {matrix.name}: {matrix.notes()[0]}", err=True)
 
 
-def _open(
-    names: tuple[str, ...], rows: tuple[Row, ...], given: dict[str, Any]
-) -> tuple[FigureData, list[results.ResultMatrix]]:
-    """The data of the store, and the matrices of these names in it; takes the options of ``_source``."""
-    store, protocol = Store(given.pop("store")), given.pop("protocol")
+def _open(names: tuple[str, ...], given: dict[str, Any]) -> tuple[FigureData, list[ResultMatrix], tuple[Row, ...]]:
+    """The data of the store, the matrices of these names in it, and the models' rows; takes their options.
+
+    InvalidValue for models, epsilons or a number of images that the store has no evaluation of, before torch is loaded,
+    which takes seconds.
+    """
+    store, protocol, rows = Store(given.pop("store")), given.pop("protocol"), given.pop("rows") or ()
     matrices = results.one_protocol(results.load(store, names, protocol))
-    _check(matrices, rows, given.get("epsilons"), given.get("limit"))  # before torch is loaded, which takes seconds
-    with Console(stderr=True).status("loading torch"):
-        from ..report.figure_data import FigureData
-    return FigureData(store, given.pop("data_dir"), given.pop("device")), matrices
-
-
-def _check(
-    matrices: list[results.ResultMatrix], rows: tuple[Row, ...], epsilons: tuple[float, ...] | None, limit: int | None
-) -> None:
-    """InvalidValue for models, epsilons or a number of images that the store has no evaluation of."""
     check_models(rows, {row for matrix in matrices for row in matrix.rows})
     known = sorted({column for matrix in matrices for column in matrix.columns})
-    for epsilon in epsilons or ():
-        if epsilon not in known:
-            there = ", ".join(map(format_epsilon, known))
-            raise InvalidValue(f"--eval-eps: expected an evaluated epsilon, {there}, got {format_epsilon(epsilon)}")
-    records = [record for matrix in matrices for record in matrix.records]
+    for epsilon in given.get("epsilons") or ():
+        check_epsilon("--eval-eps: expected an evaluated epsilon", epsilon, known)
+    records, limit = [record for matrix in matrices for record in matrix.records], given.get("limit")
     most = min((record.n for record in records), default=0)
     if limit is not None and limit > most:
         raise InvalidValue(f"--limit: expected at most the {most} images of the evaluation, got {limit}")
     for target in sorted({record.spec.finetune.target for record in records}):
         count(target, "test", limit)
+    with Console(stderr=True).status("loading torch"):
+        from ..report.figure_data import FigureData
+    return FigureData(store, given.pop("data_dir"), given.pop("device")), matrices, rows
 
 
 _add("robustness", "all", "Plot a metric against the evaluation epsilon, one curve per model.", options.metric)
@@ -129,14 +118,15 @@ _add("corruptions", "all", "Plot accuracy under each corruption; of run --kind c
 _add("displacement", "all", "Plot displacement of features against accuracy; of run --kind features.", _at)
 
 
-_model = click.option(
-    "--model", "rows", callback=options.models, help="Model by epsilon, such as 1 or 1:0.  [default: last]"
+_one_model = options.together(
+    options.name,
+    click.option("--model", "rows", type=options.MODELS, help="Model by epsilon, such as 1 or 1:0.  [default: last]"),
 )
 
 
-def _one(name: str, rows: tuple[Row, ...], given: dict[str, Any], limit: int | None = None) -> tuple[FigureData, Model]:
+def _one(name: str, given: dict[str, Any]) -> tuple[FigureData, Model]:
     """The data of the store, and the model of a scenario that was asked for."""
-    data, matrices = _open((name,), rows, {"limit": limit, **given})
+    data, matrices, rows = _open((name,), given)
     from ..report.figure_data import choose
 
     models = choose(matrices, rows)
@@ -146,13 +136,11 @@ def _one(name: str, rows: tuple[Row, ...], given: dict[str, Any], limit: int | N
 
 
 @click.command()
-@options.name
-@_model
+@_one_model
 @_source
-@options.debug_option
-def layers(name: str, rows: tuple[Row, ...], **given: Any) -> None:
+def layers(name: str, **given: Any) -> None:
     """List a model's layers with their output shapes for one image."""
-    data, model = _one(name, rows, given)
+    data, model = _one(name, given)
     table = Table("layer", "shape", show_edge=False)
     for layer, shape in data.layers(model).items():
         table.add_row(escape(layer), " x ".join(map(str, shape)))
@@ -160,29 +148,19 @@ def layers(name: str, rows: tuple[Row, ...], **given: Any) -> None:
 
 
 @click.command()
-@options.name
-@_model
+@_one_model
 @click.option("--layer", default="encoder", show_default=True, help="Layer name, as listed by rossbench layers.")
 @_attack
 @_limit
 @options.file_option("save", "FILE.npz.")
 @_source
-@options.debug_option
-def features(
-    name: str,
-    rows: tuple[Row, ...],
-    layer: str,
-    epsilon: float | None,
-    limit: int | None,
-    save: Path | None,
-    **given: Any,
-) -> None:
+def features(name: str, layer: str, save: Path | None, **given: Any) -> None:
     """Save a layer's features of clean or attacked test images, and labels, as NumPy arrays."""
     target = options.place(save, f"{name}-{layer}.npz", ("npz",))
-    data, model = _one(name, rows, given, limit)
+    data, model = _one(name, given)
     import numpy as np
 
-    found, labels = data.features(model, layer, epsilon or 0, limit)
+    found, labels = data.features(model, layer, given["epsilon"] or 0, given["limit"])
     buffer = io.BytesIO()
     np.savez_compressed(buffer, features=found.numpy(), labels=labels.numpy())
     options.save(target, buffer.getvalue())

@@ -25,18 +25,15 @@ FILE = "rossbench scenario file"
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
-def _parsed(pattern: str, expected: str, parse: Callable[[str], Any] = str) -> Callable[..., Any]:
-    """A callback: text that matches a pattern, parsed by a function that may raise ValueError."""
+def _matching(pattern: str, expected: str, parse: Callable[[str], Any] = str) -> types.Text:
+    """Text that matches a pattern, parsed by a function that may raise ValueError."""
 
-    def convert(ctx: click.Context, param: click.Parameter, value: str | None) -> Any:
-        try:
-            if value is None or re.fullmatch(pattern, value):
-                return None if value is None else parse(value)
-        except ValueError:
-            pass
-        raise click.BadParameter(f"expected {expected}, got {value!r}", ctx, param)
+    def convert(text: str) -> Any:
+        if not re.fullmatch(pattern, text):
+            raise ValueError(text)
+        return parse(text)
 
-    return convert
+    return types.Text(convert, expected)
 
 
 def _parse_seeds(text: str) -> tuple[int, ...]:
@@ -53,41 +50,52 @@ def _parse_shard(text: str) -> tuple[int, int]:
     return number, total
 
 
-_device = _parsed(r"auto|cpu|mps|cuda(:\d{1,3})?", "auto, cpu, cuda, cuda:N or mps")
-_address = _parsed(r"auto|local|[\w.-]{1,250}:\d{1,5}", "auto, local or host:port")
-_seeds = _parsed(r"\d{1,18}(,\d{1,18})*", "different whole numbers such as 0,1,2", _parse_seeds)
-_shard = _parsed(r"\d{1,5}/\d{1,5}", "K/N with K from 1 to N, such as 2/8", _parse_shard)
-_normalization = _parsed(
-    ".*", f"{', '.join(NORMALIZATIONS)} or mean/std as R,G,B/R,G,B with std above 0", normalization_of
-)
+def _parse_epsilon(text: str) -> float:
+    found = parse_epsilons(text)
+    if len(found) != 1:
+        raise click.BadParameter(f"expected one epsilon, got {text}")
+    return found[0]
+
+
+def _parse_weights(text: str) -> str:
+    """What can be known of --encoder-weights without torch."""
+    kind, _, name = text.partition(":")
+    name = os.path.expanduser(name)
+    known = {"hf-hub": re.fullmatch(r"[\w./@-]+", name), "local-dir": os.path.isfile(os.path.join(name, "config.json"))}
+    if kind in known:
+        if not known[kind]:
+            raise click.BadParameter(f"expected a model that timm can load, got {text!r:.200}")
+        return f"{kind}:{name}"
+    source = os.path.expanduser(text)
+    if not os.path.isfile(source) and not os.path.isdir(source):  # which reading says more of
+        expected = "expected a file, hf-hub:NAME or local-dir:PATH"
+        raise click.BadParameter(f"{expected}, got {text!r:.200}, and there is no such file")
+    return source
+
+
+def _parse_kind(text: str) -> str:
+    registry.check_kind(text)
+    return text
+
+
+_DEVICE = _matching(r"auto|cpu|mps|cuda(:\d{1,3})?", "auto, cpu, cuda, cuda:N or mps")
+_ADDRESS = _matching(r"auto|local|[\w.-]{1,250}:\d{1,5}", "auto, local or host:port")
+_SEEDS = _matching(r"\d{1,18}(,\d{1,18})*", "different whole numbers such as 0,1,2", _parse_seeds)
+_SHARD = _matching(r"\d{1,5}/\d{1,5}", "K/N with K from 1 to N, such as 2/8", _parse_shard)
+_MEAN_STD = f"{', '.join(NORMALIZATIONS)} or mean/std as R,G,B/R,G,B with std above 0"
+_NORMALIZATION = types.Text(normalization_of, _MEAN_STD, "norm")
+_WEIGHTS = types.Text(_parse_weights, name="source")
+EPSILONS, EPSILON, MODELS = types.Text(parse_epsilons), types.Text(_parse_epsilon), types.Text(parse_models)
+_OR_SAME = types.Text(lambda text: text if text == SAME else parse_epsilons(text))
 _COUNT = types.Whole(min=1)
 _FILE = types.Path(dir_okay=False, path_type=Path)
 FOLDER = types.Path(file_okay=False, path_type=Path)
 
 
-def epsilons(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[float, ...] | None:
-    return None if value is None else parse_epsilons(value)
-
-
-def epsilon(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
-    found = None if value is None else parse_epsilons(value)
-    if found is not None and len(found) != 1:
-        raise click.BadParameter(f"expected one epsilon, got {value}", ctx, param)
-    return found and found[0]
-
-
-def models(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[tuple[float, float], ...]:
-    return () if value is None else parse_models(value)
-
-
-def _or_same(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[float, ...] | str | None:
-    return value if value == SAME else epsilons(ctx, param, value)
-
-
 def _load_scenario_file(ctx: click.Context, param: click.Parameter, value: Path | None) -> None:
     if value is not None:
         if not value.is_file():  # reading a device or a pipe may never end
-            raise click.BadParameter(f"expected a file, got {value}", ctx, param)
+            raise click.BadParameter(f"expected a file, got {value}")
         registry.load_file(value)
         ctx.meta[FILE] = value
 
@@ -96,37 +104,15 @@ def check_writable(ctx: click.Context, param: click.Parameter, value: Path | Non
     """A folder that can be written to or created, checked before the work whose results go there."""
     nearest = value and next(path for path in (value.absolute(), *value.absolute().parents) if path.exists())
     if nearest and not os.access(nearest, os.W_OK):
-        raise click.BadParameter(f"expected a folder to write to, got {value}", ctx, param)
+        raise click.BadParameter(f"expected a folder to write to, got {value}")
     return value
 
 
-def _check_weights_exist(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
-    """What can be known of --encoder-weights without torch."""
-    if value is None:
-        return None
-    kind, _, name = value.partition(":")
-    name = os.path.expanduser(name)
-    known = {"hf-hub": re.fullmatch(r"[\w./@-]+", name), "local-dir": os.path.isfile(os.path.join(name, "config.json"))}
-    if kind in known and not known[kind]:
-        raise click.BadParameter(f"expected a model that timm can load, got {value!r:.200}", ctx, param)
-    source = f"{kind}:{name}" if kind in known else os.path.expanduser(value)
-    if kind not in known and not os.path.isfile(source) and not os.path.isdir(source):  # which reading says more of
-        expected = "expected a file, hf-hub:NAME or local-dir:PATH"
-        raise click.BadParameter(f"{expected}, got {value!r:.200}, and there is no such file", ctx, param)
-    return source
-
-
-def _needs_cost(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
-    """--cost is eager, so it is parsed before the options that need it."""
-    if value and not ctx.params.get("cost"):
-        raise click.UsageError(f"--{param.name} needs --cost", ctx)
+def _check_folder_exists(ctx: click.Context, param: click.Parameter, value: Path | None) -> Path | None:
+    """Checked before the work that the file is for, which may take minutes."""
+    if value is not None and not (value.parent.is_dir() and os.access(value.parent, os.W_OK)):
+        raise click.BadParameter(f"expected a file in a folder that exists, got {value}")
     return value
-
-
-def _check_kinds(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
-    for value in values:
-        registry.check_kind(value)
-    return values
 
 
 def complete_names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
@@ -154,7 +140,7 @@ name_or_zoo = click.argument("name", required=False, shell_complete=complete_nam
 some_names = click.argument("names", nargs=-1, metavar="[NAME]...", shell_complete=complete_names)
 debug_option = option("--debug", is_flag=True, expose_value=False, help="Show the traceback of an error.")
 json_option = option("--json", "as_json", is_flag=True, help="Print JSON.")
-_kinds: dict[str, Any] = {"multiple": True, "default": [ATTACK], "callback": _check_kinds, "metavar": "KIND"}
+_kinds: dict[str, Any] = {"type": types.Text(_parse_kind, name="kind"), "multiple": True, "default": [ATTACK]}
 kinds = option("--kind", "kinds", **_kinds, help="What to evaluate, as list names it; repeatable.  [default: attack]")
 no_audit = option("--no-audit", is_flag=True, help="Do not audit the models; rossbench audit does it later.")
 threads = option("--threads", type=types.Whole(1, 1024), help="Threads on the CPU; moves the last bits of results.")
@@ -167,6 +153,8 @@ scenario_file = option(
     callback=_load_scenario_file,
     help="Python file that registers your own scenarios.",
 )
+always = together(scenario_file, debug_option)
+"""Of every command that names scenarios."""
 _of_store: dict[str, Any] = {
     "default": STORE,
     "show_default": True,
@@ -184,17 +172,17 @@ data_dir = option("--data-dir", type=FOLDER, help="[default: ROSSBENCH_DATA or ~
 tensorboard = option(
     "--tensorboard", type=FOLDER, callback=check_writable, help="Log loss and accuracy per epoch here."
 )
-device = option("--device", callback=_device, default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
+device = option("--device", type=_DEVICE, default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
 metric = option("--metric", type=types.Choice(list(METRICS)), help="[default: top1; robust for --attacked correct]")
 protocol = option("--protocol", metavar="HASH", help="Only runs under the protocol with this hash.")
 _share = types.Number(0, 10**6)
 workers = together(
-    option("--shard", callback=_shard, default="1/1", metavar="K/N", help="Run part K of N.  [default: 1/1]"),
+    option("--shard", type=_SHARD, default="1/1", metavar="K/N", help="Run part K of N.  [default: 1/1]"),
     option(
         "--ray",
         is_flag=False,
         flag_value="auto",
-        callback=_address,
+        type=_ADDRESS,
         metavar="[ADDRESS]",
         help="Run on a Ray cluster: auto, host:port, or local to start one here.  [default address: auto]",
     ),
@@ -202,32 +190,26 @@ workers = together(
     option("--gpus-per-task", "gpus", type=_share, help="GPUs per Ray task, such as 0.25.  [default: 0]"),
 )
 costs = together(
-    option("--cost", is_flag=True, is_eager=True, help="FLOPs and bytes, in total and of what is still to run."),
+    option("--cost", is_flag=True, help="FLOPs and bytes, in total and of what is still to run."),
     option(
         "--rate",
         type=types.Number(0, min_open=True),
-        callback=_needs_cost,
         metavar="FLOP/S",
         help="With --cost: estimate time at this rate, such as 50e12.",
     ),
-    option(
-        "--calibrate",
-        is_flag=True,
-        callback=_needs_cost,
-        help="With --cost: estimate time from steps measured on --device.",
-    ),
+    option("--calibrate", is_flag=True, help="With --cost: estimate time from steps measured on --device."),
 )
 overrides = together(
-    option("--train-eps", "train_epsilons", callback=epsilons, help="Pretraining epsilons: 0,1 or 0:1:0.2 or 8/255."),
-    option("--finetune-eps", "finetune_epsilons", callback=_or_same, help="Finetuning epsilons; same: as pretrained."),
-    option("--eval-eps", "eval_epsilons", callback=epsilons, help="Evaluation epsilons."),
+    option("--train-eps", "train_epsilons", type=EPSILONS, help="Pretraining epsilons: 0,1 or 0:1:0.2 or 8/255."),
+    option("--finetune-eps", "finetune_epsilons", type=_OR_SAME, help="Finetuning epsilons; same: as pretrained."),
+    option("--eval-eps", "eval_epsilons", type=EPSILONS, help="Evaluation epsilons."),
     option("--epochs", type=_COUNT, help="Pretraining epochs."),
     option("--finetune-epochs", type=_COUNT, help="Finetuning epochs."),
     option("--train-limit", type=_COUNT, help="Number of training images, class-balanced."),
     option("--test-limit", type=_COUNT, help="Number of test images, class-balanced."),
     option("--size", type=_COUNT, help="Height and width in pixels to which images are resized."),
     option("--seed", type=types.Whole(0, 2**62), help="Random seed."),
-    option("--seeds", callback=_seeds, help="Random seeds, such as 0,1,2; everything runs once per seed."),
+    option("--seeds", type=_SEEDS, help="Random seeds, such as 0,1,2; everything runs once per seed."),
     option(
         "--zoo",
         metavar="ENCODER",
@@ -235,16 +217,10 @@ overrides = together(
         help="The published encoder that the weights are of: its scenario, architecture and finetuning.",
     ),
     option("--encoder", help="Architecture: conv3, a timm model, or a timm ResNet with :cifar or :cifar-pad2."),
-    option(
-        "--encoder-weights",
-        metavar="SOURCE",
-        callback=_check_weights_exist,
-        help="Use a pretrained encoder: a file, hf-hub:NAME or local-dir:PATH.",
-    ),
+    option("--encoder-weights", type=_WEIGHTS, help="Use a pretrained encoder: a file, hf-hub:NAME or local-dir:PATH."),
     option(
         "--encoder-normalization",
-        callback=_normalization,
-        metavar="NORM",
+        type=_NORMALIZATION,
         help="Its input normalization: none, imagenet, cifar10 or mean/std as R,G,B/R,G,B.  [default: the file's]",
     ),
     option(
@@ -267,7 +243,7 @@ overrides = together(
         "settings",
         multiple=True,
         metavar="FIELD=VALUE",
-        callback=lambda ctx, param, values: [parse_setting(value) for value in values],
+        type=types.Text(parse_setting),
         help="Set any field that show lists, such as pretraining.learning_rate=1e-3; repeatable, applied last.",
     ),
 )
@@ -275,22 +251,14 @@ overrides = together(
 
 def check_workers(ray: str | None, cpus: float | None, gpus: float | None) -> None:
     """UsageError for Ray's options without --ray, or a fraction above 1 of GPUs."""
-    for option, value in (("--cpus-per-task", cpus), ("--gpus-per-task", gpus)):
-        if ray is None and value is not None:
-            raise click.UsageError(f"{option} needs --ray")
+    needing = [name for name, value in (("--cpus-per-task", cpus), ("--gpus-per-task", gpus)) if value is not None]
+    if ray is None and needing:
+        raise click.UsageError(f"{needing[0]} needs --ray")
     if gpus is not None and gpus > 1 and gpus != int(gpus):
         raise click.UsageError(f"--gpus-per-task: expected at most 1, or a whole number, got {gpus:g}")
 
 
-def _check_folder_exists(ctx: click.Context, param: click.Parameter, value: Path | None) -> Path | None:
-    """Checked before the work that the file is for, which may take minutes."""
-    if value is not None and not (value.parent.is_dir() and os.access(value.parent, os.W_OK)):
-        raise click.BadParameter(f"expected a file in a folder that exists, got {value}", ctx, param)
-    return value
-
-
 def file_option(name: str, help: str) -> Decorator:
-    """A file to write."""
     return click.option(f"--{name}", "save", type=_FILE, callback=_check_folder_exists, help=help)
 
 

@@ -20,8 +20,7 @@ _model = click.argument("model")
 @options.file_argument
 @options.protocol
 @options.store
-@options.scenario_file
-@options.debug_option
+@options.always
 def export(model: str, file: Path, protocol: str | None, store: Path) -> None:
     """Save the encoder of MODEL as safetensors that timm loads, with its recipe and numbers as metadata.
 
@@ -38,8 +37,7 @@ def export(model: str, file: Path, protocol: str | None, store: Path) -> None:
 @options.file_option("out", "Write the card to this file.")
 @options.protocol
 @options.store_alone
-@options.scenario_file
-@options.debug_option
+@options.always
 def card(model: str, save: Path | None, protocol: str | None, store: Path) -> None:
     """Print a model card of the encoder of MODEL, as export takes it: Markdown with the metadata that hubs read."""
     from ..report.card import card as model_card  # yaml, which other commands need not wait for
@@ -61,8 +59,7 @@ def card(model: str, save: Path | None, protocol: str | None, store: Path) -> No
     callback=options.check_writable,
     help="Write index.html into this folder.",
 )
-@options.scenario_file
-@options.debug_option
+@options.always
 def leaderboard(stores: tuple[Path, ...], folder: Path) -> None:
     """Write all encoders of some stores as one page to sort and filter, from records alone.
 

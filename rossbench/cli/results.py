@@ -10,9 +10,9 @@ import click
 from rich.markup import escape
 
 from .. import registry
-from ..report import audits, formats, kind_tables, tables, zoo
-from ..report import published as comparing
+from ..report import formats, kind_tables, tables, zoo
 from ..report import ranking as rankings
+from ..report.model import Model
 from ..store import results
 from ..store.lookup import are_of_models, find_model
 from ..store.several import load_several
@@ -28,16 +28,10 @@ EXIT_FAILED_AUDIT = 3
 @options.some_names
 @options.metric
 @click.option(
-    "--format",
-    "form",
-    type=types.Choice(["table", *formats.TEXTS, *formats.DATA]),
-    default="table",
-    show_default=True,
+    "--format", "form", type=types.Choice(["table", *formats.TEXTS, *formats.DATA]), default="table", show_default=True
 )
 @click.option("--intervals", is_flag=True, help="Show 95 % Wilson intervals; one seed only.")
-@click.option(
-    "--sort", callback=options.epsilon, metavar="EPSILON", help="Best model at this evaluation epsilon first."
-)
+@click.option("--sort", type=options.EPSILON, metavar="EPSILON", help="Best model at this evaluation epsilon first.")
 @click.option("--ranking", is_flag=True, help="Rank all encoders by mean robust accuracy over epsilons and targets.")
 @click.option("--threats", is_flag=True, help="Each model under each attack and kind, and under the worst of them.")
 @click.option("--no-audit-column", is_flag=True, help="Tables without the column of audits, as for a paper.")
@@ -46,8 +40,7 @@ EXIT_FAILED_AUDIT = 3
 @options.stores
 @options.data_dir
 @options.device
-@options.scenario_file
-@options.debug_option
+@options.always
 def report(
     names: tuple[str, ...],
     metric: str | None,
@@ -67,27 +60,19 @@ def report(
 
     Several --store are read together; where they contradict each other, a note says so.
     """
-    if save is not None and len(stores) > 1:
-        raise click.UsageError(f"--html: expected one --store, from which figures are drawn, got {len(stores)}")
+    given = {"--ranking": ranking, "--threats": threats, "--intervals": intervals, "--no-audit-column": no_audit_column}
+    given |= {"--html": save is not None, "--metric": metric is not None, "--sort": sort is not None}
+    given |= {"--format": form != "table", "data": form in formats.DATA, "--stores": len(stores) > 1}
+    for option, others, expected in _APART:
+        if given[option] and any(given[other] for other in others.split()):
+            raise click.UsageError(f"{option}: expected {expected.format(form=form, stores=len(stores))}")
     matrices = load_several(list(map(Store, stores)), names, protocol)
-    if ranking and (save, intervals, sort) != (None, False, None):
-        raise click.UsageError("--ranking: expected no --html, --intervals or --sort: it has intervals and an order")
-    if threats and (ranking, save, metric, intervals, sort) != (False, None, None, False, None):
-        raise click.UsageError("--threats: expected no --ranking, --html, --metric, --intervals or --sort")
-    if threats and (form in formats.DATA or len(stores) > 1):
-        raise click.UsageError("--threats: expected one --store, as a table, markdown or latex")
-    if save is not None and (form, metric, intervals, sort) != ("table", None, False, None):
-        raise click.UsageError("--html: expected no --format, --metric, --intervals or --sort: a page has its own")
-    if no_audit_column and (save is not None or threats or form in formats.DATA):
-        raise click.UsageError("--no-audit-column: expected a table, markdown or latex, without --threats")
-    if sort is not None and form in formats.DATA:
-        raise click.UsageError(f"--sort: expected a table, markdown or latex, got {form}, which is by scenario")
-    if intervals and form in formats.DATA:
-        raise click.UsageError(f"--intervals: expected a table, markdown or latex, got {form}, which has the counts")
     if save is not None:
         _write_page(save, names, matrices, stores[0], data_dir, device)
     elif threats:
-        _print([_threats(Store(stores[0]), matrices)], form)
+        with Console(stderr=True).status("loading torch"):
+            from ..report import per_image
+        _print([per_image.threats(Store(stores[0]), matrices)], form)
     elif ranking and form in rankings.DATA:
         click.echo(rankings.DATA[form](rankings.rankings(matrices, metric)), nl=False)
     elif form in formats.DATA:
@@ -98,10 +83,18 @@ def report(
         _print(list(map(tables.without_audits, shown)) if no_audit_column else shown, form)
 
 
-def _threats(store: Store, matrices: list[results.ResultMatrix]) -> tables.Table:
-    with Console(stderr=True).status("loading torch"):
-        from ..report import threats
-    return threats.table(store, matrices)
+_SHOWN = "--metric --intervals --sort"
+_APART = (
+    ("--html", "--stores", "one --store, from which figures are drawn, got {stores}"),
+    ("--ranking", "--html --intervals --sort", "no --html, --intervals or --sort: it has intervals and an order"),
+    ("--threats", f"--ranking --html {_SHOWN}", "no --ranking, --html, --metric, --intervals or --sort"),
+    ("--threats", "data --stores", "one --store, as a table, markdown or latex"),
+    ("--html", f"--format {_SHOWN}", "no --format, --metric, --intervals or --sort: a page has its own"),
+    ("--no-audit-column", "--html --threats data", "a table, markdown or latex, without --threats"),
+    ("--sort", "data", "a table, markdown or latex, got {form}, which is by scenario"),
+    ("--intervals", "data", "a table, markdown or latex, got {form}, which has the counts"),
+)
+"""Options of report, those that do not go with each, and what is expected."""
 
 
 def _write_page(
@@ -138,8 +131,7 @@ def _print(shown: Sequence[tables.Table], form: str) -> None:
 @options.store
 @options.data_dir
 @options.device
-@options.scenario_file
-@options.debug_option
+@options.always
 def audit(names: tuple[str, ...], protocol: str | None, store: Path, data_dir: Path | None, device: str) -> None:
     """Audit every evaluated classifier for signs of unreliable robustness; exit code 3 if one fails."""
     console = Console()
@@ -149,7 +141,7 @@ def audit(names: tuple[str, ...], protocol: str | None, store: Path, data_dir: P
     with display.showing(console) as observe:
         found = run.audit(names, store=store, data_dir=data_dir, device=device, protocol=protocol, observe=observe)
     for matrix in results.load(Store(store), names, protocol):
-        console.print(audits.to_rich(matrix))
+        console.print(formats.audits_to_rich(matrix))
     if any(one.verdict == "fail" for one in found.values()):
         raise click.exceptions.Exit(EXIT_FAILED_AUDIT)
 
@@ -163,8 +155,7 @@ def audit(names: tuple[str, ...], protocol: str | None, store: Path, data_dir: P
 @click.option("--format", "form", type=types.Choice(["table", *formats.TEXTS]), default="table", show_default=True)
 @options.protocol
 @options.store
-@options.scenario_file
-@options.debug_option
+@options.always
 def compare(
     names: tuple[str, ...], tolerance: float, show_reduced: bool, form: str, protocol: str | None, store: Path
 ) -> None:
@@ -175,19 +166,14 @@ def compare(
     difference is more than noise.
     """
     if any("@" in name for name in names) or (names and are_of_models(Store(store), names)):
-        _print([_compare_models(names, Store(store), protocol)], form)
+        if len(names) != 2:
+            raise click.UsageError(f"expected two models, such as digits@0 digits@1, got {' '.join(names)}")
+        models = [Model(*find_model(Store(store), name, protocol)) for name in names]
+        with Console(stderr=True).status("loading torch"):
+            from ..report.per_image import compare_models
+        _print([compare_models(Store(store), *models)], form)
         return
-    matrices = _named(names, Store(store), protocol)
-    known = zoo.compare(matrices)
-    try:
-        study = comparing.compare([one for one in matrices if not one.zoo])
-    except InvalidValue:
-        if not known:
-            raise
-        study = []
-    shown = [comparing.comparison_table(one, tolerance) for one in study if show_reduced or not one.refusal]
-    shown += [zoo.table(one, tolerance, show_reduced) for one in known if show_reduced or not one.refusal]
-    refused = [*comparing.refusals(study), *(one.refusal for one in known if one.refusal)]
+    shown, refused = zoo.beside_published(_named(names, Store(store), protocol), tolerance, show_reduced)
     reasons = "; ".join(refused)
     if not shown:
         raise NotComparable(f"compare: expected runs under the published protocol, got {reasons}; see --show-reduced")
@@ -207,14 +193,3 @@ def _named(names: Sequence[str], store: Store, protocol: str | None) -> list[res
         raise InvalidValue(f"compare: expected runs with --zoo {min(lacking)} in {store.root}, got none")
     places = {(one.name, one.protocol) for one in found}
     return found + [one for one in of_zoo if (one.name, one.protocol) not in places]
-
-
-def _compare_models(names: Sequence[str], store: Store, protocol: str | None) -> tables.Table:
-    """Two models, each NAME@MODEL or MODEL."""
-    if len(names) != 2:
-        raise click.UsageError(f"expected two models, such as digits@0 digits@1, got {' '.join(names)}")
-    found = [find_model(store, name, protocol) for name in names]
-    with Console(stderr=True).status("loading torch"):
-        from ..report.figure_data import Model
-        from ..report.model_comparison import compare_models
-    return compare_models(store, *(Model(*one) for one in found))

@@ -28,7 +28,7 @@ from ..util import torchrun
 from ..util.epsilons import EPS, format_epsilon, format_model
 from ..util.values import encode, flatten
 from . import costs, options
-from .terminal import Console
+from .terminal import Console, table
 
 if TYPE_CHECKING:
     from ..models.pretrained import PretrainedEncoder
@@ -36,8 +36,7 @@ if TYPE_CHECKING:
 
 @click.command("list")
 @options.json_option
-@options.scenario_file
-@options.debug_option
+@options.always
 def list_(as_json: bool) -> None:
     """List registered scenarios and suites, and the data sets that they can name."""
     found = [registry.get(name) for name in registry.names()]
@@ -49,25 +48,21 @@ def list_(as_json: bool) -> None:
         known = {"scenarios": list(map(asdict, found)), "suites": list(map(asdict, registry.suites()))}
         _print_json({**known, "data_sets": facts, "kinds": [ATTACK, *(row.defaults.name for row in registry.kinds())]})
         return
-    scenarios = Table("scenario", "encoder", "px", "recipe", "matrix", show_edge=False)
-    for one in found:
-        matrix = f"{len(one.rows)} x {len(one.eval_epsilons)}"
-        scenarios.add_row(*map(escape, (one.name, one.encoder, str(one.pixels), one.recipe.name, matrix)))
-    sets = Table("data set", show_edge=False)
-    for title in ("classes", "px", "train", "test"):
-        sets.add_column(title, justify="right")
-    for name, numbers in facts.items():
-        sets.add_row(escape(name), *(f"{number:,}" for number in numbers.values()))
-    kinds = Table("evaluation kind", "what it measures", "over", show_edge=False)
-    kinds.add_row(ATTACK, "Accuracy under attack, of every model; with an audit", f"evaluation {EPS}")
-    for row in registry.kinds():
-        kinds.add_row(*map(escape, (row.defaults.name, row.title, row.over)))
-    suites = Table("suite", "of", show_edge=False)
-    for suite in registry.suites():
-        suites.add_row(escape(suite.name), escape(suite.description or ", ".join(suite.members)))
-    for table in (scenarios, suites, kinds, sets):
-        table.columns[0].no_wrap = True
-    Console().print(scenarios, "", suites, "", kinds, "", sets, sep="\n")
+    scenarios = [
+        (one.name, one.encoder, str(one.pixels), one.recipe.name, f"{len(one.rows)} x {len(one.eval_epsilons)}")
+        for one in found
+    ]
+    suites = [(one.name, one.description or ", ".join(one.members)) for one in registry.suites()]
+    kinds = [(ATTACK, "Accuracy under attack, of every model; with an audit", f"evaluation {EPS}")]
+    kinds += [(row.defaults.name, row.title, row.over) for row in registry.kinds()]
+    sets = [(name, *(f"{number:,}" for number in numbers.values())) for name, numbers in facts.items()]
+    Console().print(
+        *(table(("scenario", "encoder", "px", "recipe", "matrix"), (), scenarios), ""),
+        *(table(("suite", "of"), (), suites), ""),
+        *(table(("evaluation kind", "what it measures", "over"), (), kinds), ""),
+        table(("data set",), ("classes", "px", "train", "test"), sets),
+        sep="\n",
+    )
 
 
 @click.command()
@@ -77,8 +72,7 @@ def list_(as_json: bool) -> None:
 @options.device
 @options.store
 @options.json_option
-@options.scenario_file
-@options.debug_option
+@options.always
 def show(
     name: str | None,
     cost: bool,
@@ -90,15 +84,18 @@ def show(
     **changed: Any,
 ) -> None:
     """Show matrix, recipe and cost of a scenario or suite; takes the options of run that change it."""
-    if rate is not None and calibrate:
+    if (calibrate or rate is not None) and not cost:
+        raise click.UsageError(f"--{'calibrate' if rate is None else 'rate'} needs --cost")
+    if calibrate and rate is not None:
         raise click.UsageError("--rate and --calibrate are mutually exclusive")
     if cost and as_json:
         raise click.UsageError("--cost and --json are mutually exclusive")
     scenarios, given = _given(changed_scenarios(name, changed), changed)
     name = name or scenarios[0].name
+    work = _passes(scenarios)
     if as_json:
-        passes = {stage: {"artifacts": count, "passes": number} for stage, count, number in _passes(scenarios)}
-        _print_json({"scenarios": [_facts(one) for one in scenarios], "passes": passes})
+        passes = {stage: {"artifacts": count, "passes": number} for stage, count, number in work}
+        _print_json({"scenarios": list(map(_facts, scenarios)), "passes": passes})
         return
     console = Console()
     for encoder in given:
@@ -111,18 +108,16 @@ def show(
         console.print(f"[bold]{escape(name)}[/]  {len(scenarios)} scenarios\n")
     for scenario in {one.name: one for one in scenarios}.values():  # once for all seeds
         _print_matrix(console, scenario)
-    work = Table("stage", show_edge=False)
-    for title in ("artifacts", "million passes"):
-        work.add_column(title, justify="right")
-    for stage, count, number in _passes(scenarios):
-        work.add_row(stage, str(count), f"{number / 1e6:,.2f}", style="bold" if stage == "all" else None)
-    console.print("Cost, in passes of one image through the encoder", work, sep="\n")
+    stages = [(stage, str(count), f"{number / 1e6:,.2f}") for stage, count, number in work]
+    shown = table(("stage",), ("artifacts", "million passes"), stages)
+    shown.rows[-1].style = "bold"
+    console.print("Cost, in passes of one image through the encoder", shown, sep="\n")
     console.print("[dim]forward 1; backward to the input 1, to input and weights 2[/]")
     for recipe, settings in dict.fromkeys((one.recipe.name, tuple(_settings(one).items())) for one in scenarios):
-        table = Table("field", "value", show_edge=False)
+        fields = Table("field", "value", show_edge=False)
         for row in settings:
-            table.add_row(*row)
-        console.print(f"\nRecipe {escape(recipe)}", table, sep="\n")
+            fields.add_row(*row)
+        console.print(f"\nRecipe {escape(recipe)}", fields, sep="\n")
 
 
 def _print_matrix(console: Console, scenario: Scenario) -> None:
@@ -198,8 +193,7 @@ def _settings(scenario: Scenario) -> dict[str, str]:
 @options.threads
 @options.quiet
 @options.json_option
-@options.scenario_file
-@options.debug_option
+@options.always
 def run(
     name: str | None,
     device: str,
@@ -265,8 +259,8 @@ def run(
     if as_json:
         click.echo(formats.DATA["json"](stored, None), nl=False)
     else:
-        for table in kind_tables.tables(stored):
-            Console().print(formats.to_rich(table, console.width))
+        for shown in kind_tables.tables(stored):
+            Console().print(formats.to_rich(shown, console.width))
     again = f"rossbench report {name}" + (f" --out {shlex.quote(str(store))}" if str(store) != options.STORE else "")
     file = click.get_current_context().meta.get(options.FILE)
     if file is not None and name not in {scenario.name for scenario in scenarios}:  # a store does not know suites

@@ -7,12 +7,14 @@ import errno
 import io
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any, TextIO, cast
 
 from rich import console
+from rich.markup import escape
 from rich.status import Status
+from rich.table import Table
 from rich.text import Text
 
 from ..util.encoding import ERRORS, spelled
@@ -26,6 +28,17 @@ class Console(console.Console):
 
     def status(self, status: Any, **options: Any) -> Status:
         return super().status(status, **{"spinner": "dots" if self.encoding.startswith("utf") else "line", **options})
+
+
+def table(left: Sequence[str], right: Sequence[str], rows: Iterable[Iterable[str]]) -> Table:
+    """Columns of texts, of which the first is not broken, then of numbers."""
+    made = Table(*left, show_edge=False)
+    made.columns[0].no_wrap = True
+    for title in right:
+        made.add_column(title, justify="right", no_wrap=True)
+    for row in rows:
+        made.add_row(*map(escape, row))
+    return made
 
 
 def now() -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Callable
 from typing import Any
 
 import click
@@ -19,8 +20,6 @@ def _range(of: click.IntRange | click.FloatRange) -> str:
 
 
 class Number(click.FloatRange):
-    """A finite number in a range."""
-
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         try:
             number = super().convert(value, param, ctx)
@@ -32,8 +31,6 @@ class Number(click.FloatRange):
 
 
 class Whole(click.IntRange):
-    """A whole number in a range."""
-
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         try:
             return super().convert(value, param, ctx)
@@ -41,9 +38,22 @@ class Whole(click.IntRange):
             self.fail(f"expected a whole number {_range(self)}, got {value!r:.200}", param, ctx)
 
 
-class Choice(click.Choice[str]):
-    """One of a few words."""
+class Text(click.types.StringParamType):
+    """Text that a function parses. Where ``expected`` is given, that is said of a ValueError."""
 
+    def __init__(self, parse: Callable[[str], Any], expected: str = "", name: str = "text") -> None:
+        self.parse, self.expected, self.name = parse, expected, name
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            return self.parse(value)
+        except ValueError:
+            if not self.expected:
+                raise
+            self.fail(f"expected {self.expected}, got {value!r}", param, ctx)
+
+
+class Choice(click.Choice[str]):
     def get_invalid_choice_message(self, value: Any, ctx: click.Context | None) -> str:
         *some, last = self.choices
         return f"expected {', '.join(some)} or {last}, got {value!r:.200}"
@@ -80,13 +90,12 @@ class Group(click.Group):
             name = args[0]
             if name.startswith("-"):
                 raise
-            if name == "help":
-                raise UnknownName(f"unknown command 'help'; did you mean {ctx.command_path} --help?") from error
             scenarios = {*registry.names(), *(suite.name for suite in registry.suites())}
-            first = next((command for command in ("run", "matrix") if command in self.commands), None)
-            if name in scenarios and first is not None:
-                meant = f"{ctx.command_path} {first} {name}"
-                raise UnknownName(f"unknown command {name!r}; did you mean {meant}?") from error
+            first = next((command for command in ("run", "matrix") if command in self.commands), "")
+            meant = {"help": f"{ctx.command_path} --help"}
+            meant |= dict.fromkeys(scenarios if first else (), f"{ctx.command_path} {first} {name}")
+            if name in meant:
+                raise UnknownName(f"unknown command {name!r}; did you mean {meant[name]}?") from error
             raise unknown("command", name, self.commands) from error
 
 
@@ -96,9 +105,6 @@ def with_usage(error: click.UsageError) -> str:
     if error.ctx is None or "argument" not in message or isinstance(error, click.BadOptionUsage):
         return message
     usage = " ".join(error.ctx.get_usage().split()).removeprefix("Usage: ")
-    joined = (
-        "; values of one option are joined by commas, such as 0,1"
-        if "unexpected" in message and "NAME" in usage
-        else ""
-    )
-    return f"{message.rstrip('.')}; usage: {usage}{joined}"
+    if "unexpected" in message and "NAME" in usage:
+        usage += "; values of one option are joined by commas, such as 0,1"
+    return f"{message.rstrip('.')}; usage: {usage}"

@@ -7,7 +7,6 @@ from typing import Any
 
 import click
 from rich.markup import escape
-from rich.table import Table
 from rich.text import Text
 
 from .. import registry
@@ -15,7 +14,7 @@ from ..config.zoo import UNKNOWN, KnownEncoder
 from ..store.metrics import METRICS, MISSING
 from ..util.values import encode
 from . import options
-from .terminal import Console
+from .terminal import Console, table
 
 _NUMBERS = {"clean": "clean", "pgd20": "PGD-20", "autoattack": "AA"}
 
@@ -23,8 +22,7 @@ _NUMBERS = {"clean": "clean", "pgd20": "PGD-20", "autoattack": "AA"}
 @click.command()
 @click.argument("name", required=False, shell_complete=options.complete_encoders)
 @options.json_option
-@options.scenario_file
-@options.debug_option
+@options.always
 def zoo(name: str | None, as_json: bool) -> None:
     """List published encoders that run --zoo knows, or show all that is known of one."""
     found = registry.encoders() if name is None else [registry.encoder(name)]
@@ -38,20 +36,16 @@ def zoo(name: str | None, as_json: bool) -> None:
 
 
 def _print_all(found: list[KnownEncoder]) -> None:
-    table = Table("encoder", "architecture", "SHA-256", show_edge=False)
     kinds = ("SLF", "ALF", "AFF")
-    for kind in kinds:
-        table.add_column(kind, justify="right")
-    for one in found:
-        cells = [_best_known(one, kind) for kind in kinds]
-        table.add_row(escape(one.name), escape(one.encoder), one.sha256[:7] or UNKNOWN, *cells)
-    table.columns[0].no_wrap = True
+    rows = (
+        (one.name, one.encoder, one.sha256[:7] or UNKNOWN, *(_best_known(one, kind) for kind in kinds)) for one in found
+    )
     said = (
         "Published accuracy (%) on the encoder's own task under AutoAttack, L-infinity 8/255; ?: doubtful, *: under "
         "other settings than the preset's. rossbench zoo NAME says all, with sources; "
         "rossbench run --zoo NAME --encoder-weights FILE runs it."
     )
-    Console().print(table, Text(said, "dim"), sep="\n")
+    Console().print(table(("encoder", "architecture", "SHA-256"), kinds, rows), Text(said, "dim"), sep="\n")
 
 
 def _best_known(one: KnownEncoder, kind: str) -> str:
@@ -65,7 +59,6 @@ def _best_known(one: KnownEncoder, kind: str) -> str:
 
 
 def _print_one(one: KnownEncoder) -> None:
-    facts = Table("field", "value", show_edge=False)
     hidden = ("own", "published", "remark", "bn", "prefix")
     plain = {name: str(item or "") for name, item in asdict(one).items() if name not in hidden}
     plain["normalization"] = plain["normalization"] or "the file's, or none"
@@ -73,21 +66,16 @@ def _print_one(one: KnownEncoder) -> None:
     plain |= {name: item for name, item in (("bn", one.bn), ("prefix", one.prefix), ("remark", one.remark)) if item}
     for place, fields in one.own.items():
         plain[place] = ", ".join(f"{name} {item}" for name, item in fields.items())
-    for name, item in plain.items():
-        facts.add_row(escape(name), escape(item))
-    facts.columns[0].no_wrap = True
     console = Console()
-    console.print(facts)
+    console.print(table(("field", "value"), (), plain.items()))
     if not one.published:
         return
-    table = Table("target", "finetuning", show_edge=False)
-    for title in _NUMBERS.values():
-        table.add_column(title, justify="right")
-    table.add_column("source and what to know")
+    shown = table(("target", "finetuning"), tuple(_NUMBERS.values()), ())
+    shown.add_column("source and what to know")
     for numbers in one.published:
         cells = [METRICS["top1"].text(getattr(numbers, name)) for name in _NUMBERS]
-        said = [numbers.source, *([f"DOUBTFUL: {numbers.doubtful}"] if numbers.doubtful else [])]
-        said += [f"not compared, under other settings: {numbers.unlike}"] if numbers.unlike else []
-        said += [numbers.remark] if numbers.remark else []
-        table.add_row(numbers.target, numbers.finetuning, *cells, escape("; ".join(said)))
-    console.print("\nPublished, in percent, at L-infinity 8/255 (AA: AutoAttack standard)", table, sep="\n")
+        doubt = numbers.doubtful and f"DOUBTFUL: {numbers.doubtful}"
+        unlike = numbers.unlike and f"not compared, under other settings: {numbers.unlike}"
+        said = "; ".join(filter(None, (numbers.source, doubt, unlike, numbers.remark)))
+        shown.add_row(numbers.target, numbers.finetuning, *cells, escape(said))
+    console.print("\nPublished, in percent, at L-infinity 8/255 (AA: AutoAttack standard)", shown, sep="\n")

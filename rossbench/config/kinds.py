@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from ..attacks.table import Norm
 from ..util.epsilons import EPS
 from ..util.errors import check_known, one_line
-from ..util.values import Count, Positive, parse, value
+from ..util.values import Count, Positive, parse_settings, value
 
 ATTACK = "attack"
 """The name of the kind that every scenario's matrix is of: a classifier under attack, see EvaluateSpec."""
@@ -134,11 +134,6 @@ def kind_of(text: str, norm: Norm) -> Kind:
     """
     name, *settings = text.split(",")
     check_known("evaluation kind", name, [ATTACK, *KINDS])
-    known = [field.name for field in fields(Kind) if field.name != "name"]
     row = KINDS[name]
-    changes: dict[str, Any] = {"norm": norm} if "{norm}" in row.detail else {}
-    for setting in settings:
-        field, _, written = setting.partition("=")
-        check_known("setting of an evaluation kind", field, known)
-        changes[field] = parse(Kind, field, written)
-    return replace(row.defaults, **changes)
+    own: dict[str, Any] = {"norm": norm} if "{norm}" in row.detail else {}
+    return replace(row.defaults, **own | parse_settings(Kind, "setting of an evaluation kind", settings))

@@ -158,19 +158,12 @@ def candidates(layout: Layout, found: Mapping[str, Tensor], wanted: int, explain
         parts = key.split(".")
         for k in range(len(parts)):
             under.setdefault("".join(f"{part}." for part in parts[:k]), {})[".".join(parts[k:])] = key
-    made = [
-        max(
-            (_read(layout, prefix, names, numbering, wanted) for numbering in layout.numberings),
-            key=lambda one: len(one.keys),
-        )
-        for prefix, names in under.items()
-    ]
-    for one in made:
-        one.misshapen = [
-            name
-            for name, key in one.keys.items()
-            if name in layout.expected and found[key].shape != layout.expected[name].shape
-        ]
+    made = []
+    for prefix, names in under.items():
+        read = (_read(layout, prefix, names, numbering, wanted) for numbering in layout.numberings)
+        made.append(max(read, key=lambda one: len(one.keys)))
+        shapes = [(name, found[key].shape) for name, key in made[-1].keys.items() if name in layout.expected]
+        made[-1].misshapen = [name for name, shape in shapes if shape != layout.expected[name].shape]
     inner = [one.prefix for one in made if not one.missing and not one.misshapen]
     for one in made:
         nested = tuple(prefix for prefix in inner if prefix.startswith(one.prefix) and prefix != one.prefix)

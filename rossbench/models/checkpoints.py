@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import datetime
 import decimal
 import hashlib
@@ -15,7 +16,7 @@ import types
 import uuid
 import warnings
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Annotated, Any
@@ -32,7 +33,7 @@ from ..util.errors import InvalidValue, RossbenchError, one_line
 from ..util.values import read as read_value
 from ..util.values import value
 from . import dialects, encoders
-from .dialects import EXPORTED, Choices
+from .dialects import EXPORTED
 from .pretrained import NONE, RGB, Normalization, PretrainedEncoder, given
 
 SOURCES = ("hf-hub:", "local-dir:")
@@ -63,13 +64,27 @@ def read(
     if source.startswith(SOURCES):
         return _from_timm(source, size)
     path = Path(source)
-    content = _content(path)
-    _check_hash(path, sha256)
+    with _about(path.name):
+        content = _content(path)
+        found = hashlib.sha256(path.read_bytes()).hexdigest() if sha256 else ""
+        if found != sha256:
+            got = f"{found}: another file; without --zoo it is read as it is"
+            raise InvalidValue(f"expected a file of SHA-256 {sha256}, got {got}")
     encoder = encoders.build(name, size, seed=0)
-    fit = dialects.fit(path.name, name, encoder.backbone, content, Choices(normalization, bn, prefix))
+    with _about(path.name):
+        fit = dialects.fit(name, encoder.backbone, content, normalization, bn, prefix)
     encoders.add_clean_branches(encoder.backbone, fit.tensors)
     encoder.backbone.load_state_dict(fit.tensors, strict=False)  # all but counters, as fit has seen to
     return given(name, encoder, fit.normalization or NONE, {"from": path.name, **fit.account})
+
+
+@contextlib.contextmanager
+def _about(name: str) -> Iterator[None]:
+    """What is refused within is said of a file or a folder."""
+    try:
+        yield
+    except RossbenchError as error:
+        raise InvalidValue(f"{name}: {error}") from error
 
 
 def _from_timm(source: str, size: int) -> PretrainedEncoder:
@@ -90,7 +105,8 @@ def _from_timm(source: str, size: int) -> PretrainedEncoder:
         raise InvalidValue(f"{base}: expected a model that timm can load, got {one_line(str(error))[:200]}") from error
     name = str(config["architecture"])
     encoder = encoders.build(name, size, seed=0)
-    fit = dialects.fit(base, name, encoder.backbone, model.state_dict(), Choices())
+    with _about(base):
+        fit = dialects.fit(name, encoder.backbone, model.state_dict())
     encoder.backbone.load_state_dict(fit.tensors, strict=False)
     probe = torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -104,22 +120,13 @@ def _from_timm(source: str, size: int) -> PretrainedEncoder:
 # --- files -------------------------------------------------------------------------------------------------
 
 
-def _plain_dict(*_: object) -> dict[Any, Any]:
-    """In place of a defaultdict, which torch does not fill."""
-    return {}
-
-
-def _plain_list(items: Iterable[Any] = (), *_: object) -> list[Any]:
-    """In place of a deque."""
-    return list(items)
-
-
 _NUMPY = (np._core.multiarray._reconstruct, np._core.multiarray.scalar)  # type: ignore[attr-defined]
 _PATHS = (pathlib.PurePath, pathlib.PurePosixPath, pathlib.PureWindowsPath)
 _HARMLESS: list[Any] = [
     *(argparse.Namespace, types.SimpleNamespace, frozenset, range, slice, decimal.Decimal, uuid.UUID),
     *(int, float, str, bool, list, dict, set, tuple),  # what a defaultdict would make
-    *((_plain_dict, "collections.defaultdict"), (_plain_list, "collections.deque")),
+    # A plain dictionary, as torch fills no defaultdict, and a plain list.
+    *((lambda *_: {}, "collections.defaultdict"), (lambda items=(), *_: list(items), "collections.deque")),
     *(datetime.datetime, datetime.date, datetime.timedelta, datetime.timezone),
     *(np.ndarray, np.dtype, *(getattr(np.dtypes, name) for name in np.dtypes.__all__)),
     *((one, f"numpy.{core}.multiarray.{one.__name__}") for one in _NUMPY for core in ("core", "_core")),
@@ -133,8 +140,9 @@ _HARMLESS: list[Any] = [
 def _content(path: Path) -> Any:
     """What was saved in a file, of tensors and harmless values; InvalidValue says what else a file is."""
     if os.path.isdir(path):  # which no name is too long for
-        raise InvalidValue(f"{path.name}: expected a file of weights, got {_folder(path)}")
-    head, cause = b"", None
+        raise InvalidValue(f"expected a file of weights, got {_folder(path)}")
+    expected, head = "weights, written by torch.save or as .safetensors", b""
+    cause: Exception | None = None
     try:
         with path.open("rb") as file:
             head = file.read(512)
@@ -144,18 +152,15 @@ def _content(path: Path) -> Any:
         if not kind:
             with warnings.catch_warnings(action="ignore"), safe_globals(_HARMLESS), path.open("rb") as file:
                 return torch.load(file, map_location="cpu", weights_only=True)
-    except InvalidValue:
+    except RossbenchError:
         raise
     except SafetensorError as error:
-        got = f"a damaged file of {path.stat().st_size} bytes: {error}"
-        raise InvalidValue(f"{path.name}: expected safetensors, got {got}") from error
+        expected, kind, cause = "safetensors", f"a damaged file of {path.stat().st_size} bytes: {error}", error
     except OSError as error:
-        raise InvalidValue(f"{path.name}: expected a file that can be read, got {error.strerror or error}") from error
+        expected, kind, cause = "a file that can be read", error.strerror or str(error), error
     except Exception as error:  # torch has many words for what is no checkpoint
-        cause, kind = error, _refused(str(error), isinstance(error, pickle.UnpicklingError), head)
-    raise InvalidValue(
-        f"{path.name}: expected weights, written by torch.save or as .safetensors, got {kind}"
-    ) from cause
+        kind, cause = _refused(str(error), isinstance(error, pickle.UnpicklingError), head), error
+    raise InvalidValue(f"expected {expected}, got {kind}") from cause
 
 
 @value
@@ -179,22 +184,7 @@ def _exported(path: Path) -> dict[str, Any]:
     if EXPORTED not in said:
         return {}
     facts = ", ".join(f'"{field.name}": {said.get(field.name, "null")}' for field in fields(_Exported))
-    try:
-        return {EXPORTED: asdict(read_value(_Exported, f"{{{facts}}}"))}
-    except RossbenchError as error:
-        raise InvalidValue(f"{path.name}: {error}") from error
-
-
-def _check_hash(path: Path, expected: str) -> None:
-    if not expected:
-        return
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != expected:
-        raise InvalidValue(
-            f"{path.name}: expected a file of SHA-256 {expected}, got {found}: another file; without --zoo it is read "
-            "as it is"
-        )
+    return {EXPORTED: asdict(read_value(_Exported, f"{{{facts}}}"))}
 
 
 _ZIP = b"PK\x03\x04"

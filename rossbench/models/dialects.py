@@ -51,17 +51,6 @@ EXPORTED = "rossbench"
 
 
 @dataclass(frozen=True)
-class Choices:
-    """What the user says of a file; None where nothing is said."""
-
-    normalization: Normalization | None = None
-    bn: str | None = None
-    """A key of BRANCHES."""
-    prefix: str | None = None
-    """Of the encoder's names, or any part of it between dots."""
-
-
-@dataclass(frozen=True)
 class Fit:
     """What a file says of an encoder."""
 
@@ -73,45 +62,59 @@ class Fit:
     """prefix, dropped, notes; see PretrainedEncoder."""
 
 
-def fit(source: str, name: str, backbone: nn.Module, content: object, choices: Choices) -> Fit:
-    """The encoder ``name`` of a file's content, whole; InvalidValue if it is not there, or there is no saying which."""
-    _check_name(source, name, content)
+def fit(
+    name: str,
+    backbone: nn.Module,
+    content: object,
+    normalization: Normalization | None = None,
+    bn: str | None = None,
+    prefix: str | None = None,
+) -> Fit:
+    """The encoder ``name`` of a file's content, whole; InvalidValue if it is not there, or there is no saying which.
+
+    What the user says of a file, or None: its normalization; ``bn``: a key of BRANCHES; ``prefix``: of the encoder's
+    names, or any part of it between dots.
+    """
+    exported = content.get(EXPORTED) if isinstance(content, Mapping) else None
+    meant = exported.get("encoder", name) if isinstance(exported, Mapping) else name
+    if meant != name:
+        raise InvalidValue(f"expected --encoder {meant}, as which it was exported, got {name}")
     found = dict(tensors(content))
     if not found:
         keys = ", ".join(map(str, content)) if isinstance(content, Mapping) else ""
         got = type(content).__name__ + (f" of {keys}"[:200] if keys else "")
-        raise InvalidValue(f"{source}: expected a state dict, names with tensors, got {got}")
+        raise InvalidValue(f"expected a state dict, names with tensors, got {got}")
     pairs = preprocessing.normalizers(found)
     explained = {key for pair in pairs.values() for key in pair.values()}
-    if choices.normalization is not None:
+    if normalization is not None:
         explained |= {key for key in found if preprocessing.is_before(key, found[key])}
-    read = candidates(Layout(backbone), found, BRANCHES[choices.bn or "adversarial"], explained)
-    meant = read if choices.prefix is None else _named(source, choices.prefix, read)
-    whole = [one for one in meant if one.whole]
+    read = candidates(Layout(backbone), found, BRANCHES[bn or "adversarial"], explained)
+    asked = read if prefix is None else _named(prefix, read)
+    whole = [one for one in asked if one.whole]
     if not whole:
-        raise InvalidValue(_mismatch(source, name, max(meant, key=lambda one: len(one.keys)), found, content))
-    chosen, notes = _chosen(source, whole, found)
+        raise InvalidValue(_mismatch(name, max(asked, key=lambda one: len(one.keys)), found, content))
+    chosen, notes = _chosen(whole, found)
     clean = _clean(chosen, backbone, found)
-    notes += _stem(source, name, content) + _branches(source, chosen, choices.bn, bool(clean))
+    notes += _stem(name, content) + _branches(chosen, bn, bool(clean))
     others = tuple(one.prefix for one in read if one.whole and not chosen.prefix.startswith(one.prefix))
     own = {parent: pair for parent, pair in pairs.items() if not f"{parent}.".startswith(others)}
-    normalization, used, said = preprocessing.normalization(source, own, found, chosen.prefix, choices.normalization)
+    known, used, said = preprocessing.normalization(own, found, chosen.prefix, normalization)
     beside = sorted(found.keys() - chosen.keys.values() - chosen.unused - used)
     beside = [key for key in beside if not key.startswith(others) and not key.endswith(UNUSED)]
-    if choices.normalization is None:
-        preprocessing.refuse_others(source, chosen.prefix, {key: found[key] for key in beside})
-    if choices.prefix is None:
-        _refuse_unexplained(source, chosen, [key for key in beside if key not in explained], found)
+    if normalization is None:
+        preprocessing.refuse_others(chosen.prefix, {key: found[key] for key in beside})
+    if prefix is None:
+        _refuse_unexplained(chosen, [key for key in beside if key not in explained], found)
     second = {encoders.clean_name(own): found[key] for own, key in clean.items()}
-    state, lossy = _checked(source, chosen.tensors(found) | second)
+    state, lossy = _checked(chosen.tensors(found) | second)
     dropped = _dropped(chosen, others, [key for key in found if key not in used and key not in clean.values()])
-    return Fit(state, normalization, {"prefix": chosen.prefix, "dropped": dropped, "notes": [*notes, *said, *lossy]})
+    return Fit(state, known, {"prefix": chosen.prefix, "dropped": dropped, "notes": [*notes, *said, *lossy]})
 
 
 # --- which encoder ------------------------------------------------------------------------------------------
 
 
-def _named(source: str, prefix: str, found: list[Candidate]) -> list[Candidate]:
+def _named(prefix: str, found: list[Candidate]) -> list[Candidate]:
     """The candidates that --encoder-prefix means: of that name, else ending in it, else with it among their parts."""
     wanted = prefix.strip(".")
     tests = (
@@ -125,10 +128,10 @@ def _named(source: str, prefix: str, found: list[Candidate]) -> list[Candidate]:
             if meant:
                 return meant
     known = [one.title for one in found if one.whole]
-    raise InvalidValue(f"{source}: expected --encoder-prefix of {_listed(known)}, got {prefix!r}")
+    raise InvalidValue(f"expected --encoder-prefix of {_listed(known)}, got {prefix!r}")
 
 
-def _chosen(source: str, whole: list[Candidate], found: Mapping[str, Tensor]) -> tuple[Candidate, list[str]]:
+def _chosen(whole: list[Candidate], found: Mapping[str, Tensor]) -> tuple[Candidate, list[str]]:
     """The candidate that its dialect says, and what to say of it; InvalidValue where no rule decides."""
     groups: list[list[Candidate]] = []
     for one in whole:  # equal ones are one: a network saved under two names
@@ -143,7 +146,7 @@ def _chosen(source: str, whole: list[Candidate], found: Mapping[str, Tensor]) ->
             why = f"{_listed(dict.fromkeys(reasons), 'and')}; --encoder-prefix takes another"
             return group[0], notes + [f"taken: {group[0].title}, not {rest} ({why})"] * bool(others)
     differ = f"{len(groups)} that differ: {_listed(one.title for one in whole)}"
-    raise InvalidValue(f"{source}: expected one encoder, got {differ}; name --encoder-prefix")
+    raise InvalidValue(f"expected one encoder, got {differ}; name --encoder-prefix")
 
 
 def _equal(one: Candidate, other: Candidate, found: Mapping[str, Tensor]) -> bool:
@@ -180,14 +183,15 @@ def _clean(chosen: Candidate, backbone: nn.Module, found: Mapping[str, Tensor]) 
     clean, norms = chosen.clean(), {own.rpartition(".")[0] for own in chosen.others}
     expected = {own: t for own, t in chosen.layout.expected.items() if own.rpartition(".")[0] in norms}
     whole = all(own in clean and found[clean[own]].shape == tensor.shape for own, tensor in expected.items())
-    return clean if whole and all(map(encoders.can_be_dual, map(backbone.get_submodule, norms))) else {}
+    plain = all(type(backbone.get_submodule(norm)) is encoders.BatchNorm2d for norm in norms)
+    return clean if whole and plain else {}
 
 
-def _branches(source: str, chosen: Candidate, bn: str | None, has_clean: bool) -> list[str]:
+def _branches(chosen: Candidate, bn: str | None, has_clean: bool) -> list[str]:
     """What to say of the BatchNorm that is taken; InvalidValue where one is asked for and there is no choice."""
     if not chosen.branches:
         if bn is not None:
-            raise InvalidValue(f"{source}: expected several BatchNorms in a layer for --encoder-bn {bn}, got one")
+            raise InvalidValue(f"expected several BatchNorms in a layer for --encoder-bn {bn}, got one")
         return []
     other = "adversarial" if bn == "clean" else "clean"
     taken, *names = (name or "the plain one" for name in (chosen.branch, *sorted(chosen.branches)))
@@ -199,7 +203,7 @@ def _branches(source: str, chosen: Candidate, bn: str | None, has_clean: bool) -
 # --- what is taken and what is not --------------------------------------------------------------------------
 
 
-def _checked(source: str, taken: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+def _checked(taken: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
     """The tensors in float32, counters as they are, and what that loses. InvalidValue for what are no weights."""
     state, kinds, lossy = {}, set(), False
     for name, tensor in taken.items():
@@ -210,18 +214,18 @@ def _checked(source: str, taken: Mapping[str, Tensor]) -> tuple[dict[str, Tensor
         got = not_numbers(tensor)
         if got or not tensor.is_floating_point():
             got = got or str(tensor.dtype).removeprefix("torch.")
-            raise InvalidValue(f"{source}: expected dense floating-point weights, got {got} in {name}")
+            raise InvalidValue(f"expected dense floating-point weights, got {got} in {name}")
         state[name] = tensor.float()
         if name.endswith("running_var") and (state[name] < 0).any():
             least = float(state[name].min())
-            raise InvalidValue(f"{source}: expected variances of 0 or more, got {least:.3g} in {name}")
+            raise InvalidValue(f"expected variances of 0 or more, got {least:.3g} in {name}")
         if tensor.dtype is not torch.float32:
             kinds.add(str(tensor.dtype).removeprefix("torch."))
             lossy = lossy or not torch.equal(state[name].double(), tensor.double())
     return state, [f"{' and '.join(sorted(kinds))} as float32{', rounded' * lossy}"] * bool(kinds)
 
 
-def _refuse_unexplained(source: str, chosen: Candidate, beside: Iterable[str], found: Mapping[str, Tensor]) -> None:
+def _refuse_unexplained(chosen: Candidate, beside: Iterable[str], found: Mapping[str, Tensor]) -> None:
     """InvalidValue for a tensor beside the encoder that is of no head, no training and no other encoder."""
     path, strange = chosen.prefix.split("."), []
     for key in beside:
@@ -233,7 +237,7 @@ def _refuse_unexplained(source: str, chosen: Candidate, beside: Iterable[str], f
     if strange:
         more = f" and {len(strange) - 2} more" if len(strange) > 2 else ""
         raise InvalidValue(
-            f"{source}: expected nothing that may change features beside the encoder, {chosen.title}, got "
+            f"expected nothing that may change features beside the encoder, {chosen.title}, got "
             f"{', '.join(strange[:2])}{more}; if it has no part in them, --encoder-prefix {chosen.title} drops it; "
             "if it has, give the module to rossbench.evaluate_encoder"
         )
@@ -257,25 +261,17 @@ def _dropped(chosen: Candidate, others: Iterable[str], keys: Iterable[str]) -> l
 # --- what the container says -------------------------------------------------------------------------------
 
 
-def _stem(source: str, name: str, content: object) -> list[str]:
+def _stem(name: str, content: object) -> list[str]:
     """What to say of a padding that the tensors do not show; InvalidValue where the container shows it is another."""
     if not name.split(",")[0].endswith(":cifar") or not isinstance(content, Mapping):
         return []
     if _is_solo_learn(content):
         raise InvalidValue(
-            f"{source}: expected --encoder {name}-pad2, solo-learn's stem of padding 2, got {name}; "
+            f"expected --encoder {name}-pad2, solo-learn's stem of padding 2, got {name}; "
             "of another library's file with such hyper-parameters give the state_dict alone"
         )
     lightning = any(str(key).startswith("pytorch-lightning") for key in content)
     return [f"solo-learn and DeACL, which save such containers, have the stem of {name}-pad2"] * lightning
-
-
-def _check_name(source: str, name: str, content: object) -> None:
-    """InvalidValue for another architecture than that of a file that rossbench exported."""
-    said = content.get(EXPORTED) if isinstance(content, Mapping) else None
-    meant = said.get("encoder", name) if isinstance(said, Mapping) else name
-    if meant != name:
-        raise InvalidValue(f"{source}: expected --encoder {meant}, as which it was exported, got {name}")
 
 
 def _is_solo_learn(content: object) -> bool:
@@ -299,7 +295,7 @@ def _listed(names: Iterable[str], word: str = "or") -> str:
     return f"{', '.join(some)} {word} {last}" if some else last
 
 
-def _mismatch(source: str, name: str, best: Candidate, found: Mapping[str, Tensor], content: object) -> str:
+def _mismatch(name: str, best: Candidate, found: Mapping[str, Tensor], content: object) -> str:
     expected = best.layout.expected
     other = [f"{key} {list(found[best.keys[key]].shape)} for {list(expected[key].shape)}" for key in best.misshapen]
     kinds = (("missing", best.missing), ("of another shape", other), ("unknown", best.strange))
@@ -322,4 +318,4 @@ def _mismatch(source: str, name: str, best: Candidate, found: Mapping[str, Tenso
     if len(best.missing) == len(expected):
         parts = list(dict.fromkeys(key.split(".")[0] for key in found))
         hint = f"; the file holds {', '.join(parts[:6])}{', ...' * (len(parts) > 6)}"
-    return f"{source}: expected the {len(expected)} tensors of {name}, got {'; '.join(told)}{hint}"
+    return f"expected the {len(expected)} tensors of {name}, got {'; '.join(told)}{hint}"

@@ -32,7 +32,11 @@ class Encoder(nn.Module):
     std: Tensor
 
     def __init__(self, backbone: nn.Module, size: int) -> None:
+        """``backbone``: float [n, 3, size, size] -> float [n, features]; it becomes the encoder's own."""
         super().__init__()
+        for module in backbone.modules():
+            if type(module) is nn.BatchNorm2d and module.affine:
+                module.__class__ = BatchNorm2d  # ours
         self.backbone = backbone
         self.register_buffer("mean", torch.zeros(3, 1, 1))
         self.register_buffer("std", torch.ones(3, 1, 1))
@@ -58,14 +62,9 @@ def build(name: str, size: int, seed: int) -> Encoder:
     """
     with seeded(seed):
         try:
-            return wrap(_conv3() if name == SMALL else _timm(name, size), size)
+            return Encoder(_conv3() if name == SMALL else _timm(name, size), size)
         except (AssertionError, RuntimeError, TypeError, ValueError) as error:  # timm's words for what does not fit
             raise InvalidValue(f"encoder {name!r} cannot be built for {size} x {size} images: {error}") from error
-
-
-def wrap(backbone: nn.Module, size: int) -> Encoder:
-    """An encoder of a module: float [n, 3, size, size] -> float [n, features]. The module becomes its own."""
-    return Encoder(frozen_quickly(backbone), size)
 
 
 def cifar_stem(model: nn.Module) -> nn.Conv2d | None:
@@ -119,10 +118,6 @@ def is_clean(name: str) -> bool:
     return _CLEAN in name
 
 
-def can_be_dual(module: nn.Module) -> bool:
-    return type(module) is BatchNorm2d
-
-
 def add_clean_branches(model: nn.Module, names: Iterable[str]) -> None:
     """Make those BatchNorms dual whose clean tensors are among the names of a state dict that is to be loaded."""
     for norm in {name.partition(_CLEAN)[0] for name in names if is_clean(name)}:
@@ -146,14 +141,6 @@ def natural_branch(model: nn.Module) -> Iterator[None]:
     finally:
         for module in duals:
             module.is_natural = False
-
-
-def frozen_quickly(model: nn.Module) -> nn.Module:
-    """The module, whose BatchNorm in two dimensions is now the one above."""
-    for module in model.modules():
-        if type(module) is nn.BatchNorm2d and module.affine:
-            module.__class__ = BatchNorm2d
-    return model
 
 
 Model = TypeVar("Model", bound=nn.Module)

@@ -98,43 +98,8 @@ _PLAIN = (bool, int, float, complex, str, bytes, enum.Enum, torch.dtype, torch.d
 
 def _parts(item: Any) -> Iterable[Any]:
     """What an item is made of, in an order that is always the same."""
-    if isinstance(item, torch.jit.ScriptModule):
-        return item.code, dict(item.named_parameters()), dict(item.named_buffers())
-    if isinstance(item, nn.Module):
-        return [
-            part for name, module in item.named_modules() for part in (name, type(module).__qualname__, *_own(module))
-        ]
-    if isinstance(item, Mapping):
-        return [part for key in item for part in (key, item[key])]
-    if isinstance(item, (list, tuple)):
-        return item
-    if isinstance(item, (set, frozenset)):
-        return sorted(map(repr, item))
-    if isinstance(item, functools.partial):
-        return item.func, item.args, item.keywords
-    if isinstance(item, types.MethodType):
-        return item.__func__, item.__self__
-    if isinstance(item, (staticmethod, classmethod)):
-        return (item.__func__,)
-    if isinstance(item, property):
-        return (item.fget,)
-    if isinstance(item, types.FunctionType):
-        cells = zip(item.__code__.co_freevars, item.__closure__ or (), strict=True)
-        values = {name: cell.cell_contents for name, cell in cells if cell != types.CellType()}  # but for empty ones
-        return item.__code__, item.__defaults__, item.__kwdefaults__, values
-    if isinstance(item, types.CodeType):
-        return item.co_code, item.co_names, item.co_consts
-    if isinstance(item, type):
-        return item.__name__, *_defined(item)
-    if isinstance(item, types.BuiltinFunctionType):
-        return (
-            (item.__name__,)
-            if isinstance(item.__self__, (types.ModuleType, NoneType))
-            else (item.__name__, item.__self__)
-        )
-    if isinstance(item, types.ModuleType):
-        return (item.__name__,)
-    return _pickled(item)
+    of: Callable[[Any], Iterable[Any]] = next((of for kind, of in _MADE_OF if isinstance(item, kind)), _pickled)
+    return of(item)
 
 
 def _pickled(item: Any) -> Iterable[Any]:
@@ -167,3 +132,37 @@ def _defined(one: type) -> list[dict[str, Any]]:
 
 _DEFINED = (*_PLAIN, tuple, list, dict, types.FunctionType)
 _LIBRARIES = {*sys.stdlib_module_names, "torch", "numpy"}
+
+
+def _of_module(module: nn.Module) -> list[Any]:
+    parts = [(name, type(inner).__qualname__, *_own(inner)) for name, inner in module.named_modules()]
+    return [part for one in parts for part in one]
+
+
+def _of_function(function: types.FunctionType) -> tuple[Any, ...]:
+    cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
+    values = {name: cell.cell_contents for name, cell in cells if cell != types.CellType()}  # but for empty ones
+    return function.__code__, function.__defaults__, function.__kwdefaults__, values
+
+
+def _bound_to(function: types.BuiltinFunctionType) -> list[Any]:
+    return [] if isinstance(function.__self__, (types.ModuleType, NoneType)) else [function.__self__]
+
+
+_MADE_OF: tuple[tuple[Any, Callable[[Any], Iterable[Any]]], ...] = (
+    (torch.jit.ScriptModule, lambda item: (item.code, dict(item.named_parameters()), dict(item.named_buffers()))),
+    (nn.Module, _of_module),
+    (Mapping, lambda item: [part for key in item for part in (key, item[key])]),
+    ((list, tuple), iter),
+    ((set, frozenset), lambda item: sorted(map(repr, item))),
+    (functools.partial, lambda item: (item.func, item.args, item.keywords)),
+    (types.MethodType, lambda item: (item.__func__, item.__self__)),
+    ((staticmethod, classmethod), lambda item: (item.__func__,)),
+    (property, lambda item: (item.fget,)),
+    (types.FunctionType, _of_function),
+    (types.CodeType, lambda item: (item.co_code, item.co_names, item.co_consts)),
+    (type, lambda item: (item.__name__, *_defined(item))),
+    (types.BuiltinFunctionType, lambda item: (item.__name__, *_bound_to(item))),
+    (types.ModuleType, lambda item: (item.__name__,)),
+)
+"""Kinds of items, of which the first counts, and their parts."""

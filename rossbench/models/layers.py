@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,14 +20,11 @@ def layers(model: nn.Module, size: int) -> dict[str, tuple[int, ...]]:
     """
     shapes: dict[str, tuple[int, ...]] = {}
 
-    def note(name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-            if isinstance(output, Tensor):
-                shapes.setdefault(name, tuple(output.shape[1:]))
+    def note(name: str, module: nn.Module, inputs: Any, output: Any) -> None:
+        if isinstance(output, Tensor):
+            shapes.setdefault(name, tuple(output.shape[1:]))
 
-        return hook
-
-    hooks = [module.register_forward_hook(note(name)) for name, module in model.named_modules() if name]
+    hooks = [module.register_forward_hook(partial(note, name)) for name, module in model.named_modules() if name]
     try:
         model(torch.zeros(1, 3, size, size, device=next(model.parameters()).device))
     finally:
@@ -44,13 +42,14 @@ def extract(model: nn.Module, layer: str, batches: Iterable[Tensor]) -> Tensor:
     if layer not in modules:
         raise unknown("layer", layer, modules)
     outputs: list[Tensor] = []
+    seen: list[Tensor] = []
+
+    def keep(module: nn.Module, inputs: Any, output: Any) -> None:
+        if isinstance(output, Tensor):
+            seen[:] = [output.clone()]  # a following in-place ReLU would write into it
+
     for batch in batches:  # made one by one, perhaps by an attack that runs the model itself
-        seen: list[Tensor] = []
-
-        def keep(module: nn.Module, inputs: Any, output: Any, seen: list[Tensor] = seen) -> None:
-            if isinstance(output, Tensor):
-                seen[:] = [output.clone()]  # a following in-place ReLU would write into it
-
+        seen.clear()
         with modules[layer].register_forward_hook(keep), torch.no_grad():
             model(batch)
         if not seen:

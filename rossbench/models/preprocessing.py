@@ -49,11 +49,7 @@ def is_before(key: str, tensor: Tensor, beside: str = "") -> bool:
 
 
 def normalization(
-    source: str,
-    pairs: Mapping[str, dict[str, str]],
-    found: Mapping[str, Tensor],
-    prefix: str,
-    asked: Normalization | None,
+    pairs: Mapping[str, dict[str, str]], found: Mapping[str, Tensor], prefix: str, asked: Normalization | None
 ) -> tuple[Normalization | None, set[str], list[str]]:
     """The normalisation of the file, or the one asked for; the names of its tensors; what to say of it.
 
@@ -67,9 +63,7 @@ def normalization(
     used = {key for parent in values for key in pairs[parent].values()}
     keys = " and ".join(sorted(used))
     if len(set(values.values())) > 1 and asked is None:
-        raise InvalidValue(
-            f"{source}: expected one normalization, got several that differ: {keys}; give --encoder-normalization"
-        )
+        raise InvalidValue(f"expected one normalization, got several that differ: {keys}; give --encoder-normalization")
     if not values or len(set(values.values())) > 1:
         return asked, used, []
     mean, std = next(iter(values.values()))
@@ -77,25 +71,24 @@ def normalization(
         mean, std = (tuple(value / 255 for value in part) for part in (mean, std))  # type: ignore[assignment]
         if asked is None:
             raise InvalidValue(
-                f"{source}: expected mean and std of images in [0, 1], got {keys} of images in [0, 255]; "
+                f"expected mean and std of images in [0, 1], got {keys} of images in [0, 255]; "
                 f"give --encoder-normalization {_written((mean, std))}"
             )
     if asked is not None and not np.allclose(asked, (mean, std), rtol=0, atol=1e-3):
         raise InvalidValue(
-            f"{source}: expected --encoder-normalization as in the file, {_written((mean, std))} ({keys}), "
-            f"got {_written(asked)}"
+            f"expected --encoder-normalization as in the file, {_written((mean, std))} ({keys}), got {_written(asked)}"
         )
     return (mean, std), used, [f"normalization {_written((mean, std))} from {keys}"]
 
 
-def refuse_others(source: str, prefix: str, beside: Mapping[str, Tensor]) -> None:
+def refuse_others(prefix: str, beside: Mapping[str, Tensor]) -> None:
     """InvalidValue for a tensor beside the encoder that changes what the encoder sees, and is no mean or std."""
     path = prefix.split(".")
     for key, tensor in beside.items():
         parts = key.split(".")
         if is_before(key, tensor, parts[min(shared(parts, path), len(parts) - 1)]):
             raise InvalidValue(
-                f"{source}: expected a mean and a std of three channels before the encoder, got {key} "
+                f"expected a mean and a std of three channels before the encoder, got {key} "
                 f"{list(tensor.shape)}; give mean and std as --encoder-normalization"
             )
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ..config.recipes import MODULE
 from ..util.errors import InvalidValue, one_line
 from ..util.seeds import seeded
-from . import encoders, fingerprint
+from . import fingerprint
 from .encoders import Encoder
 from .probe import OwnEncoder, probe
 
@@ -69,8 +69,8 @@ def of_module(module: nn.Module, size: int, normalization: tuple[RGB | float, RG
         if others:
             raise InvalidValue(f"encoder {kind}: expected a state dict of tensors, got others, such as {others[0]}")
         said = re.sub(r" at 0x[0-9a-f]+", "", repr(module)) + fingerprint.describe(copied)
-        trial = OwnEncoder(encoders.frozen_quickly(copy.deepcopy(copied)), size)
-        encoder = OwnEncoder(encoders.frozen_quickly(copied), size)
+        trial = OwnEncoder(copy.deepcopy(copied), size)
+        encoder = OwnEncoder(copied, size)
     except InvalidValue:
         raise
     except Exception as error:  # torch and a user's own code have many words for what cannot be copied
@@ -107,14 +107,10 @@ def given(
     if broken or not (encoder.std > 0).all():
         where = f"NaN or infinity in {broken[0]} ({len(broken)} in all)" if broken else f"a std of {normalization[1]}"
         raise InvalidValue(f"{account['from']}: expected finite weights and a std above 0, got {where}")
+    digest = hashlib.sha256(said.encode())
+    for key, tensor in sorted(state.items()):
+        digest.update(f"{key} {list(tensor.shape)} {tensor.dtype}\n".encode())
+        digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes())
     mean, std = map(list, normalization)
     account = {**account, "matched": len(state) - 2, "mean": mean, "std": std}
-    return PretrainedEncoder(name, encoder.eval().requires_grad_(False), account, _digest(state, said))
-
-
-def _digest(state: Mapping[str, Tensor], said: str) -> str:
-    digest = hashlib.sha256(said.encode())
-    for name, tensor in sorted(state.items()):
-        digest.update(f"{name} {list(tensor.shape)} {tensor.dtype}\n".encode())
-        digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]
+    return PretrainedEncoder(name, encoder.eval().requires_grad_(False), account, digest.hexdigest()[:16])

@@ -12,8 +12,7 @@ from torch import Tensor
 from ..attacks.pgd import input_gradient
 from ..util.errors import InvalidValue, RossbenchError, one_line
 from ..util.memory import is_out_of_memory
-from ..util.signals import Interrupted
-from ..util.torch_settings import kept_settings
+from ..util.torch_settings import users_code
 from .encoders import Encoder
 
 log = logging.getLogger(__name__)
@@ -29,53 +28,49 @@ class OwnEncoder(Encoder):
         return type(self.backbone).__name__
 
     def forward(self, images: Tensor) -> Tensor:
-        moved: list[str] = []
-        try:
-            with kept_settings(moved):
-                made = self.backbone((images - self.mean) / self.std)
-        except (KeyboardInterrupt, Interrupted, RossbenchError):
-            raise
-        except BaseException as error:  # a user's own code may raise anything, SystemExit too
-            if is_out_of_memory(error):
-                raise
+        def refusal(error: BaseException) -> InvalidValue | None:
             hint = "where it needs gradients, use torch.enable_grad()" if "not require grad" in str(error) else ""
             expected = f"a module that maps float {list(images.shape)} to features"
-            raise self.refusal(expected, f"{error!r:.300}", hint) from error
-        if moved:
-            expected, got = "torch's settings as they were", f"other {', '.join(moved)}"
-            raise self.refusal(expected, got, "use a context such as torch.no_grad() in forward")
-        return self._judged(made, images)
+            return None if is_out_of_memory(error) else self.refusal(expected, f"{error!r:.300}", hint)
+
+        moved: list[str] = []
+        with users_code(moved, refusal):
+            made = self.backbone((images - self.mean) / self.std)
+        if wrong := self._wrong(made, images, moved):
+            raise self.refusal(*wrong)
+        features: Tensor = made.float()
+        return features
 
     def refusal(self, expected: str, got: str, way_out: str = "") -> InvalidValue:
-        """In one line."""
         said = f"encoder {self.kind}: expected {expected}, got {got}"
         return InvalidValue(one_line("; ".join(filter(None, (said, way_out)))))
 
-    def _judged(self, made: Any, images: Tensor) -> Tensor:
-        """Features in float32 of what the module gave."""
+    def _wrong(self, made: Any, images: Tensor, moved: list[str]) -> tuple[str, ...]:
+        """What was expected of the module, what came instead, and the way out; nothing where it gave features."""
+        if moved:
+            way_out = "use a context such as torch.no_grad() in forward"
+            return "torch's settings as they were", f"other {', '.join(moved)}", way_out
         one = f"one tensor of features, [{len(images)}, d]"
         if not isinstance(made, Tensor):
-            raise self.refusal(one, *_other_kind(made))
+            return one, *_other_kind(made)
         if made.is_nested:
-            raise self.refusal(one, "a nested tensor", "return one of rows of the same length")
+            return one, "a nested tensor", "return one of rows of the same length"
         shape = f"shape {tuple(made.shape)}"
         if made.layout != torch.strided:
-            raise self.refusal(one, str(made.layout), "return features.to_dense()")
+            return one, str(made.layout), "return features.to_dense()"
         if made.dim() != 2 or not made.shape[1]:
             way_out = "flatten or pool it, such as by features.flatten(1)" if made.dim() > 2 else ""
-            raise self.refusal("one vector of features an image", shape, way_out)
+            return "one vector of features an image", shape, way_out
         if len(made) != len(images):
-            raise self.refusal(one, shape)
+            return one, shape
         if made.shape[1] != getattr(self, "features", made.shape[1]):
-            raise self.refusal(one, shape, f"d was {self.features} for another number of images")
+            return one, shape, f"d was {self.features} for another number of images"
         if not made.is_floating_point():
             way_out = "return their real numbers, such as .abs()" if made.is_complex() else "return features.float()"
-            raise self.refusal("features of a float type", str(made.dtype).removeprefix("torch."), way_out)
+            return "features of a float type", str(made.dtype).removeprefix("torch."), way_out
         if made.device != images.device:
-            expected = f"features on the device of the images, {images.device}"
-            raise self.refusal(expected, str(made.device), "move nothing in forward")
-        features: Tensor = made.float()
-        return features
+            return f"features on the device of the images, {images.device}", str(made.device), "move nothing in forward"
+        return ()
 
 
 def probe(encoder: OwnEncoder, images: Tensor) -> None:
@@ -92,9 +87,10 @@ def probe(encoder: OwnEncoder, images: Tensor) -> None:
             got = "memory that the next call overwrites"
             raise encoder.refusal("new features from every call", got, "return features.clone()")
         alone, again = [encoder(images[:n])[:1] for n in (1, 2)], encoder(images)
-    for name, features in (("a black image", every[0]), ("a white image", every[1]), ("noise", every)):
-        if not features.isfinite().all():
-            raise encoder.refusal("finite features", f"NaN or infinity of {name}")
+    broken = (~every.isfinite().all(1)).nonzero()
+    if len(broken):
+        name = ("a black image", "a white image", "noise")[min(2, int(broken[0]))]
+        raise encoder.refusal("finite features", f"NaN or infinity of {name}")
     moved = _distance(beside[:1], every[:1])
     if torch.equal(again, every) and (moved > _BESIDE or max(_distance(one, every[:1]) for one in alone) > _ALONE):
         reason = "a BatchNorm without running statistics, or another mean over the batch, does that"
@@ -103,7 +99,6 @@ def probe(encoder: OwnEncoder, images: Tensor) -> None:
 
 
 def _distance(features: Tensor, others: Tensor) -> float:
-    """Relative."""
     return float((features - others).norm() / others.norm().clamp(min=1e-12))
 
 
@@ -122,9 +117,8 @@ def _look_for_gradient(encoder: OwnEncoder, images: Tensor) -> None:
             raise encoder.refusal("gradients at the image", got, way_out) from error
         said = one_line(f"asking for the gradient at the image raises {error!r:.200}")
     else:
-        finite = gradient is None or bool(gradient.isfinite().all())
-        zero = finite and (gradient is None or not gradient.any())
-        said = "no gradient reaches the image" if zero else "" if finite else "gradients are NaN or infinite"
+        said = "no gradient reaches the image" if gradient is None or not gradient.any() else ""
+        said = said if gradient is None or gradient.isfinite().all() else "gradients are NaN or infinite"
     if said:
         log.warning(
             "encoder %s: %s, so attacks by gradient find nothing there, and the audit will say so; attacks without "

@@ -17,24 +17,10 @@ from ..util.errors import InvalidValue
 if TYPE_CHECKING:
     import pandas
 
-_EPSILONS = ("pretrain_epsilon", "finetune_epsilon", "eval_epsilon")
 _LAST = ("top1_low", "top1_high", "audit", "collapsed", "key", "deviations")
-COLUMNS = (
-    "scenario",
-    "protocol",
-    "seed",
-    "source",
-    "target",
-    "model",
-    "encoder",
-    *_EPSILONS,
-    "attack",
-    "n",
-    *METRICS,
-    *_LAST,
-)
-
-_MODEL = ("scenario", "protocol", "seed", "source", "target", "model", "encoder", *_EPSILONS[:2])
+_ROW = ("pretrain_epsilon", "finetune_epsilon")
+_MODEL = ("scenario", "protocol", "seed", "source", "target", "model", "encoder", *_ROW)
+COLUMNS = (*_MODEL, "eval_epsilon", "attack", "n", *METRICS, *_LAST)
 MEASURED = (*_MODEL, "kind", "measure", "column", "value", "n", "key")
 """Of an evaluation kind that is not the attack; the column is NaN for a number of all columns together."""
 
@@ -54,42 +40,28 @@ def results(
     """
     import pandas
 
-    if kind != ATTACK:
-        if not isinstance(store_or_records, (Store, Path, str)):
+    if not isinstance(store_or_records, (Store, Path, str)):
+        if kind != ATTACK:
             raise InvalidValue(f"results: expected a store with kind={kind!r:.50}, got {store_or_records!r:.100}")
-        matrices = load(_store(store_or_records), names, protocol)
+        return pandas.DataFrame([_row(one) for one in _records(store_or_records)], columns=COLUMNS)
+    store = store_or_records if isinstance(store_or_records, Store) else Store(store_or_records)
+    matrices = load(store, names, protocol)
+    if kind != ATTACK:
         return pandas.DataFrame(_measured(matrices, kind), columns=MEASURED)
-    if isinstance(store_or_records, (Store, Path, str)):
-        rows = list(_of_store(_store(store_or_records), names, protocol))
-    else:
-        rows = [_row(one, one.scenario, None, None, one.deviations, None) for one in _records(store_or_records)]
-    return pandas.DataFrame(rows, columns=COLUMNS)
-
-
-def _store(given: Store | Path | str) -> Store:
-    return given if isinstance(given, Store) else Store(given)
+    return pandas.DataFrame([_row(one, matrix) for matrix in matrices for one in matrix.records], columns=COLUMNS)
 
 
 def _measured(matrices: Iterable[ResultMatrix], kind: str) -> Iterator[list[Any]]:
     for matrix in matrices:
-        for (known, row), one in matrix.measures.items():
-            if known.name == kind:
-                model = matrix.model(row), one.spec.pretrain.encoder, *row
-                place = [matrix.name, matrix.protocol, matrix.seed, matrix.source, matrix.target, *model, str(known)]
-                for title, numbers in one.rows.items():
-                    for column, number in zip(one.spec.columns, numbers, strict=True):
-                        yield [*place, title, column, math.nan if number is None else number, one.n, one.spec.key]
-                for title, value in one.summary.items():
-                    yield [*place, title, math.nan, math.nan if value is None else value, one.n, one.spec.key]
-
-
-def _of_store(store: Store, names: Sequence[str], protocol: str | None) -> Iterator[list[Any]]:
-    for matrix in load(store, names, protocol):
-        for (*row, _), record in matrix.cells.items():
-            if record is not None:
-                audit = matrix.audits.get((row[0], row[1]))
-                verdict = audit.verdict if audit else None
-                yield _row(record, matrix.name, matrix.protocol, verdict, matrix.deviations, matrix.encoder)
+        for row, one in [(row, one) for (known, row), one in matrix.measures.items() if known.name == kind]:
+            place = [matrix.name, matrix.protocol, matrix.seed, matrix.source, matrix.target]
+            place += [matrix.model(row), one.spec.pretrain.encoder, *row, str(one.spec.kind)]
+            numbers = [
+                (title, *both) for title, some in one.rows.items() for both in zip(one.spec.columns, some, strict=True)
+            ]
+            numbers += [(title, math.nan, number) for title, number in one.summary.items()]
+            for title, column, number in numbers:
+                yield [*place, title, column, math.nan if number is None else number, one.n, one.spec.key]
 
 
 def _records(given: Any) -> Iterator[Record]:
@@ -102,22 +74,19 @@ def _records(given: Any) -> Iterator[Record]:
             yield from _records(item)
 
 
-def _row(
-    record: Record,
-    scenario: str,
-    protocol: str | None,
-    verdict: str | None,
-    deviations: Mapping[str, tuple[Any, Any]],
-    encoder: str | None,
-) -> list[Any]:
+def _row(record: Record, matrix: ResultMatrix | None = None) -> list[Any]:
+    """Of a record, and of the matrix of the store that it is in."""
     spec, finetune, pretrain = record.spec, record.spec.finetune, record.spec.finetune.pretrain
-    model = model_of(encoder or encoder_of(pretrain), bool(pretrain.weights), (pretrain.epsilon, finetune.epsilon))
+    row = pretrain.epsilon, finetune.epsilon
+    audit = matrix.audits.get(row) if matrix else None
+    encoder = matrix.encoder if matrix else encoder_of(pretrain)
     numbers = [metric.of(record) for metric in METRICS.values()]
     numbers += record.interval("top1") or (None, None)
     return [
-        *(scenario, protocol, record.seed, pretrain.source, finetune.target, model, pretrain.encoder),
-        *(pretrain.epsilon, finetune.epsilon, spec.epsilon),
-        *(str(spec.recipe.attack) if spec.epsilon else "none", record.n),
+        *((matrix.name, matrix.protocol) if matrix else (record.scenario, None)),
+        *(record.seed, pretrain.source, finetune.target, model_of(encoder, bool(pretrain.weights), row)),
+        *(pretrain.encoder, *row, spec.epsilon, str(spec.recipe.attack) if spec.epsilon else "none", record.n),
         *(math.nan if number is None else number for number in numbers),
-        *(verdict, record.collapsed, record.key, differences(deviations)),
+        *(audit.verdict if audit else None, record.collapsed, record.key),
+        differences(matrix.deviations if matrix else record.deviations),
     ]

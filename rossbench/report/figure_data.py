@@ -2,87 +2,27 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 from torch import Tensor
 
 from ..config.scenarios import Row
-from ..config.specs import EvaluateSpec, FinetuneSpec
 from ..data import datasets
 from ..models import layers
 from ..models.classifier import Classifier
 from ..stages import metrics
 from ..stages.evaluate import attacked
 from ..store import artifacts, results
-from ..store.records import Measurement, Record
+from ..store.records import Measurement
 from ..store.results import ResultMatrix
 from ..store.store import Store
 from ..util.devices import resolve_device
-from ..util.epsilons import EPS, check_models, format_epsilon, format_model
+from ..util.epsilons import EPS, check_epsilon, check_models, format_epsilon
 from ..util.errors import InvalidValue, StoreError
-
-
-@dataclass(frozen=True)
-class Model:
-    """A row of a matrix: a finetuned classifier and its evaluations."""
-
-    matrix: ResultMatrix
-    row: Row
-
-    @property
-    def label(self) -> str:
-        task = self.matrix.task.removeprefix("RoSS ")
-        return f"{task}, {self.name if self.matrix.is_named else f'{EPS} = {self.name}'}"
-
-    @property
-    def short(self) -> str:
-        """Without its task."""
-        return self.name if self.matrix.is_named else f"model {EPS} = {self.name}"
-
-    @property
-    def name(self) -> str:
-        """Of a named encoder what tables call it; else the epsilons."""
-        return self.matrix.model(self.row) if self.matrix.is_named else format_model(*self.row)
-
-    @cached_property
-    def records(self) -> dict[float, Record]:
-        """By evaluation epsilon, those that are in the store."""
-        records = {column: self.matrix.cells.get((*self.row, column)) for column in self.matrix.columns}
-        found = {column: record for column, record in records.items() if record is not None}
-        if not found:
-            raise StoreError(f"{self.label}: expected an evaluation in the store, got none; run the scenario first")
-        return found
-
-    @property
-    def first(self) -> Record:
-        return next(iter(self.records.values()))
-
-    @property
-    def collapsed(self) -> bool:
-        """Whether its encoder must not be taken for a robust one; see PretrainSpec.is_collapsed."""
-        return any(record.collapsed for place, record in self.matrix.cells.items() if record and place[:2] == self.row)
-
-    @property
-    def spec(self) -> FinetuneSpec:
-        heads = [one.spec.head for (_, row), one in self.matrix.measures.items() if row == self.row and one.spec.head]
-        evaluated = any(record and place[:2] == self.row for place, record in self.matrix.cells.items())
-        return heads[0] if heads and not evaluated else self.first.spec.finetune
-
-    def measured(self, kind: str) -> Measurement | None:
-        """By an evaluation kind of this name, of the model or, where the kind needs none, of its encoder alone."""
-        rows = (self.row, (self.row[0], self.row[0]))
-        found = [one for (known, row), one in self.matrix.measures.items() if known.name == kind and row in rows]
-        return found[-1] if found else None
-
-    def under(self, epsilon: float) -> EvaluateSpec:
-        """The evaluation at any epsilon, also one that is not in the store."""
-        return dataclasses.replace(self.first.spec, epsilon=epsilon, recipe=self.matrix.evaluation)
+from .model import Model as Model
 
 
 class FigureData:
@@ -103,10 +43,8 @@ class FigureData:
 
     def confusion(self, model: Model, epsilon: float) -> np.ndarray:
         """Test images by true and by predicted class, int64 [classes, classes], under an evaluated epsilon."""
-        record = model.records.get(epsilon)
-        if record is None:
-            known = ", ".join(map(format_epsilon, model.records))
-            raise InvalidValue(f"{model.label}: expected an evaluated epsilon, {known}, got {format_epsilon(epsilon)}")
+        check_epsilon(f"{model.label}: expected an evaluated epsilon", epsilon, model.records)
+        record = model.records[epsilon]
         if record.top1_right is None:
             raise InvalidValue(f"{model.label}: expected all images attacked, got only those right without it")
         ranked, labels = artifacts.load_predictions(self.store, record.spec)
@@ -162,8 +100,8 @@ def _once(models: Iterable[Model]) -> list[Model]:
 
 def measured(models: Sequence[Model], kind: str) -> dict[str, tuple[Model, Measurement]]:
     """Those of the models that were measured by an evaluation kind, by their labels; StoreError if none was."""
-    found = {label: (one, one.measured(kind)) for label, one in zip(labels(models), models, strict=True)}
-    known = {label: (model, measurement) for label, (model, measurement) in found.items() if measurement is not None}
+    named = zip(labels(models), models, strict=True)
+    known = {label: (model, one) for label, model in named if (one := model.measured(kind)) is not None}
     if not known:
         raise StoreError(f"figure: expected models measured by {kind}, got none; rossbench run --kind {kind} does it")
     return known
@@ -184,22 +122,29 @@ def shared(models: Sequence[Model]) -> tuple[float, ...]:
     return tuple(sorted(common))
 
 
+def middle(columns: Iterable[float]) -> list[float]:
+    """The middle one of those above 0, the lower of two; none where none is above 0."""
+    above = [column for column in columns if column]
+    return above[(len(above) - 1) // 2 :][:1]
+
+
 def labels(models: Sequence[Model]) -> list[str]:
     """As little as tells the models from each other."""
     short = []
     for model in models:
         first, second = map(format_epsilon, model.row)
-        label = f"model {EPS} = {first}" if first == second else f"model {EPS} = {first}, finetuned {second}"
+        label = f"model {EPS} = {first}" + f", finetuned {second}" * (first != second)
         if any(one.matrix.is_named for one in models):
-            label = model.matrix.model(model.row)
+            label = model.name
         short.append(label + ", collapsed" * model.collapsed)
-    tasks = [model.matrix.task.removeprefix("RoSS ") for model in models]
-    names = [model.matrix.name for model in models]
-    protocols = [f"{model.matrix.name} {model.matrix.protocol}" for model in models]
-    whole = [
+    of = [model.matrix for model in models]
+    tasks, names = [one.task.removeprefix("RoSS ") for one in of], [one.name for one in of]
+    protocols = [f"{one.name} {one.protocol}" for one in of]
+    forms = [
         [f"{start}, {end}" for start, end in zip(starts, short, strict=True)] for starts in (tasks, names, protocols)
     ]
-    forms = ([short] if len(set(tasks)) == 1 else []) + whole
+    if len(set(tasks)) == 1:
+        forms.insert(0, short)
     return next((form for form in forms if len(set(form)) == len(models)), forms[-1])
 
 

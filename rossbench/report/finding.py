@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from ..config.scenarios import Row
 from ..store.metrics import METRICS
 from ..store.results import ResultMatrix
 from ..util.epsilons import EPS, format_epsilon
 from . import tables
-
-Scores = dict[str, tuple[float, float, float]]
-"""Of models by name: mean and 95 % interval, in [0, 1]."""
+from .model import Model, Score, models_of
 
 
 @dataclass(frozen=True)
@@ -34,56 +31,43 @@ def finding(matrices: Sequence[ResultMatrix]) -> Finding | None:
     return Finding(group, tables.over_seeds(group, group[0].metric), list(_sentences(group)), _terms(group[0]))
 
 
-def _sentences(group: list[ResultMatrix]) -> list[str]:
-    models = [
-        (family, row)
-        for family in tables.families(group)
-        for row in sorted({row for one in family for row in one.rows})
-    ]
-    columns = sorted({one.spec.epsilon for matrix in group for one in matrix.records})
-    doubts = [f"{family[0].model(row)} ({why})" for family, row in models if (why := tables.distrust(family, row))]
-    strongest = _scores(models, columns[-1], group[0].metric)
-    said = []
-    if strongest:
-        said.append(_difference(columns[-1], strongest))
-        clean = _scores(models, 0, group[0].metric) if columns[-1] else {}
-        ends = [name for name in _ends(strongest) if name in clean]
-        if ends:
-            said.append(f"Without an attack: {' and '.join(f'{name} {_percent(clean[name])}' for name in ends)}.")
-    if doubts:
-        said.append(f"Not to be trusted, and not counted here: {', '.join(doubts)}.")
-    return said
+def _sentences(group: list[ResultMatrix]) -> Iterator[str]:
+    models, metric = models_of(group), group[0].metric
+    column = max(one.spec.epsilon for matrix in group for one in matrix.records)
+    scores = _scores(models, column, metric)
+    if scores:
+        order = sorted(scores, key=lambda name: -scores[name].mean)
+        ends = list(dict.fromkeys((order[0], order[-1])))
+        yield _difference(column, scores, ends)
+        clean = _scores(models, 0, metric) if column else {}
+        if told := [f"{name} {_percent(clean[name])}" for name in ends if name in clean]:
+            yield f"Without an attack: {' and '.join(told)}."
+    if doubts := [f"{model.name} ({model.doubt})" for model in models if model.doubt]:
+        yield f"Not to be trusted, and not counted here: {', '.join(doubts)}."
 
 
-def _scores(models: Sequence[tuple[list[ResultMatrix], Row]], column: float, metric: str) -> Scores:
-    found = {family[0].model(row): tables.trusted_score(family, row, column, metric) for family, row in models}
-    return {name: score for name, score in found.items() if score}
+def _scores(models: Sequence[Model], column: float, metric: str) -> dict[str, Score]:
+    return {models[i].name: score for i, score in tables.trusted(models, column, metric).items()}
 
 
-def _ends(scores: Scores) -> list[str]:
-    """The best and the worst; one where there is one."""
-    order = sorted(scores, key=lambda name: -scores[name][0])
-    return list(dict.fromkeys((order[0], order[-1])))
-
-
-def _difference(column: float, scores: Scores) -> str:
-    ends = _ends(scores)
+def _difference(column: float, scores: dict[str, Score], ends: Sequence[str]) -> str:
+    """How far the best and the worst are apart, and which are as good as the best."""
     start = f"At attack {EPS} = {format_epsilon(column)}" if column else "Without an attack"
     told = f"{start}, {ends[0]} keeps {_percent(scores[ends[0]])} of the test images right"
     if len(ends) == 1:
-        return told + "."
+        return f"{told}."
     told += f", {ends[1]} {_percent(scores[ends[1]])}"
-    best = tables.best_beyond_noise({name: score[1:] for name, score in scores.items()})
+    best = tables.best_beyond_noise({name: (score.low, score.high) for name, score in scores.items()})
     if not best:
-        return told + ": no difference beyond noise."
+        return f"{told}: no difference beyond noise."
     tied = [name for name in scores if name in best and name != ends[0]]
-    return told + (
-        f"; {', '.join(tied)} {'is' if len(tied) == 1 else 'are'} within noise of the best." if tied else "."
-    )
+    if tied:
+        told += f"; {', '.join(tied)} {'is' if len(tied) == 1 else 'are'} within noise of the best"
+    return f"{told}."
 
 
-def _percent(score: tuple[float, float, float]) -> str:
-    return f"{100 * score[0]:.1f} %"
+def _percent(score: Score) -> str:
+    return f"{100 * score.mean:.1f} %"
 
 
 def _terms(matrix: ResultMatrix) -> str:

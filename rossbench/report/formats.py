@@ -7,7 +7,7 @@ import io
 import itertools
 import json
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import asdict
 
 from rich.console import Group, RenderableType
@@ -19,6 +19,7 @@ from ..store.metrics import MISSING
 from ..store.results import ResultMatrix
 from ..util.epsilons import EPS
 from ..util.errors import one_line
+from .model import Model
 from .tables import Table
 
 
@@ -34,20 +35,37 @@ def to_rich(table: Table, width: int = 80) -> RenderableType:
     while begin < len(heads):
         end = begin + max(1, sum(taken <= room for taken in itertools.accumulate(sizes[begin:])))
         part = RichTable(show_edge=False)
-        for k in (*range(first), *range(begin, end)):
-            part.add_column(
-                escape(heads[k]),
-                style="cyan" if k < first else "",
-                justify="left" if k < first else "right",
-                no_wrap=True,
-            )
+        for head in map(escape, heads[:first]):
+            part.add_column(head, style="cyan", no_wrap=True)
+        for head in map(escape, heads[begin:end]):
+            part.add_column(head, justify="right", no_wrap=True)
         for i, (labels, cells) in enumerate(table.lines):
-            bold = ["bold" if (i, k - first) in table.bold else "" for k in range(begin, end)]
-            shown_cells = map(Text, cells[begin - first : end - first], bold)
-            part.add_row(*map(escape, labels), *shown_cells)
+            bold = ["bold" if (i, k) in table.bold else "" for k in range(begin - first, end - first)]
+            part.add_row(*map(escape, labels), *map(Text, cells[begin - first : end - first], bold))
         shown.append(part)
         begin = end
     return Group(*shown, Text(table.caption, "dim"), "")
+
+
+_STYLES = {"pass": "green", "warn": "yellow", "fail": "bold red"}
+
+
+def audits_to_rich(matrix: ResultMatrix) -> RenderableType:
+    """Every verdict, for a terminal; what one means where it is not a pass."""
+    shown: list[RenderableType] = []
+    for row, audit in matrix.audits.items():
+        seed = f", seed {matrix.seed}" if matrix.seed else ""
+        called = Model(matrix, row).called(f"model {EPS} ")
+        table = RichTable("verdict", "check", show_edge=False)
+        table.columns[0].no_wrap = True
+        for one in audit.verdicts:
+            text = Text.assemble((one.check, "bold"), ": ", one.figure)
+            if one.verdict != "pass":
+                text.append(f"\n{one.meaning}", "yellow")
+            table.add_row(Text(one.verdict, _STYLES[one.verdict]), text)
+        shown += [Text(f"{matrix.name}{seed}, {called}: {audit.summary}", "bold"), table]
+        shown += [Text(f"on {audit.images} test images, in {audit.seconds:.1f} s", "dim"), ""]
+    return Group(*shown)
 
 
 def to_markdown(table: Table) -> str:
@@ -65,28 +83,16 @@ def to_latex(table: Table) -> str:
     """A booktabs table with a label, and a caption that says what a reader must know, hashes left to other formats."""
     said = _HASHES.sub("", ". ".join([table.title, *table.notes, table.caption]))
     label = "-".join(re.findall(r"[a-z0-9]+", table.title.lower())) or "results"
-    before = len(table.labels)
-    return "\n".join(
-        [
-            r"\begin{table}",
-            r"\centering",
-            rf"\caption{{{_latex(said)}}}",
-            rf"\label{{tab:{label}}}",
-            rf"\begin{{tabular}}{{{'r' * (before + len(table.columns))}}}",
-            r"\toprule",
-            *(
-                [rf"{'& ' * before}\multicolumn{{{len(table.columns)}}}{{c}}{{Evaluation $\varepsilon$}} \\"]
-                * bool(table.over)
-            ),
-            _latex_row([*table.labels, *table.columns]),
-            r"\midrule",
-            *(_latex_row([*labels, *cells], _bold(table, i)) for i, (labels, cells) in enumerate(table.lines)),
-            r"\bottomrule",
-            r"\end{tabular}",
-            r"\end{table}",
-            "",
-        ]
-    )
+    before, columns = len(table.labels), len(table.columns)
+    over = rf"{'& ' * before}\multicolumn{{{columns}}}{{c}}{{Evaluation $\varepsilon$}} \\"
+    begin = [r"\begin{table}", r"\centering", rf"\caption{{{_latex(said)}}}", rf"\label{{tab:{label}}}"]
+    begin += [rf"\begin{{tabular}}{{{'r' * (before + columns)}}}", r"\toprule", *([over] if table.over else [])]
+    begin += [_latex_row([*table.labels, *table.columns]), r"\midrule"]
+    rows = [
+        _latex_row([*labels, *cells], {before + k for line, k in table.bold if line == i})
+        for i, (labels, cells) in enumerate(table.lines)
+    ]
+    return "\n".join([*begin, *rows, r"\bottomrule", r"\end{tabular}", r"\end{table}", ""])
 
 
 _HASHES = re.compile(r", protocol [0-9a-f]{8}\b| of given weights [0-9a-f]{8,}\b")
@@ -107,10 +113,6 @@ def _latex(text: str) -> str:
     return "".join(_LATEX.get(character, character) for character in one_line(text))
 
 
-def _bold(table: Table, line: int) -> set[int]:
-    return {len(table.labels) + k for i, k in table.bold if i == line}
-
-
 def _latex_row(cells: Sequence[str], bold: Collection[int] = ()) -> str:
     told = (rf"\textbf{{{_latex(cell)}}}" if k in bold else _latex(cell) for k, cell in enumerate(cells))
     row = " & ".join(told) + r" \\"
@@ -122,32 +124,27 @@ _PLACE = ("train_epsilon", "finetune_epsilon", "eval_epsilon")
 
 def to_csv(matrices: Sequence[ResultMatrix], metric: str | None) -> str:
     """One line a cell; the value is empty where the cell is missing. Without a metric: each matrix's own."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["scenario", "protocol", "seed", "model", *_PLACE, "metric", "value", "n", "key", "audit", "notes"])
+    last = ("metric", "value", "n", "key", "audit", "notes")
+    lines: list[Sequence[object]] = [("scenario", "protocol", "seed", "model", *_PLACE, *last)]
     for matrix in matrices:
         shown, notes = metric or matrix.metric, "; ".join(matrix.notes())
         for place, record in matrix.cells.items():
-            value = matrix.value(place[:2], place[2], shown)
-            found = ["", "", ""] if record is None else [value, record.n, record.key]
-            audit = matrix.audits[place[:2]].summary if place[:2] in matrix.audits else ""
-            line = [
-                matrix.name,
-                matrix.protocol,
-                matrix.seed,
-                matrix.model(place[:2]),
-                *place,
-                shown,
-                *found,
-                audit,
-                notes,
-            ]
-            writer.writerow(map(csv_cell, line))
+            row = place[:2]
+            found = (matrix.value(row, place[2], shown), record.n, record.key) if record else ("", "", "")
+            audit = matrix.audits[row].summary if row in matrix.audits else ""
+            where = (matrix.name, matrix.protocol, matrix.seed, matrix.model(row), *place)
+            lines.append((*where, shown, *found, audit, notes))
+    return csv_text(lines)
+
+
+def csv_text(lines: Iterable[Sequence[object]]) -> str:
+    """Each text in one line that no spreadsheet takes for a formula; numbers as they are."""
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\n").writerows(map(_csv_cell, line) for line in lines)
     return buffer.getvalue()
 
 
-def csv_cell(cell: object) -> object:
-    """A text in one line that no spreadsheet takes for a formula; a number as it is."""
+def _csv_cell(cell: object) -> object:
     if not isinstance(cell, str):
         return cell
     told = one_line(cell)
@@ -165,12 +162,8 @@ def to_json(matrices: Sequence[ResultMatrix], metric: str | None) -> str:
             for row, audit in matrix.audits.items()
         ]
         cells = [
-            {
-                "model": matrix.model(place[:2]),
-                **dict(zip(_PLACE, place, strict=True)),
-                "value": matrix.value(place[:2], place[2], shown),
-                "record": record and asdict(record),
-            }
+            {"model": matrix.model(place[:2]), **dict(zip(_PLACE, place, strict=True))}
+            | {"value": matrix.value(place[:2], place[2], shown), "record": record and asdict(record)}
             for place, record in matrix.cells.items()
         ]
         content.append(

@@ -6,15 +6,13 @@ import statistics
 from collections.abc import Iterator, Sequence
 
 from ..config.kinds import Kind
-from ..config.scenarios import Row
 from ..store.metrics import MISSING, Metric
 from ..store.records import Measurement
 from ..store.results import ResultMatrix
-from ..util.epsilons import EPS, format_epsilon, format_model
+from ..util.epsilons import EPS, format_epsilon
 from ..util.statistics import kendall
-from .tables import Table, families, mean_text, notes_of, over_seeds, together
-
-Family = Sequence[ResultMatrix]
+from .model import families, models_of
+from .tables import Table, mean_text, notes_of_all, over_seeds, together
 
 
 def tables(
@@ -59,7 +57,7 @@ def _of_kind(group: Sequence[ResultMatrix], kind: Kind) -> Iterator[Table]:
             for title in titles
             for model, found in measured.items()
         ],
-        notes=notes_of(families(group)),
+        notes=notes_of_all(families(group)),
         caption=caption,
         over="",
     )
@@ -82,21 +80,15 @@ def _of_kind(group: Sequence[ResultMatrix], kind: Kind) -> Iterator[Table]:
 def _measured(group: Sequence[ResultMatrix], kind: Kind) -> dict[str, list[Measurement]]:
     """By model, what was measured of it, one a seed."""
     found: dict[str, list[Measurement]] = {}
-    for family in families(group):
-        for row in sorted({row for matrix in family for known, row in matrix.measures if known == kind}):
-            some = [matrix.measures[kind, row] for matrix in family if (kind, row) in matrix.measures]
-            found.setdefault(_called(family, row), []).extend(some)
+    for model in models_of(group, lambda one: [row for known, row in one.measures if known == kind]):
+        some = [one.measures[kind, model.row] for one in model.matrices if (kind, model.row) in one.measures]
+        found.setdefault(model.called(), []).extend(some)
     return found
-
-
-def _called(family: Family, row: Row) -> str:
-    return family[0].model(row) if family[0].is_named else f"{EPS}={format_model(*row)}"
 
 
 def _at(one: Measurement, title: str, column: float) -> float | None:
     """The number of a row in a column, None where it has none."""
-    numbers = dict(zip(one.spec.columns, one.rows.get(title, ()), strict=False))
-    return numbers.get(column)
+    return dict(zip(one.spec.columns, one.rows.get(title, ()), strict=False)).get(column)
 
 
 def _text(title: str, values: Sequence[float | None]) -> str:
@@ -141,23 +133,18 @@ def _foretold(group: Sequence[ResultMatrix], kind: Kind) -> Iterator[Table]:
 
 def _displacement_and_accuracy(
     group: Sequence[ResultMatrix], kind: Kind
-) -> Iterator[tuple[str, dict[float, tuple[float, float]]]]:
+) -> Iterator[tuple[str, dict[float, list[float]]]]:
     """For each classifier, by epsilon, its encoder's displacement and its accuracy, means over seeds."""
-    for family in families(group):
-        for row in sorted({row for matrix in family for row in matrix.rows}):
-            found: dict[float, list[tuple[float, float]]] = {}
-            for matrix in family:
-                measured = matrix.measures.get((kind, (row[0], row[0])))
-                for column in matrix.columns if measured and measured.rows else ():
-                    accuracy = matrix.value(row, column, matrix.metric)
-                    displacement = _at(measured, next(iter(measured.rows)), column) if measured else None
-                    if column and accuracy is not None and displacement is not None:
-                        found.setdefault(column, []).append((displacement, accuracy))
-            if found:
-                yield (
-                    _called(family, row),
-                    {
-                        column: (statistics.fmean(a for a, _ in both), statistics.fmean(b for _, b in both))
-                        for column, both in found.items()
-                    },
-                )
+    for model in models_of(group):
+        found: dict[float, list[tuple[float, float]]] = {}
+        for matrix in model.matrices:
+            measured = matrix.measures.get((kind, (model.row[0], model.row[0])))
+            if measured is None or not measured.rows:
+                continue
+            for column in filter(None, matrix.columns):
+                accuracy = matrix.value(model.row, column, matrix.metric)
+                displacement = _at(measured, next(iter(measured.rows)), column)
+                if accuracy is not None and displacement is not None:
+                    found.setdefault(column, []).append((displacement, accuracy))
+        if found:
+            yield model.called(), {k: list(map(statistics.fmean, zip(*both, strict=True))) for k, both in found.items()}

@@ -16,8 +16,8 @@ from ..store.results import ResultMatrix
 from ..util.epsilons import format_epsilon
 from ..util.errors import InvalidValue
 from . import templates
-from .entries import Entry, entries, settings
-from .tables import best_beyond_noise
+from .model import Model, settings, tested_alike
+from .tables import best_of, shared_notes
 
 
 @dataclass(frozen=True)
@@ -26,11 +26,10 @@ class Board:
 
     number: int
     """From 1; no other board has it."""
-    entries: tuple[Entry, ...]
+    entries: tuple[Model, ...]
 
     @cached_property
     def columns(self) -> list[float]:
-        """Evaluation epsilons."""
         return sorted({column for entry in self.entries for column in entry.scores})
 
     @property
@@ -39,54 +38,52 @@ class Board:
 
     @property
     def title(self) -> str:
-        return f"{self.entries[0].first.evaluation.attack}; {self.entries[0].spec.recipe.trained} finetuning"
+        return f"{self.entries[0].matrix.evaluation.attack}; {self.entries[0].spec.recipe.trained} finetuning"
 
     @cached_property
     def settings(self) -> dict[str, Any]:
-        """Of finetuning and evaluation, field by field."""
         stages = ("finetuning.", "evaluation.", "training images", "test images")
-        told = settings(max((one.first for one in self.entries), key=lambda one: max(row[1] for row in one.rows)))
+        told = settings(max((one.matrix for one in self.entries), key=lambda one: max(row[1] for row in one.rows)))
         return {name: item for name, item in told.items() if name.startswith(stages)}
 
     @property
     def notes(self) -> list[str]:
         """What a reader must know before the numbers; what is not so of all, with the names of those."""
-        of: dict[str, list[str]] = {}
-        for entry in self.entries:
-            for note in entry.notes:
-                of.setdefault(note, []).append(entry.name)
-        whole = len(self.entries)
-        return [note if len(who) == whole else f"{', '.join(dict.fromkeys(who))}: {note}" for note, who in of.items()]
+        return shared_notes([(entry.name, entry.notes) for entry in self.entries])
 
     @cached_property
-    def targets(self) -> dict[str, list[Entry]]:
+    def targets(self) -> dict[str, list[Model]]:
         """By name, the best first: by the mean over the epsilons above 0, then those that lack one of these."""
-        names = sorted({entry.first.target for entry in self.entries})
-        return {
-            name: sorted((one for one in self.entries if one.first.target == name), key=self._order) for name in names
-        }
 
-    def _order(self, entry: Entry) -> tuple[float, str]:
-        mean = self.mean(entry)
-        return (1.0 if mean is None else -mean), entry.name
+        def order(entry: Model) -> tuple[float, str]:
+            mean = self.mean(entry)
+            return (1.0 if mean is None else -mean), entry.name
 
-    def mean(self, entry: Entry) -> float | None:
+        names = sorted({entry.matrix.target for entry in self.entries})
+        return {name: sorted((e for e in self.entries if e.matrix.target == name), key=order) for name in names}
+
+    def mean(self, entry: Model) -> float | None:
         """Robust accuracy over the epsilons above 0, in [0, 1]; None where one is missing."""
         if not self.attacked or any(column not in entry.scores for column in self.attacked):
             return None
         return statistics.fmean(entry.scores[column].mean for column in self.attacked)
 
-    def is_best(self, entry: Entry, column: float) -> bool:
+    @cached_property
+    def _best(self) -> dict[tuple[str, float], set[int]]:
+        """By target and epsilon the places of the best."""
+        places = [(target, column) for target in self.targets for column in self.columns]
+        return {place: best_of(self.targets[place[0]], place[1], "robust") for place in places}
+
+    def is_best(self, entry: Model, column: float) -> bool:
         """Whether no other that can be trusted is better by more than noise, and not all are so."""
-        rivals = [one for one in self.targets[entry.first.target] if column in one.scores and one.is_trusted]
-        best = best_beyond_noise({k: (one.scores[column].low, one.scores[column].high) for k, one in enumerate(rivals)})
-        return any(rivals[k] == entry for k in best)
+        target = entry.matrix.target
+        return self.targets[target].index(entry) in self._best[target, column]
 
 
 def boards(matrices: Sequence[ResultMatrix]) -> list[Board]:
     """One a protocol, those with most entries first. InvalidValue where nothing was evaluated."""
     models = [(one, row) for one in matrices for row in one.audit_specs()]
-    groups = sorted(entries(models).values(), key=lambda some: -len(some))
+    groups = sorted(tested_alike(models), key=lambda some: -len(some))
     if not groups:
         raise InvalidValue("leaderboard: expected evaluated models, got none")
     return [Board(number, tuple(some)) for number, some in enumerate(groups, 1)]
@@ -105,8 +102,8 @@ def render(matrices: Sequence[ResultMatrix], created: str) -> str:
         script=Markup(script),
         boards=found,
         differences=list(_differences(found)),
-        encoders=len({entry.first.encoder for board in found for entry in board.entries}),
-        targets=sorted({entry.first.target for board in found for entry in board.entries}),
+        encoders=len({entry.matrix.encoder for board in found for entry in board.entries}),
+        targets=sorted({entry.matrix.target for board in found for entry in board.entries}),
         numbers=sum(
             len(score.records) for board in found for entry in board.entries for score in entry.scores.values()
         ),

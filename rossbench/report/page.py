@@ -14,9 +14,9 @@ from ..store.metrics import METRICS
 from ..store.results import ResultMatrix
 from ..util.epsilons import format_epsilon, format_model
 from ..util.errors import InvalidValue
-from . import kind_tables, published, tables, templates, zoo
-from .entries import settings
+from . import kind_tables, tables, templates, zoo
 from .finding import finding
+from .model import families, settings
 from .plot_style import INK, mark_colours, seen_on
 
 TOLERANCE = 2.0
@@ -26,8 +26,6 @@ GROUNDS = ("#fdfdfb", "#14171a")
 
 @dataclass(frozen=True)
 class PageFigure:
-    """A figure of the page."""
-
     place: str
     """What it belongs to: name and protocol of a matrix, as ``name-protocol``, or a section, #targets or #training."""
     caption: str
@@ -40,6 +38,10 @@ def render(names: Sequence[str], matrices: Sequence[ResultMatrix], figures: Sequ
 
     ``names``: what was asked for, scenarios and suites, none for all; ``created``: the time that the page shows.
     """
+    try:
+        compared, refused = zoo.beside_published(matrices, TOLERANCE)
+    except InvalidValue:
+        compared, refused = [], []
     places = {place: [one for one in figures if one.place == place] for place in {one.place for one in figures}}
     return templates.fill(
         "page.html",
@@ -51,13 +53,13 @@ def render(names: Sequence[str], matrices: Sequence[ResultMatrix], figures: Sequ
         sections=_sections(names, matrices),
         over_seeds=tables.over_seeds,
         together=tables.together,
-        families=tables.families,
+        families=families,
         of_kinds=kind_tables.of_kinds,
         metrics=list(METRICS),
         figures=places,
         matrices=matrices,
         recipes=_recipes(matrices),
-        comparison=_comparison(matrices),
+        comparison={"tables": compared, "refused": refused},
         missing=_missing(names, matrices) + [one.caption for one in figures if not one.svg],
         models=len({record.spec.finetune for matrix in matrices for record in matrix.records}),
         environments=_environments(matrices),
@@ -129,27 +131,14 @@ def _recipes(matrices: Sequence[ResultMatrix]) -> list[tuple[list[str], dict[str
     ]
 
 
-def _comparison(matrices: Sequence[ResultMatrix]) -> dict[str, Any]:
-    known = zoo.compare(matrices)
-    try:
-        study = published.compare([one for one in matrices if not one.zoo])
-    except InvalidValue:
-        study = []
-    of_study = [published.comparison_table(one, TOLERANCE) for one in study if not one.refusal]
-    of_zoo = [zoo.table(one, TOLERANCE) for one in known if not one.refusal]
-    refused = [*published.refusals(study), *(one.refusal for one in known if one.refusal)]
-    return {"tables": of_study + of_zoo, "refused": refused}
-
-
 def _missing(names: Sequence[str], matrices: Sequence[ResultMatrix]) -> list[str]:
     """What was asked for and is not there."""
     there = {matrix.name for matrix in matrices}
     asked = {one.name: None for name in names if name not in there for one in registry.members(name)}
     missing = [f"{name}: not run" for name in asked if name not in there]
     for matrix in matrices:
-        notes = [
-            note for note in matrix.notes() if not note.startswith("REDUCED") and note not in matrix.collapse_notes()
-        ]
+        seen = matrix.collapse_notes()
+        notes = [note for note in matrix.notes() if note not in seen and not note.startswith("REDUCED")]
         missing += [f"{matrix.name}: {note}" for note in notes]
     return missing
 

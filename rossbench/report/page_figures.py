@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 
 from matplotlib.figure import Figure
@@ -11,18 +11,17 @@ from matplotlib.figure import Figure
 from ..store.results import ResultMatrix
 from ..util.epsilons import EPS, format_epsilon
 from ..util.errors import RossbenchError
-from . import figures, tables
-from .figure_data import FigureData, Model, choose, ends, shared
+from . import figures
+from .figure_data import FigureData, choose, ends, shared
 from .finding import finding
+from .model import Model, families, models_of
 from .page import PageFigure
 from .plot_style import to_bytes
+from .tables import together
 
 log = logging.getLogger(__name__)
 MAPPED = 2000
 """Images that a t-SNE map shows at most; it takes minutes for all of CIFAR."""
-_CURVES = "Accuracy under attack against the attack's strength; "
-_BARS = "bars: Wilson's 95 % intervals."
-_BANDS = "means over seeds, in a band of one sample deviation."
 Wanted = tuple[str, Callable[[], Figure]]
 """A caption, and what draws the figure."""
 
@@ -48,14 +47,14 @@ def page_figures(
     return drawn
 
 
-def _groups(data: FigureData, matrices: Sequence[ResultMatrix]) -> Iterator[tuple[str, Iterator[Wanted]]]:
+def _groups(data: FigureData, matrices: Sequence[ResultMatrix]) -> Iterator[tuple[str, Iterable[Wanted]]]:
     """The finding's; those of each group that has a section; of what was run alike, by target and source.
 
     But for curves, which are of all seeds, figures are of the first seed.
     """
-    groups, found = tables.together(matrices), finding(matrices)
+    groups, found = together(matrices), finding(matrices)
     if found:
-        yield "#finding", _of_group(data, found.group)
+        yield "#finding", [_curves(data, found.group)]
     firsts = _firsts([one for group in groups for one in group if one.records])
     for group in groups:
         place = f"{group[0].name}-{group[0].protocol}"
@@ -63,7 +62,7 @@ def _groups(data: FigureData, matrices: Sequence[ResultMatrix]) -> Iterator[tupl
         evaluated = _firsts([one for one in group if one.records])
         if evaluated:
             if not (found and found.group == group):
-                yield place, _of_group(data, group)
+                yield place, [_curves(data, group)]
             heads = evaluated[0].pairs
             yield place, _of_heads(data, evaluated[0], firsts) if heads else _of_matrices(data, evaluated)
     for how in dict.fromkeys(map(_how, firsts)):
@@ -72,48 +71,39 @@ def _groups(data: FigureData, matrices: Sequence[ResultMatrix]) -> Iterator[tupl
             group = [matrix for matrix in alike if matrix.target == target]
             group = [matrix for matrix in group if not matrix.pairs] or group
             yield "#targets", _of_target(data, target, group)
-            yield "#training", _of_finetuning(data, group[:1])
+            text = f"Finetuning, {group[0].task}: loss and accuracy on the training images, as attacked, by epoch."
+            yield "#training", [(text, partial(figures.training, data, choose(group[:1]), "finetune"))]
         trained = [matrix for matrix in alike if not matrix.weights]
         for source in dict.fromkeys(matrix.source for matrix in trained):
+            text = f"Pretraining on {source}: loss, and accuracy on the contrastive task, an indicator only, by epoch."
             group = [matrix for matrix in trained if matrix.source == source]
-            yield "#training", _of_pretraining(data, group)
+            yield "#training", [(text, partial(figures.training, data, choose(group)))]
 
 
 def _firsts(group: Sequence[ResultMatrix]) -> list[ResultMatrix]:
     """The first seed of each encoder."""
-    return [family[0] for family in tables.families(group)]
+    return [family[0] for family in families(group)]
 
 
 def _how(matrix: ResultMatrix) -> str:
     return str({name: item for name, item in matrix.deviations.items() if name not in ("encoder", "weights")})
 
 
-def _of_group(data: FigureData, group: Sequence[ResultMatrix]) -> Iterator[Wanted]:
-    matrices = [one for one in group if one.records]
-    over_seeds = len(matrices) > len(_firsts(matrices))
-    text = _CURVES + (_BARS if not over_seeds else _BANDS)
-    yield text, partial(figures.robustness, data, choose(matrices))
-
-
-def _of_pretraining(data: FigureData, matrices: Sequence[ResultMatrix]) -> Iterator[Wanted]:
-    source = matrices[0].source
-    text = f"Pretraining on {source}: loss, and accuracy on the contrastive task, an indicator only, by epoch."
-    yield text, partial(figures.training, data, choose(matrices))
-
-
-def _of_finetuning(data: FigureData, matrices: Sequence[ResultMatrix]) -> Iterator[Wanted]:
-    text = f"Finetuning, {matrices[0].task}: loss and accuracy on the training images, as attacked, by epoch."
-    yield text, partial(figures.training, data, choose(matrices), "finetune")
+def _curves(data: FigureData, group: Sequence[ResultMatrix]) -> Wanted:
+    models = models_of([one for one in group if one.records], ResultMatrix.audit_specs)
+    seeds = any(model.others for model in models)
+    how = "means over seeds, in a band of one sample deviation." if seeds else "bars: Wilson's 95 % intervals."
+    return f"Accuracy under attack against the attack's strength; {how}", partial(figures.robustness, data, models)
 
 
 def _of_matrices(data: FigureData, matrices: Sequence[ResultMatrix]) -> Iterator[Wanted]:
     """Of one seed of each encoder."""
-    every, models = choose(matrices), ends(matrices)
-    limit, seed = _limit(models[0]), f" Seed {matrices[0].seed}."
-    yield f"The matrix as colours.{seed}", partial(figures.matrix, data, every)
+    models, seed = ends(matrices), f" Seed {matrices[0].seed}."
+    yield f"The matrix as colours.{seed}", partial(figures.matrix, data, choose(matrices))
     text = "Confusion without and under the strongest attack, in percent of the images of each true class."
     yield text + seed, partial(figures.confusion, data, models)
-    text = f"Features of the encoder in the plane, by class: t-SNE, perplexity 35, 1500 iterations{_part(limit)}."
+    limit, part = _limit(models[0])
+    text = f"Features of the encoder in the plane, by class: t-SNE, perplexity 35, 1500 iterations{part}."
     yield text + seed, partial(figures.tsne, data, models, limit=limit)
 
 
@@ -139,8 +129,8 @@ def _of_heads(data: FigureData, matrix: ResultMatrix, matrices: Sequence[ResultM
     same = [one for one in alike if (one.source, one.target) == (matrix.source, matrix.target)]
     heads = [Model(matrix, row) for row in reversed(matrix.pairs[-1])]
     models = [*(model for model in choose(same) if model.row == (0, 0)), *heads]
-    limit = _limit(models[0])
-    text = f"Outputs of the linear layer in one map, by model: t-SNE, perplexity 50, 2500 iterations{_part(limit)}."
+    limit, part = _limit(models[0])
+    text = f"Outputs of the linear layer in one map, by model: t-SNE, perplexity 50, 2500 iterations{part}."
     yield text, partial(figures.tsne_together, data, models, limit=limit)
 
 
@@ -161,10 +151,6 @@ def _of_target(data: FigureData, target: str, matrices: Sequence[ResultMatrix]) 
     yield text, partial(figures.examples, data, ends(first))
 
 
-def _limit(model: Model) -> int | None:
-    """A cap for maps; None where there are no more images than that."""
-    return MAPPED if model.first.n > MAPPED else None
-
-
-def _part(limit: int | None) -> str:
-    return f"; {limit:,} of the test images" if limit else ""
+def _limit(model: Model) -> tuple[int | None, str]:
+    """A cap for maps, with words for it; None where there are no more images than that."""
+    return (MAPPED, f"; {MAPPED:,} of the test images") if model.first.n > MAPPED else (None, "")

@@ -12,7 +12,7 @@ import math
 import textwrap
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib
 import numpy as np
@@ -111,10 +111,11 @@ def ramp(n: int) -> list[str]:
     return [to_hex(colour) for colour in matplotlib.colormaps["viridis"](np.linspace(0.32, 0.82, n))]
 
 
-def curve_looks(n: int) -> list[dict[str, Any]]:
-    """Colour and marker of n curves: shades of up to 7, whose order then shows, hues of more."""
+def curve_looks(n: int, dashed: bool = False) -> list[dict[str, Any]]:
+    """Colour and marker, and dash, of n curves: shades of up to 7, whose order then shows, hues of more."""
     colours = [colour for colour, _ in looks(n)] if 7 < n <= 20 else ramp(n)
-    return [{"color": colour, "marker": MARKERS[i % len(MARKERS)]} for i, colour in enumerate(colours)]
+    made = [{"color": colour, "marker": MARKERS[i % len(MARKERS)]} for i, colour in enumerate(colours)]
+    return [look | {"linestyle": LINES[i % len(LINES)]} for i, look in enumerate(made)] if dashed else made
 
 
 def looks(n: int) -> list[tuple[str, str]]:
@@ -126,7 +127,6 @@ def looks(n: int) -> list[tuple[str, str]]:
 
 @functools.cache
 def _glyphs() -> frozenset[int]:
-    """The characters that the fonts have."""
     return frozenset(code for name in FONTS for code in FT2Font(font_manager.findfont(name)).get_charmap())
 
 
@@ -177,6 +177,12 @@ def class_ticks(axis: Axis, names: Sequence[str], room: float) -> None:
         axis.set_ticks(range(0, len(names), every), names[::every], rotation=90 if across else 0)
     elif not any(names):
         axis.set_tick_params(labelbottom=False, labelleft=False)
+
+
+def open_axes(axes: Axes, grid: Literal["both", "y"] = "y") -> None:
+    """Without a frame above and on the right, and with a light grid."""
+    axes.grid(axis=grid, color=SHADE, linewidth=0.4)
+    axes.spines[["top", "right"]].set_visible(False)
 
 
 def write_cells(axes: Axes, image: AxesImage, form: Callable[[Any], str]) -> None:

@@ -43,7 +43,6 @@ class Published:
     """What stands above the table."""
     metric: str
     columns: tuple[float, ...]
-    """Evaluation epsilons."""
     rows: tuple[Line, ...]
 
     @property
@@ -79,9 +78,7 @@ class Comparison:
 
     def within(self, tolerance: float) -> tuple[int, int]:
         """How many of our cells differ from the published ones by at most so much, and how many we have."""
-        pairs = [pair for line in self.table.rows for pair in zip(self.ours(line), line.values, strict=True)]
-        found = [abs(ours - theirs) for ours, theirs in pairs if ours is not None]
-        return sum(difference <= tolerance + 1e-9 for difference in found), len(found)
+        return within(tolerance, [differences_of(self.ours(line), line.values) for line in self.table.rows])
 
     def agreement(self) -> list[float | None]:
         """Kendall's tau-b between our order of the models and the published one, in [-1, 1], for each column.
@@ -94,6 +91,17 @@ class Comparison:
             pairs = [(value, theirs[k]) for ours, theirs in both if (value := ours[k]) is not None]
             taus.append(kendall([ours for ours, _ in pairs], [theirs for _, theirs in pairs]))
         return taus
+
+
+def differences_of(ours: Iterable[float | None], theirs: Iterable[float | None]) -> list[float | None]:
+    """Ours less theirs, None where either is missing."""
+    return [None if a is None or b is None else a - b for a, b in zip(ours, theirs, strict=True)]
+
+
+def within(tolerance: float, differences: Iterable[Iterable[float | None]]) -> tuple[int, int]:
+    """How many numbers of some lines of differences are at most so large, and how many there are."""
+    known = [abs(one) for line in differences for one in line if one is not None]
+    return sum(one <= tolerance + 1e-9 for one in known), len(known)
 
 
 def _refusal(matrix: ResultMatrix) -> str | None:
@@ -168,13 +176,12 @@ def comparison_table(comparison: Comparison, tolerance: float) -> Table:
         if set(ours) == {None}:
             absent += 1
             continue
-        gaps = [None if mine is None else mine - theirs for mine, theirs in zip(ours, line.values, strict=True)]
         source, target = line.scenario.removesuffix("-finetuning").split("-to-")
         model = "gain" if line.minus else f"{EPS}={format_model(*line.model)}"
         lines += [
             ([source, "ours"], [metric.text(value, sign) for value in ours]),
             ([f"→ {target}", "published"], [metric.text(value, sign) for value in line.values]),
-            ([model, "difference"], [metric.text(gap, "+") for gap in gaps]),
+            ([model, "difference"], [metric.text(gap, "+") for gap in differences_of(ours, line.values)]),
         ]
     taus = [MISSING if tau is None else f"{tau:.2f}" for tau in comparison.agreement()]
     lines.append((["ranks", "Kendall τ"], taus))

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import statistics
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 
 from ..config.scenarios import Row
 from ..store.metrics import METRICS, MISSING
@@ -17,10 +15,9 @@ from ..util.epsilons import EPS, format_epsilon
 from ..util.errors import InvalidValue
 from ..util.statistics import wilson_over
 from . import tables
-from .formats import csv_cell
+from .formats import csv_text
+from .model import FAILED, RATES, families, how_tested
 from .tables import Table
-
-_VERDICTS = ("fail", "warn", "pass")
 
 
 @dataclass(frozen=True)
@@ -60,32 +57,24 @@ class Ranking:
 
 
 @dataclass
-class _Model:
+class _Encoder:
+    """One encoder with one finetuning, on all tasks and under all seeds."""
+
     name: str
-    source: str
-    records: list[tuple[ResultMatrix, Record]] = field(default_factory=list)
+    records: dict[str, Record] = field(default_factory=dict)
     verdicts: set[str] = field(default_factory=set)
+
+    @property
+    def source(self) -> str:
+        return next(iter(self.records.values())).spec.finetune.pretrain.source
 
     @property
     def targets(self) -> frozenset[str]:
         """Those on which it was attacked."""
-        return frozenset(matrix.target for matrix, record in self.records if record.spec.epsilon)
-
-    @property
-    def seeds(self) -> list[int]:
-        return sorted({record.seed for _, record in self.records})
+        return frozenset(_target(record) for record in self.records.values() if record.spec.epsilon)
 
     def epsilons(self, target: str) -> set[float]:
-        return {record.spec.epsilon for matrix, record in self.records if matrix.target == target}
-
-    def mean(self, metric: str, of: Callable[[ResultMatrix, Record], bool], seed: int | None = None) -> float | None:
-        """Over the records of each task that ``of`` chooses, and then over the targets; None if there are none."""
-        found: dict[str, list[float]] = {}
-        for matrix, record in self.records:
-            value = METRICS[metric].of(record)
-            if value is not None and of(matrix, record) and seed in (None, record.seed):
-                found.setdefault(matrix.target, []).append(value)
-        return statistics.fmean(map(statistics.fmean, found.values())) if found else None
+        return {record.spec.epsilon for record in self.records.values() if _target(record) == target}
 
 
 def rankings(matrices: Sequence[ResultMatrix], metric: str | None = None) -> list[Ranking]:
@@ -96,12 +85,11 @@ def rankings(matrices: Sequence[ResultMatrix], metric: str | None = None) -> lis
     """
     metric = metric or "robust"
     if not METRICS[metric].is_count:
-        rates = ", ".join(name for name, one in METRICS.items() if one.is_count)
-        raise InvalidValue(f"ranking: expected a metric of {rates}, got {metric}")
+        raise InvalidValue(f"ranking: expected a metric of {RATES}, got {metric}")
     alike: dict[object, list[ResultMatrix]] = {}
     for matrix in matrices:
         if matrix.records:
-            alike.setdefault(tables.how_tested(matrix), []).append(matrix)
+            alike.setdefault(how_tested(matrix), []).append(matrix)
     found = [one for group in alike.values() for one in _rankings(group, metric) if one.models]
     if not found:
         raise InvalidValue("ranking: expected models attacked at an epsilon above 0, got none")
@@ -109,78 +97,75 @@ def rankings(matrices: Sequence[ResultMatrix], metric: str | None = None) -> lis
 
 
 def _rankings(matrices: Sequence[ResultMatrix], metric: str) -> Iterable[Ranking]:
-    models = _models(matrices)
-    for targets in sorted(
-        {model.targets for model in models if model.targets}, key=lambda one: (-len(one), sorted(one))
-    ):
-        inside = [model for model in models if targets <= model.targets]
-        shared = set.intersection(*(model.epsilons(target) for model in inside for target in targets)) - {0}
-        if not shared:
-            continue
-        ranked = _ranked(inside, targets, shared, metric)
-        families = tables.families([one for one in matrices if one.target in targets])
-        yield Ranking(
-            tuple(sorted(targets)),
-            tuple(sorted(shared)),
-            metric,
-            matrices[0].how(),
-            tuple(tables.notes_of(families)),
-            tuple(ranked),
-        )
-
-
-def _models(matrices: Sequence[ResultMatrix]) -> list[_Model]:
-    """Each encoder with each finetuning once, with its records of all scenarios and seeds."""
-    found: dict[tuple[str, Row], _Model] = {}
+    found: dict[tuple[str, Row], _Encoder] = {}
     for matrix in matrices:
-        for (first, second, _), record in matrix.cells.items():
+        for place, record in matrix.cells.items():
             if record is not None:
-                row = (first, second)
-                model = found.setdefault((matrix.encoder_id, row), _Model(matrix.model(row), matrix.source))
-                if all(record.key != other.key for _, other in model.records):
-                    model.records.append((matrix, record))
-                if row in matrix.audits:
-                    model.verdicts.add(matrix.audits[row].verdict)
-    return list(found.values())
+                row = place[:2]
+                one = found.setdefault((matrix.encoder_id, row), _Encoder(matrix.model(row)))
+                one.records.setdefault(record.key, record)
+                one.verdicts |= {matrix.audits[row].verdict} if row in matrix.audits else set()
+    encoders = list(found.values())
+    sets = {one.targets for one in encoders if one.targets}
+    for targets in sorted(sets, key=lambda some: (-len(some), sorted(some))):
+        inside = [one for one in encoders if targets <= one.targets]
+        shared = set.intersection(*(one.epsilons(target) for one in inside for target in targets)) - {0}
+        if shared:
+            group = families([one for one in matrices if one.target in targets])
+            yield Ranking(
+                targets=tuple(sorted(targets)),
+                epsilons=tuple(sorted(shared)),
+                metric=metric,
+                how=matrices[0].how(),
+                notes=tuple(tables.notes_of_all(group)),
+                models=tuple(_ranked(inside, targets, shared, metric)),
+            )
 
 
-def _ranked(models: Sequence[_Model], targets: frozenset[str], epsilons: set[float], metric: str) -> list[Ranked]:
+def _target(record: Record) -> str:
+    return record.spec.finetune.target
+
+
+def _mean(records: Iterable[Record], metric: str) -> float | None:
+    """Over the records of each target, and then over the targets; None if there are none."""
+    found: dict[str, list[float]] = {}
+    for record in records:
+        if (value := METRICS[metric].of(record)) is not None:
+            found.setdefault(_target(record), []).append(value)
+    return statistics.fmean(map(statistics.fmean, found.values())) if found else None
+
+
+def _ranked(encoders: Sequence[_Encoder], targets: frozenset[str], epsilons: set[float], metric: str) -> list[Ranked]:
     found = []
-    for model in models:
-
-        def attacked(matrix: ResultMatrix, record: Record) -> bool:
-            return matrix.target in targets and record.spec.epsilon in epsilons
-
-        mean = model.mean(metric, attacked)
+    for one in encoders:
+        inside = [record for record in one.records.values() if _target(record) in targets]
+        attacked = [record for record in inside if record.spec.epsilon in epsilons]
+        mean = _mean(attacked, metric)
         if mean is None:  # of top1, where not all images were attacked
             continue
-        images = [min(r.n for m, r in model.records if m.target == target) for target in targets]
-        n = max(1, round(len(images) ** 2 / sum(1 / one for one in images)))  # of a mean of means
-        by_seed = [one for seed in model.seeds if (one := model.mean(metric, attacked, seed)) is not None]
-        low, high = wilson_over(mean, n, by_seed)
-        clean = model.mean(metric, lambda matrix, record: matrix.target in targets and record.spec.epsilon == 0)
-        own = model.mean(metric, lambda matrix, record: attacked(matrix, record) and matrix.source == matrix.target)
-        other = model.mean(metric, lambda matrix, record: attacked(matrix, record) and matrix.source != matrix.target)
+        images = [min(record.n for record in inside if _target(record) == target) for target in targets]
+        n = max(1, round(len(images) ** 2 / sum(1 / count for count in images)))  # of a mean of means
+        seeds = sorted({record.seed for record in attacked})
+        by_seed = [_mean((record for record in attacked if record.seed == seed), metric) for seed in seeds]
+        rates = [rate for rate in by_seed if rate is not None]
+        clean = _mean((record for record in inside if not record.spec.epsilon), metric)
+        own = _mean((record for record in attacked if _target(record) == one.source), metric)
+        other = _mean((record for record in attacked if _target(record) != one.source), metric)
         gap = None if own is None or other is None else own - other
-        audit = next((verdict for verdict in _VERDICTS if verdict in model.verdicts), "")
-        name = model.name
-        if sum(other.name == name for other in models) > 1:
-            name += f" of {model.source}"
-        found.append(Ranked(0, False, name, mean, low, high, clean, gap, len(by_seed), audit))
+        audit = next((verdict for verdict in ("fail", "warn", "pass") if verdict in one.verdicts), "")
+        name = one.name + f" of {one.source}" * (sum(each.name == one.name for each in encoders) > 1)
+        bounds = wilson_over(mean, n, rates)
+        found.append(Ranked(0, False, name, mean, *bounds, clean, gap, len(rates), audit))
     ranks = [1 + sum(other.low > one.high for other in found) for one in found]
-    placed = [
-        Ranked(**asdict(one) | {"rank": rank, "is_tied": ranks.count(rank) > 1})
-        for one, rank in zip(found, ranks, strict=True)
-    ]
+    placed = [replace(one, rank=rank, is_tied=ranks.count(rank) > 1) for one, rank in zip(found, ranks, strict=True)]
     return sorted(placed, key=lambda one: (one.rank, -one.mean))
 
 
 def to_table(ranking: Ranking) -> Table:
-    """For every format of tables."""
     audited = any(one.audit for one in ranking.models)
     lines = []
     for one in ranking.models:
-        failed = tables.FAILED * (one.audit == "fail")
+        failed = FAILED * (one.audit == "fail")
         numbers = [f"{100 * one.mean:.2f}{failed}", f"{100 * one.low:.1f} to {100 * one.high:.1f}"]
         numbers.append(MISSING if one.clean is None else f"{100 * one.clean:.2f}{failed}")
         numbers.append(MISSING if one.gap is None else f"{100 * one.gap:+.2f}")
@@ -214,17 +199,11 @@ def to_json(found: Sequence[Ranking]) -> str:
 
 
 def to_csv(found: Sequence[Ranking]) -> str:
-    """One line a model."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    names = [one.name for one in fields(Ranked)]
-    writer.writerow(["targets", "epsilons", "metric", *names, "notes"])
+    lines: list[Sequence[object]] = [("targets", "epsilons", "metric", *(one.name for one in fields(Ranked)), "notes")]
     for ranking in found:
-        epsilons = " ".join(map(format_epsilon, ranking.epsilons))
-        for one in ranking.models:
-            place = [" ".join(ranking.targets), epsilons, ranking.metric]
-            writer.writerow(map(csv_cell, [*place, *asdict(one).values(), "; ".join(ranking.notes)]))
-    return buffer.getvalue()
+        place = " ".join(ranking.targets), " ".join(map(format_epsilon, ranking.epsilons)), ranking.metric
+        lines += [(*place, *asdict(one).values(), "; ".join(ranking.notes)) for one in ranking.models]
+    return csv_text(lines)
 
 
 DATA: dict[str, Callable[[Sequence[Ranking]], str]] = {"csv": to_csv, "json": to_json}

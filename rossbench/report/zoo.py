@@ -16,8 +16,10 @@ from ..store.metrics import METRICS, MISSING
 from ..store.records import Record
 from ..store.results import ResultMatrix, differences
 from ..util.epsilons import EPS, format_epsilon
-from ..util.errors import UnknownName
+from ..util.errors import InvalidValue
 from ..util.values import flatten
+from . import published as study
+from .model import Model
 from .tables import Table
 
 _COLUMNS = {"clean": "0", "pgd20": "8/255 PGD-20", "autoattack": "8/255 AA"}
@@ -67,44 +69,38 @@ class Comparison:
 def compare(matrices: Iterable[ResultMatrix]) -> list[Comparison]:
     """A comparison for each classifier on a known encoder. Other matrices are left out."""
     found: dict[FinetuneSpec, Comparison] = {}
+    encoders = {one.name: one for one in registry.encoders()}
     for matrix in matrices:
-        try:
-            known = registry.encoder(matrix.zoo) if matrix.zoo else None
-        except UnknownName:  # of a scenario file that is not given now
-            known = None
-        if known is None:
+        known = encoders.get(matrix.zoo)
+        if known is None:  # perhaps of a scenario file that is not given now
             continue
         for record in matrix.records:
             spec = record.spec.finetune
             if spec not in found:
-                preset = _preset(known, record.spec, matrix)
+                preset = _preset(known, record.spec)
                 fitting = (one for one in known.published if (one.target, one.finetuning) == (spec.target, preset))
                 found[spec] = Comparison(matrix.zoo, spec, preset, tuple(fitting))
             if found[spec].published:
-                _add(found[spec], known, record, matrix)
+                _add(found[spec], known, record)
         for row, audit in matrix.audits.items():
-            spec = next(cell.spec.finetune for place, cell in matrix.cells.items() if cell and place[:2] == row)
-            found[spec].audits.append(audit.summary)
+            found[Model(matrix, row).spec].audits.append(audit.summary)
     return list(found.values())
 
 
-def _preset(known: KnownEncoder, spec: EvaluateSpec, matrix: ResultMatrix) -> str:
+def _preset(known: KnownEncoder, spec: EvaluateSpec) -> str:
     """Of the presets that train and attack the same parts, and have published numbers, the one that is nearest."""
     finetune = spec.finetune
     kind = "aff" if finetune.recipe.trained == "full" else "alf" if finetune.epsilon else "slf"
     published = {one.finetuning for one in known.published if one.target == finetune.target}
     alike: list[str] = [preset for preset in PRESETS if preset.endswith(kind) and preset in published]
-    return min(
-        alike or [f"field-{kind}"],
-        key=lambda preset: len(_changes(spec, _expected(known, preset, spec, matrix, "clean"))),
-    )
+    return min(alike or [f"field-{kind}"], key=lambda one: len(_changes(spec, _expected(known, one, spec, "clean"))))
 
 
-def _add(comparison: Comparison, known: KnownEncoder, record: Record, matrix: ResultMatrix) -> None:
+def _add(comparison: Comparison, known: KnownEncoder, record: Record) -> None:
     """The record's number where it belongs: to what is of the published protocol, or to the rest with the reason."""
     spec = record.spec
     column = "clean" if not spec.epsilon else "autoattack" if spec.recipe.attack.name == _STANDARD else "pgd20"
-    expected = _expected(known, comparison.preset, spec, matrix, column)
+    expected = _expected(known, comparison.preset, spec, column)
     value = METRICS["robust" if column == "autoattack" else "top1"].of(record)
     if spec == expected and value is not None:
         comparison.ours[column] = 100 * value
@@ -115,11 +111,12 @@ def _add(comparison: Comparison, known: KnownEncoder, record: Record, matrix: Re
     comparison.reasons.append(differences(_changes(spec, expected), "published"))
 
 
-def _expected(known: KnownEncoder, preset: str, spec: EvaluateSpec, matrix: ResultMatrix, column: str) -> EvaluateSpec:
+def _expected(known: KnownEncoder, preset: str, spec: EvaluateSpec, column: str) -> EvaluateSpec:
     """The cell of the published protocol that stands in a column, for the same weights and seed."""
     size = datasets.facts(known.source).size
-    scenario = Scenario("published", known.source, matrix.target, size=size, seed=matrix.seed)
-    scenario = replace(known.finetuned(scenario, preset), train_epsilons=(0,), weights=matrix.weights)
+    scenario = Scenario("published", known.source, spec.finetune.target, size=size, seed=spec.seed)
+    weights = spec.finetune.pretrain.weights
+    scenario = replace(known.finetuned(scenario, preset), train_epsilons=(0,), weights=weights)
     cell = max(scenario.cells.values(), key=lambda one: one.epsilon)
     if column == "clean":
         return replace(cell, epsilon=0)
@@ -165,23 +162,19 @@ def table(comparison: Comparison, tolerance: float, reduced: bool = False) -> Ta
 
     ``tolerance``: in percentage points; ``reduced``: with the cells of other protocols, too.
     """
-    metric = METRICS["top1"]
-    ours = {**comparison.unlike, **comparison.ours} if reduced else comparison.ours
+    text = METRICS["top1"].text
+    found = {**comparison.unlike, **comparison.ours} if reduced else comparison.ours
     rows = comparison.published if reduced else comparison.compared
-    texts = [metric.text(ours.get(column)) for column in _COLUMNS]
-    lines, gaps = [([comparison.zoo, "ours"], texts)], []
+    ours = [found.get(column) for column in _COLUMNS]
+    lines, gaps = [([comparison.zoo, "ours"], list(map(text, ours)))], []
     names = [f"→ {comparison.finetune.target}", comparison.preset]
     for one in rows:
         theirs = [getattr(one, column) for column in _COLUMNS]
-        found = [
-            None if value is None or column not in ours else ours[column] - value
-            for column, value in zip(_COLUMNS, theirs, strict=True)
-        ]
-        gaps += [abs(gap) for gap in found if gap is not None]
+        gaps.append(study.differences_of(ours, theirs))
         mark = " ?" if one.doubtful else ""
-        lines.append(([names.pop(0) if names else "", f"published{mark}"], [metric.text(value) for value in theirs]))
-        lines.append(([names.pop(0) if names else "", "difference"], [metric.text(gap, "+") for gap in found]))
-    near = sum(gap <= tolerance + 1e-9 for gap in gaps)
+        lines.append(([names.pop(0) if names else "", f"published{mark}"], list(map(text, theirs))))
+        lines.append(([names.pop(0) if names else "", "difference"], [text(gap, "+") for gap in gaps[-1]]))
+    near, of = study.within(tolerance, gaps)
     sources = ", ".join(dict.fromkeys(one.source for one in rows))
     return Table(
         title=f"{comparison.title}: top-1 accuracy (%), ours and published",
@@ -189,7 +182,7 @@ def table(comparison: Comparison, tolerance: float, reduced: bool = False) -> Ta
         columns=list(_COLUMNS.values()),
         lines=lines,
         notes=_notes(comparison, rows, reduced),
-        caption=f"Published: {sources or MISSING}; seed {comparison.finetune.seed}: {near} of {len(gaps)} cells within "
+        caption=f"Published: {sources or MISSING}; seed {comparison.finetune.seed}: {near} of {of} cells within "
         f"{tolerance:g} points; AA: AutoAttack standard; {EPS} in L-infinity; audit: "
         f"{', '.join(dict.fromkeys(comparison.audits)) or MISSING}",
     )
@@ -205,3 +198,22 @@ def _notes(comparison: Comparison, rows: Sequence[PublishedNumbers], reduced: bo
     if not comparison.refusal and (said := _unlike(comparison.published)):
         notes.append(f"not compared: {said}" if not reduced else said)
     return notes
+
+
+def beside_published(
+    matrices: Sequence[ResultMatrix], tolerance: float, reduced: bool = False
+) -> tuple[list[Table], list[str]]:
+    """Tables of all runs with published numbers, and why some must not be compared; ``reduced``: tables of those too.
+
+    InvalidValue if nothing is published of what was run.
+    """
+    of_encoders = compare(matrices)
+    try:
+        of_study = study.compare([one for one in matrices if not one.zoo])
+    except InvalidValue:
+        if not of_encoders:
+            raise
+        of_study = []
+    shown = [study.comparison_table(one, tolerance) for one in of_study if reduced or not one.refusal]
+    shown += [table(one, tolerance, reduced) for one in of_encoders if reduced or not one.refusal]
+    return shown, [*study.refusals(of_study), *(one.refusal for one in of_encoders if one.refusal)]

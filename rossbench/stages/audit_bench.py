@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
-from typing import Any, NamedTuple, TypeVar
+from functools import cached_property, partial
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from ..attacks.pgd import LOSSES
+from ..attacks.pgd import LOSSES, input_gradient, lengths
 from ..attacks.task import Draws, run_attack
 from ..config.recipes import Attack, Evaluation
 from ..data.image_folder import balanced
@@ -35,15 +35,13 @@ def audited(labels: Tensor) -> Tensor:
     return torch.from_numpy(balanced(labels.cpu().numpy(), count)).to(labels.device)
 
 
-class Gradients(NamedTuple):
-    """Lengths of a loss's gradient at images: 0 where there is none or it is not finite; and what it raised."""
-
-    lengths: Tensor
-    raised: str = ""
-
-
 class Bench:
-    """The audited part of the test images, and what several checks ask of it."""
+    """The audited part of the test images, and what several checks ask of it.
+
+    images: uint8 [n, 3, size, size]; labels: int64 [n]; predictions: by evaluation epsilon, the class that was stored
+    for each image, int64 [n]; recipe: how they were made; other: a classifier for the same images; distances: of the
+    smallest perturbation that is known of each image, float [n].
+    """
 
     def __init__(
         self,
@@ -75,6 +73,11 @@ class Bench:
     def clean(self) -> Tensor:
         return self.logits(self.images)
 
+    @cached_property
+    def right(self) -> Tensor:
+        """Which audited images are right without an attack: bool [m]."""
+        return self.clean.argmax(1) == self.labels
+
     @property
     def epsilons(self) -> list[float]:
         """Of the stored evaluations under attack, ascending; none where there is nothing to judge."""
@@ -85,27 +88,24 @@ class Bench:
         """Which audited images the stored attack left right: bool [epsilons, m]."""
         return torch.stack([self.stored[epsilon][self.part] for epsilon in self.epsilons])
 
-    def gradients(self, loss: str, model: nn.Module | None = None) -> Gradients:
-        """Of a loss of attacks.pgd.LOSSES at the images; whatever a backward pass raises is noted, and not raised."""
-        model, lengths = model or self.model, []
+    def gradients(self, loss: str, model: nn.Module | None = None) -> tuple[Tensor, str]:
+        """Lengths of the gradient of a loss of attacks.pgd.LOSSES at the images, 0 where there is none or it is not
+        finite: float [m], on the CPU; and whatever the backward pass raised, in words."""
 
         def look(places: Tensor) -> Tensor:
-            images = self.images[places].requires_grad_()
-            value = LOSSES[loss](model(images), self.labels[places], reduction="sum")
-            if not value.requires_grad:
-                return torch.zeros(len(places))
-            (gradient,) = torch.autograd.grad(value, images, allow_unused=True)
-            return torch.zeros(len(places)) if gradient is None else norms(gradient)
+            def value(images: Tensor) -> Tensor:
+                return LOSSES[loss]((model or self.model)(images), self.labels[places], reduction="sum")
+
+            gradient = input_gradient(value, self.images[places])
+            return torch.zeros(len(places)) if gradient is None else lengths(gradient).flatten().float().cpu()
 
         places = torch.arange(len(self.images), device=self.images.device)
         try:
-            for _, found in self.pieces().of(look, places):
-                lengths.append(found)
+            return torch.cat([found for _, found in self.pieces().of(look, places)]).nan_to_num(0, 0, 0), ""
         except OutOfMemory:
             raise
         except Exception as error:  # of the user's own module: it may raise anything
-            return Gradients(torch.zeros(len(places)), one_line(str(error)) or type(error).__name__)
-        return Gradients(torch.nan_to_num(torch.cat(lengths), 0, 0, 0))
+            return torch.zeros(len(places)), one_line(str(error)) or type(error).__name__
 
     @cached_property
     def blind(self) -> bool:
@@ -113,7 +113,7 @@ class Bench:
 
         Of the images that are right, if there are such: of others the margin is to another class.
         """
-        dead, right = self.gradients("margin").lengths == 0, (self.clean.argmax(1) == self.labels).cpu()
+        dead, right = self.gradients("margin")[0] == 0, self.right.cpu()
         return float((dead[right] if right.any() else dead).float().mean()) > 0.5
 
     def pieces(self) -> AutoBatch:
@@ -136,39 +136,30 @@ class Bench:
         numbers = torch.arange(len(epsilons), device=epsilons.device)[:, None]
         while to_try.any():
             largest = torch.where(to_try, numbers, -1).amax(0)
-
-            def turned(places: Tensor, largest: Tensor = largest) -> Tensor:
-                return self._turned(attacks, epsilons[largest[places]], places, model)
-
+            turned = partial(self._turned, attacks, epsilons[largest], model)
             for places, found in self.pieces().of(turned, to_try.any(0).nonzero()[:, 0]):
                 left[largest[places], places] = ~found
                 to_try[largest[places], places] = False
                 to_try[:, places[~found]] = False
         return left
 
-    def _turned(self, attacks: Sequence[Attack], radii: Tensor, places: Tensor, model: nn.Module | None) -> Tensor:
-        """Which images one of the attacks makes wrong."""
+    def _turned(self, attacks: Sequence[Attack], radii: Tensor, model: nn.Module | None, places: Tensor) -> Tensor:
+        """Which images at some places one of the attacks makes wrong, within the radii [m] of all."""
         found = torch.zeros_like(places, dtype=torch.bool)
         for attack in attacks:
-            (some,) = (~found).nonzero(as_tuple=True)
+            some = places[~found]
             if len(some):
-                adversarial = self.perturb(attack, radii[some], places[some], model)
-                self._note_bounds(adversarial, self.images[places[some]], radii[some])
-                found[some] = self.logits(adversarial).argmax(1) != self.labels[places[some]]
+                made = self.perturb(attack, radii[some], some, model)
+                far = lengths(made - self.images[some], self.attack.norm).flatten() / radii[some]
+                self.furthest = max(self.furthest, float(far.max()))
+                self.low, self.high = min(self.low, float(made.min())), max(self.high, float(made.max()))
+                found[~found] = self.logits(made).argmax(1) != self.labels[some]
         return found
-
-    def _note_bounds(self, adversarial: Tensor, images: Tensor, radii: Tensor) -> None:
-        order = 2 if self.attack.norm == "L2" else torch.inf
-        distances = torch.linalg.vector_norm((adversarial - images).flatten(1), ord=order, dim=1)
-        low, high = adversarial.aminmax()
-        self.furthest = max(self.furthest, float((distances / radii).max()))
-        self.low, self.high = min(self.low, float(low)), max(self.high, float(high))
 
     @cached_property
     def reached(self) -> Tensor:
         """What the audit's own search by gradient leaves right, from all images that are right: bool [epsilons, m]."""
-        right = self.clean.argmax(1) == self.labels
-        return self.search(GRADIENT, right.expand(len(self.epsilons), -1))
+        return self.search(GRADIENT, self.right.expand(len(self.epsilons), -1))
 
     @property
     def resisting(self) -> Tensor:
@@ -182,10 +173,6 @@ class Bench:
         worst = max(range(len(high)), key=lambda k: (high[k] - low[k], -abs(high[k] - 50)))
         where = f"{EPS} = {format_epsilon(self.epsilons[worst])}"
         return high[worst] - low[worst], f"{high[worst]:.2f} % {{}}, {low[worst]:.2f} % {{}}, {where}"
-
-    def accuracy(self, images: Tensor) -> float:
-        """In percent."""
-        return percent(self.logits(images).argmax(1) == self.labels)
 
     def seen(self, kind: Callable[[nn.Module], bool], look: Callable[[nn.Module, Tensor], Seen]) -> list[Seen]:
         """What ``look`` says of each layer of a kind and of what it is given for the audited images, as they come."""
@@ -202,12 +189,6 @@ class Bench:
             for hook in hooks:
                 hook.remove()
         return list(found.values())
-
-
-def norms(images: Tensor) -> Tensor:
-    """L2, of each: float [n], on the CPU."""
-    found: Tensor = torch.linalg.vector_norm(images.flatten(1), dim=1)
-    return found.float().cpu()
 
 
 def percent(right: Tensor) -> float:

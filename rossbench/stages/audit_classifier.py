@@ -1,9 +1,10 @@
-"""What an audit asks of the images and of the classifier, before any attack."""
+"""What a check of an audit is, and those of the images and of the classifier, before any attack."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,10 @@ from .audit_bench import Bench, percent
 
 Judgement = tuple[Verdicts, str]
 """pass, warn or fail; and what was measured."""
+Look = Callable[[Bench], Judgement]
+Need = Literal["attack", "gradient", "other model", "distances"]
+"""An evaluation under an attack; a gradient that can be followed; a classifier for the same images; the smallest
+perturbation that is known of each image."""
 ORDER: tuple[Verdicts, ...] = ("pass", "warn", "fail")
 SLOPED = 50
 """Images whose slopes are measured."""
@@ -25,11 +30,38 @@ FLAT = 0.3
 """A spread of an image's logits below which its cross-entropy is all but that of no knowledge, whatever the class."""
 
 
+class Check(NamedTuple):
+    """One thing to look for; and what it means to pass and not to."""
+
+    name: str
+    look: Look
+    good: str
+    bad: str
+    needs: tuple[Need, ...]
+
+
+CHECKS: list[Check] = []
+"""In the order in which they are made, that of their functions: here, then in audit.py."""
+
+
+def check(name: str, good: str, bad: str, needs: tuple[Need, ...] = ()) -> Callable[[Look], Look]:
+    def add(look: Look) -> Look:
+        CHECKS.append(Check(name, look, good, bad, needs))
+        return look
+
+    return add
+
+
 def grade(value: float, warn: float, fail: float) -> Verdicts:
     """pass up to ``warn``; fail beyond ``fail``, and for what is no number."""
     return "pass" if value <= warn else "warn" if value <= fail else "fail"
 
 
+@check(
+    "images show something",
+    "They have contrast, and are not all the same.",
+    "Empty images, copies, or pixels divided by 255 twice: look at the files and at how they were converted.",
+)
 def images(bench: Bench) -> Judgement:
     """Nearly no contrast is less than half a gray level of deviation; a copy is an image that came before."""
     flat = bench.images.flatten(1)
@@ -40,6 +72,11 @@ def images(bench: Bench) -> Judgement:
     return verdict, f"{bare:.3g} % have no contrast, {copies:.3g} % are copies, the brightest value is {brightest:.3g}"
 
 
+@check(
+    "outputs are logits",
+    "The loss, and so the gradient, is that of logits.",
+    "Probabilities, sigmoids, all but equal values, or no numbers flatten the loss; return what comes before them.",
+)
 def outputs(bench: Bench) -> Judgement:
     logits = bench.clean
     shares = bool(logits.min() >= 0 and logits.max() <= 1 + 1e-5)
@@ -48,6 +85,11 @@ def outputs(bench: Bench) -> Judgement:
     return known, f"{float(logits.min()):.3g} to {float(logits.max()):.3g}, an image's spread over {spread:.3g}"
 
 
+@check(
+    "predictions are deterministic",
+    "An image gets the same answer again, and in another batch.",
+    "Noise or statistics of the batch hide the gradient; use eval mode, or an attack that averages over the noise.",
+)
 def deterministic(bench: Bench) -> Judgement:
     """In other batches a model of low precision rounds otherwise, by up to a hundredth; in the same it does not."""
     small = torch.cat([bench.logits(part.flip(0)).flip(0) for part in bench.images.split(8)])
@@ -61,6 +103,11 @@ def deterministic(bench: Bench) -> Judgement:
     return verdict, f"computed again, {figure}"
 
 
+@check(
+    "input is as in training",
+    "Pixels in [0, 1], or normalised once, as the encoder knows them.",
+    "Another range, normalisation or padding than the encoder knows: check mean, std, and the stem.",
+)
 def input_range(bench: Bench) -> Judgement:
     """What values were in training is known where a BatchNorm has kept their statistics; else their range must do."""
     first = bench.seen(lambda layer: next(layer.parameters(recurse=False), None) is not None, _range)
@@ -129,16 +176,27 @@ def moved(norm: nn.Module, values: Tensor) -> tuple[float, float]:
     return min(map(moved_by, shares), key=lambda one: one[0] + 2 * abs(math.log(max(one[1], 1e-9))))
 
 
+@check(
+    "gradients reach the input",
+    "Attacks by gradient have one to follow.",
+    "There they find nothing, robust or not; look for saturated logits, rounding, or steps without a gradient.",
+)
 def gradients(bench: Bench) -> Judgement:
-    found = bench.gradients("cross-entropy")
-    dead = percent(found.lengths == 0)
-    if dead == 100 or found.raised:
-        return "fail", "no gradient reaches the input" + (f": {found.raised:.100}" if found.raised else "")
+    lengths, raised = bench.gradients("cross-entropy")
+    dead = percent(lengths == 0)
+    if dead == 100 or raised:
+        return "fail", "no gradient reaches the input" + (f": {raised:.100}" if raised else "")
     if bench.blind:
         return "fail", "the lead of the likeliest other class has no gradient, as where a class copies the first"
     return grade(dead, 0, 5), f"{dead:.3g} % of images have a gradient that is zero or not finite"
 
 
+@check(
+    "gradients are the slopes",
+    "Along the gradient the logits change as it says.",
+    "Attacks are led astray, so the number is theirs and not the model's; look for detached or replaced parts.",
+    needs=("gradient",),
+)
 def slopes(bench: Bench) -> Judgement:
     """The limits lie between honest models, in bfloat16 too, and what wrong or misleading gradients show.
 
@@ -184,7 +242,7 @@ def correlation(one: Tensor, other: Tensor) -> float:
     return float(torch.nan_to_num(torch.corrcoef(torch.stack([one, other]))[0, 1]))
 
 
-def measured_slopes(bench: Bench) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def measured_slopes(bench: Bench) -> tuple[Tensor, ...]:
     """Slopes by differences on both sides of some images, beside those that the gradient says.
 
     The first is along the gradient, over the gradient's length: [n], 0 if there is none. The second is towards other
@@ -231,5 +289,4 @@ def measured_slopes(bench: Bench) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
     every = torch.arange(count, device=bench.images.device)
     found = zip(*(made for _, made in bench.pieces().of(look, every)), strict=True)
-    along, others, random, near = (torch.nan_to_num(torch.cat(parts, -1), 0, 0, 0).float() for parts in found)
-    return along, others, random, near
+    return tuple(torch.nan_to_num(torch.cat(parts, -1), 0, 0, 0).float() for parts in found)

@@ -10,7 +10,6 @@ can hold it, and nothing of an image's size is selected by a mask, which is slow
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
@@ -24,10 +23,7 @@ _CACHED = 3 * 2**17  # numbers that a CPU works on at once: a few such arrays st
 
 
 def two_views(
-    images: Tensor,
-    augmentation: Augmentation,
-    generator: torch.Generator | None = None,
-    mine: slice | None = None,
+    images: Tensor, augmentation: Augmentation, generator: torch.Generator | None = None, mine: slice | None = None
 ) -> Tensor:
     """Two random views of each image, or of ``mine`` among them: those that they are among all.
 
@@ -40,10 +36,7 @@ def two_views(
 
 
 def augment(
-    images: Tensor,
-    augmentation: Augmentation,
-    generator: torch.Generator | None = None,
-    rows: Tensor | None = None,
+    images: Tensor, augmentation: Augmentation, generator: torch.Generator | None = None, rows: Tensor | None = None
 ) -> Tensor:
     """One random view of each image, or of those of ``rows``, int64, for which the same is drawn.
 
@@ -104,7 +97,7 @@ def _plan(draw: _Draw, size: int, augmentation: Augmentation) -> _Plan:
         colours,
         shares,
         turns,
-        saturation(1 - grayed.float())[0],  # gray is a saturation of 0
+        linear("saturation", 1 - grayed.float())[0],  # gray is a saturation of 0
         _blur(draw, size, augmentation),
     )
 
@@ -112,11 +105,13 @@ def _plan(draw: _Draw, size: int, augmentation: Augmentation) -> _Plan:
 def _apply(images: Tensor, plan: _Plan) -> Tensor:
     made = _separable(images.float(), plan.rows, plan.columns)
     steps = list(zip(plan.colours.unbind(1), plan.shares.unbind(1), strict=True))
-    if not plan.turns.numel():
-        made = _adjust_all(made, steps)
-    else:
-        made = hue(_adjust_all(made, steps[: len(steps) // 2]), plan.turns[:, 0])
-        made = _adjust_all(made, steps[len(steps) // 2 :])
+    before_turn = len(steps) // 2 if plan.turns.numel() else len(steps)
+    for step in steps[:before_turn]:
+        made = adjust(made, *step)
+    if plan.turns.numel():
+        made = hue(made, plan.turns[:, 0])
+    for step in steps[before_turn:]:
+        made = adjust(made, *step)
     made = torch.bmm(plan.gray, made.flatten(2)).view_as(made)
     if plan.blur.numel():
         made = _separable(made, plan.blur, plan.blur)
@@ -191,23 +186,15 @@ def resize_matrix(start: Tensor, length: Tensor, size: int, flipped: Tensor | No
 
 
 # --- colour ------------------------------------------------------------------------------------------------
-# Brightness, contrast and saturation blend an image with black, its mean gray, or its gray; see adjust.
+# Brightness, contrast and saturation blend an image with black, its mean gray, or its gray.
 
 
-def brightness(factor: Tensor) -> tuple[Tensor, Tensor]:
-    """Matrix [n, 3, 3] of a pixel's colour and share [n] of the mean gray, for factors [n]; see adjust."""
-    return factor[:, None, None] * torch.eye(3, device=factor.device), torch.zeros_like(factor)
-
-
-def contrast(factor: Tensor) -> tuple[Tensor, Tensor]:
-    """See brightness."""
-    return brightness(factor)[0], 1 - factor
-
-
-def saturation(factor: Tensor) -> tuple[Tensor, Tensor]:
-    """See brightness."""
-    matrix, none = brightness(factor)
-    return matrix + (1 - factor)[:, None, None] * _gray_weights(factor), none
+def linear(operation: str, factor: Tensor) -> tuple[Tensor, Tensor]:
+    """Matrix [n, 3, 3] of a pixel's colour and share [n] of the mean gray, for an operation by factors [n]."""
+    matrix = factor[:, None, None] * torch.eye(3, device=factor.device)
+    if operation == "saturation":
+        matrix = matrix + (1 - factor)[:, None, None] * _gray_weights(factor)
+    return matrix, 1 - factor if operation == "contrast" else torch.zeros_like(factor)
 
 
 def adjust(images: Tensor, matrix: Tensor, share: Tensor) -> Tensor:
@@ -220,12 +207,6 @@ def adjust(images: Tensor, matrix: Tensor, share: Tensor) -> Tensor:
 def _gray_weights(like: Tensor) -> Tensor:
     # Built from numbers, not from a list: copying one to the device would wait for it.
     return torch.cat([like.new_full((1,), weight) for weight in _GRAY])
-
-
-def _adjust_all(images: Tensor, steps: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
-    for matrix, share in steps:
-        images = adjust(images, matrix, share)
-    return images
 
 
 def hue(images: Tensor, shift: Tensor) -> Tensor:
@@ -262,7 +243,8 @@ def _jitter(draw: _Draw, augmentation: Augmentation) -> tuple[Tensor, Tensor, Te
     if not used or not any(strengths):
         colours, shares = turns.new_empty(draw.count, 0, 3, 3), turns.new_empty(draw.count, 0)
     else:
-        made = [of(factor.masked_fill(~jittered, 1)) for of, factor in zip(_LINEAR, factors, strict=True)]
+        operations = zip(("brightness", "contrast", "saturation"), factors, strict=True)
+        made = [linear(name, factor.masked_fill(~jittered, 1)) for name, factor in operations]
         every = torch.arange(draw.count, device=draw.device)[:, None]
         colours = torch.stack([matrix for matrix, _ in made], 1)[every, order]
         shares = torch.stack([share for _, share in made], 1)[every, order]
@@ -273,9 +255,6 @@ def _jitter(draw: _Draw, augmentation: Augmentation) -> tuple[Tensor, Tensor, Te
     nothing = torch.eye(3, device=draw.device)
     colours = torch.where(now[:, :, None, None], colours.repeat(1, 2, 1, 1), nothing)
     return colours, shares.repeat(1, 2) * now, turns[:, None]
-
-
-_LINEAR = (brightness, contrast, saturation)
 
 
 # --- blur --------------------------------------------------------------------------------------------------

@@ -14,11 +14,11 @@ from torch import Tensor
 from .. import registry
 from ..attacks.task import Draws, run_attack
 from ..config.specs import EvaluateSpec
-from ..data.datasets import facts
+from ..data.datasets import Data, facts
 from ..models.classifier import Classifier
 from ..store import resume
 from ..store.records import Record
-from ..store.store import Store, read_json
+from ..store.store import read_json
 from ..util.errors import Diverged
 from ..util.memory import AutoBatch
 from ..util.seeds import derive
@@ -42,18 +42,7 @@ def build(specs: Sequence[EvaluateSpec], context: Context, hooks: Hooks) -> None
     found = evaluate(specs, classifier, data.images, data.labels, hooks)
     seconds, passes = time.perf_counter() - began, sum(spec.passes for spec in specs)
     for spec, ranked in zip(specs, found.attacked, strict=True):
-        scenario, deviations = context.origins[spec.key]
-        save_cell(
-            context.store,
-            spec,
-            ranked,
-            found.natural,
-            data.labels.cpu(),
-            scenario=scenario,
-            deviations=deviations,
-            seconds=seconds * spec.passes / passes,
-            provenance=context.provenance(data=data.fingerprint),
-        )
+        save_cell(context, spec, ranked, found.natural, data, seconds * spec.passes / passes)
 
 
 class Predictions(NamedTuple):
@@ -76,74 +65,55 @@ def evaluate(
     logits are not finite.
     """
     classifier.requires_grad_(False)
-    under_attack, parts, device = sum(spec.epsilon > 0 for spec in specs), [], labels.device
-    count = _Count(hooks, len(images) * (1 + under_attack))
+    device, under_attack = labels.device, sum(spec.epsilon > 0 for spec in specs)
+    done, total = 0, len(images) * (1 + under_attack)
+
+    def count(more: int, resumed: bool = False) -> None:
+        nonlocal done
+        done += more
+        if more:
+            hooks.tick(Tick(done / total, f"image {done}/{total}", 0 if resumed else more, resumed=resumed))
 
     def without_attack(some: Tensor) -> Tensor:
         return _ranked(classifier, some.to(device).float() / 255)
 
-    for _, ranked in AutoBatch(at_once(images, device)).of(without_attack, images):
-        parts.append(ranked)
-        count.add(len(ranked))
+    parts = []
+    for _, part in AutoBatch(at_once(images, device)).of(without_attack, images):
+        parts.append(part)
+        count(len(part))
     natural = torch.cat(parts)
     right = (natural[:, 0] == labels) | (specs[0].recipe.attacked == "all")
-    count.total = len(images) + int(right.sum()) * under_attack
-    found = _Found(specs, natural, hooks)
+    total = len(images) + int(right.sum()) * under_attack
+    ranked = natural.repeat(len(specs), 1, 1)
+    known = torch.zeros_like(ranked[:, :, 0], dtype=torch.bool)
+    before, saved = resume.load(hooks.resume) or {}, time.monotonic()
+    for k, spec in enumerate(specs):
+        if spec.epsilon == 0:
+            known[k] = True
+        elif spec.key in before:  # of all, unless others are evaluated now
+            ranked[k], known[k] = (part.to(device) for part in before[spec.key])
+
+    def state() -> dict[str, tuple[Tensor, Tensor]]:
+        under = ((k, spec) for k, spec in enumerate(specs) if spec.epsilon)
+        return {spec.key: (ranked[k].to(torch.int16), known[k].clone()) for k, spec in under}
+
     with resume.Saving(hooks.resume) as saving:
         try:
-            left = right & ~found.done
-            count.add(count.total - len(images) - int(left.sum()), resumed=True)
-            for adversarial in attacked(specs, classifier, images, labels, left):
-                ranked = _ranked(classifier, adversarial.images)
-                found.add(adversarial, ranked)
-                count.add(len(ranked))
-                if time.monotonic() - found.saved > SAVE_EVERY:
-                    saving.save(found.state())
+            left = right & ~known
+            count(total - len(images) - int(left.sum()), resumed=True)
+            for batch in attacked(specs, classifier, images, labels, left):
+                found = _ranked(classifier, batch.images)
+                with defer_signals():
+                    ranked[batch.number, batch.image] = found
+                    known[batch.number, batch.image] = True
+                count(len(found))
+                if time.monotonic() - saved > SAVE_EVERY:
+                    saving.save(state())
+                    saved = time.monotonic()
         except Interrupted:
-            saving.save(found.state())
+            saving.save(state())
             raise
-    return Predictions(natural.cpu(), list(found.ranked.cpu()))
-
-
-class _Count:
-    """Images so far, told to whoever watches."""
-
-    def __init__(self, hooks: Hooks, total: int) -> None:
-        self.hooks, self.done, self.total = hooks, 0, total
-
-    def add(self, images: int, resumed: bool = False) -> None:
-        self.done += images
-        if images:
-            here = f"image {self.done}/{self.total}"
-            self.hooks.tick(Tick(self.done / self.total, here, 0 if resumed else images, resumed=resumed))
-
-
-class _Found:
-    """Predictions of several evaluations, as they come in."""
-
-    def __init__(self, specs: Sequence[EvaluateSpec], natural: Tensor, hooks: Hooks) -> None:
-        self.specs, self.saved = specs, time.monotonic()
-        self.ranked = natural.repeat(len(specs), 1, 1)
-        self.done = torch.zeros(self.ranked.shape[:2], dtype=torch.bool, device=natural.device)
-        state = resume.load(hooks.resume) or {}
-        for k, spec in enumerate(specs):
-            if spec.epsilon == 0:
-                self.done[k] = True
-            elif spec.key in state:  # of all, unless others are evaluated now
-                self.ranked[k], self.done[k] = (part.to(natural.device) for part in state[spec.key])
-
-    def add(self, batch: Batch, ranked: Tensor) -> None:
-        with defer_signals():
-            self.ranked[batch.number, batch.image] = ranked
-            self.done[batch.number, batch.image] = True
-
-    def state(self) -> dict[str, tuple[Tensor, Tensor]]:
-        self.saved = time.monotonic()
-        return {
-            spec.key: (self.ranked[k].to(torch.int16), self.done[k].clone())
-            for k, spec in enumerate(self.specs)
-            if spec.epsilon > 0
-        }
+    return Predictions(natural.cpu(), list(ranked.cpu()))
 
 
 class Batch(NamedTuple):
@@ -230,22 +200,15 @@ def _ranked(classifier: Classifier, images: Tensor) -> Tensor:
 
 
 def save_cell(
-    store: Store,
-    spec: EvaluateSpec,
-    ranked: Tensor,
-    natural: Tensor,
-    labels: Tensor,
-    *,
-    scenario: str,
-    deviations: dict[str, Any],
-    seconds: float,
-    provenance: dict[str, Any],
+    context: Context, spec: EvaluateSpec, ranked: Tensor, natural: Tensor, data: Data, seconds: float
 ) -> None:
     """The predictions of a cell, int16 [n, min(5, classes)] beside the labels [n], and its record.
 
     natural: the predictions without an attack.
     """
-    stages = {made.stage: read_json(store.path(made) / "stage.json") for made in spec.chain[:2]}
+    scenario, deviations = context.origins[spec.key]
+    labels, provenance = data.labels.cpu(), context.provenance(data=data.fingerprint)
+    stages = {made.stage: read_json(context.store.path(made) / "stage.json") for made in spec.chain[:2]}
     predicted, classes = ranked[:, 0], facts(spec.finetune.target).classes
     names = ("top1_right", "top5_right", "mcc", "precision", "recall", "f1", "right_by_class")
     scores: dict[str, Any] = dict.fromkeys(names)
@@ -272,4 +235,4 @@ def save_cell(
         provenance={**{name: stage["provenance"] for name, stage in stages.items()}, spec.stage: provenance},
     )
     arrays = {"predictions": ranked.to(torch.int16).contiguous(), "labels": labels.to(torch.int16)}
-    store.write(spec, {"record.json": encode(record), "predictions.safetensors": save_tensors(arrays)})
+    context.store.write(spec, {"record.json": encode(record), "predictions.safetensors": save_tensors(arrays)})

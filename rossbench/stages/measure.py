@@ -17,8 +17,7 @@ from ..store import artifacts
 from ..store.records import Measurement
 from ..util.errors import InvalidValue, RossbenchError, one_line
 from ..util.seeds import derive, seeded
-from ..util.signals import Interrupted
-from ..util.torch_settings import kept_settings
+from ..util.torch_settings import users_code
 from .context import Context
 from .kinds.subject import Found, Subject
 from .train_loop import Hooks, Tick
@@ -73,18 +72,16 @@ def measure(spec: MeasureSpec, context: Context, data: Data, hooks: Hooks) -> Fo
 def _of_user(function: KindFunction, subject: Subject) -> Found:
     """What a user's own function finds: a Found, or the rows of one. It is given copies of the models, which others
     use too, and torch's settings are put back. What it raises, or leaves changed, is one line with its name."""
-    classifier, moved = copy.deepcopy(subject.classifier), list[str]()
+    classifier, moved, name = copy.deepcopy(subject.classifier), list[str](), f"kind {subject.kind.name!r}"
     encoder = classifier.encoder if classifier else copy.deepcopy(subject.encoder)
-    name = f"kind {subject.kind.name!r}"
-    try:
-        with kept_settings(moved):
-            given = function(replace(subject, classifier=classifier, encoder=encoder))
-            if isinstance(given, Mapping):
-                given = Found({str(title): [float(number) for number in numbers] for title, numbers in given.items()})
-    except (KeyboardInterrupt, Interrupted, RossbenchError):
-        raise
-    except BaseException as error:  # a user's own code may raise anything, SystemExit too
-        raise RossbenchError(one_line(f"{name}: expected rows of numbers, got {error!r:.300}")) from error
+
+    def refusal(error: BaseException) -> RossbenchError:
+        return RossbenchError(one_line(f"{name}: expected rows of numbers, got {error!r:.300}"))
+
+    with users_code(moved, refusal):
+        given = function(replace(subject, classifier=classifier, encoder=encoder))
+        if isinstance(given, Mapping):
+            given = Found({str(title): [float(number) for number in numbers] for title, numbers in given.items()})
     if moved:
         raise RossbenchError(f"{name}: expected settings as they were, got other {', '.join(moved)}")
     if not isinstance(given, Found):

@@ -91,3 +91,10 @@ def check_models(wanted: Sequence[tuple[float, float]], known: Collection[tuple[
     there = " or ".join(format_model(*one) for one in sorted(known))
     for model in wanted:
         expect(model in known, "models", f"the {EPS} of a model that was run, {there}", format_model(*model))
+
+
+def check_epsilon(expected: str, wanted: float, known: Collection[float]) -> None:
+    """InvalidValue for an epsilon that is not among the known ones; ``expected``: what is said of these."""
+    if wanted not in known:
+        there = ", ".join(map(format_epsilon, known)) or "none"
+        raise InvalidValue(f"{expected}, {there}, got {format_epsilon(wanted)}")

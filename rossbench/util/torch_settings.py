@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from .errors import InvalidValue
+from .errors import InvalidValue, RossbenchError
+from .signals import Interrupted
 
 
 def _refill(kept: dict[Any, Any], content: dict[Any, Any]) -> None:
@@ -69,6 +70,22 @@ def kept_settings(moved: list[str]) -> Iterator[None]:
             if read() != before[name]:
                 moved.append(name)
                 write(before[name])
+
+
+@contextlib.contextmanager
+def users_code(moved: list[str], refusal: Callable[[BaseException], RossbenchError | None]) -> Iterator[None]:
+    """Code of a user's own, which may raise anything, SystemExit too: that becomes what ``refusal`` makes of it. What
+    that makes nothing of passes, as interrupts and errors of rossbench's own do. ``moved``: as of kept_settings."""
+    try:
+        with kept_settings(moved):
+            yield
+    except (KeyboardInterrupt, Interrupted, RossbenchError):
+        raise
+    except BaseException as error:
+        refused = refusal(error)
+        if refused is None:
+            raise
+        raise refused from error
 
 
 _NEEDED = {

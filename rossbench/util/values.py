@@ -10,7 +10,7 @@ import contextlib
 import functools
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, fields, is_dataclass, replace
 from typing import Annotated, Any, TypeVar, cast, dataclass_transform
 
@@ -18,7 +18,7 @@ import pydantic.dataclasses
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
 from .epsilons import fraction
-from .errors import InvalidValue, RossbenchError, one_line, unknown
+from .errors import InvalidValue, RossbenchError, check_known, one_line, unknown
 
 V = TypeVar("V")
 Item = TypeVar("Item")
@@ -103,6 +103,19 @@ def parse(cls: type, field: str, text: str) -> Any:
         except ValidationError as error:
             refused.append(error)
     raise explain(cls, refused[0], field)
+
+
+def parse_settings(cls: type, what: str, texts: Iterable[str]) -> dict[str, Any]:
+    """Fields of a class, all but its name, and their values, of texts such as ``steps=100``; see parse.
+
+    what: such a setting is called in an UnknownName.
+    """
+    found, known = {}, [field for field in cls.__pydantic_fields__ if field != "name"]  # type: ignore[attr-defined]
+    for text in texts:
+        field, _, written = text.partition("=")
+        check_known(what, field, known)
+        found[field] = parse(cls, field, written)
+    return found
 
 
 def _plain(text: str) -> Any:

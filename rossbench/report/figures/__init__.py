@@ -6,11 +6,9 @@ A function takes the FigureData of a store, models of it, and options; beside it
 from ... import stages as stages  # before matplotlib is imported
 from .adversarial_examples import examples
 from .class_counts import per_class
-from .corruptions import corruptions
 from .curves import robustness, training
-from .displacement import displacement
-from .distances import distances
 from .heatmaps import confusion, matrix
+from .kinds import corruptions, displacement, distances
 from .maps import tsne, tsne_together
 
 __all__ = [

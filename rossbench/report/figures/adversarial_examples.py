@@ -73,15 +73,19 @@ def plot_examples(rows: Sequence[Example], epsilon: float) -> Figure:
     """
     few = len(rows) <= 3  # then a row each: three images fill a column of a paper
     side = (COLUMN - 0.3) / 3 - 0.05 if few else (WIDE - 0.3) / max(6, len(rows)) - 0.05
-    texts = [[wrapped(text, 0.85 * side) for text in _captions(example)] for example in rows]
+    panels, texts = [], []
+    for example in rows:
+        difference = example.adversarial - example.natural
+        largest = float(np.abs(difference).max())
+        panels.append((example.natural, example.adversarial, 0.5 + 0.5 * difference / (largest or 1)))
+        told = (f"→ {example.before}", f"→ {example.after}", f"× {1 / largest:.3g}" if largest else "none")
+        texts.append([wrapped(text, 0.85 * side) for text in told])
     lines = max(text.count("\n") + 1 for text in itertools.chain(*texts))
     figure = PaperFigure((COLUMN if few else WIDE, (len(rows) if few else 3) * (side + 0.08 + 0.11 * lines) + 0.2))
     grid = figure.subplots(*((len(rows), 3) if few else (3, len(rows))), squeeze=False)
     grid = grid if few else grid.T
-    for line, example, captions in zip(grid, rows, texts, strict=True):
-        difference = example.adversarial - example.natural
-        scaled = 0.5 + 0.5 * difference / (np.abs(difference).max() or 1)
-        for axes, image, caption in zip(line, (example.natural, example.adversarial, scaled), captions, strict=True):
+    for line, example, images, captions in zip(grid, rows, panels, texts, strict=True):
+        for axes, image, caption in zip(line, images, captions, strict=True):
             axes.imshow(image, interpolation="nearest")
             axes.set(xticks=[], yticks=[])
             axes.set_xlabel(caption, fontsize=SMALL, labelpad=2)
@@ -92,12 +96,6 @@ def plot_examples(rows: Sequence[Example], epsilon: float) -> Figure:
     for axes, kind in zip(grid[0], kinds, strict=True):
         _name(axes, kind, above=few)
     return laid_out(figure)
-
-
-def _captions(example: Example) -> list[str]:
-    """Below the three images: what the first two are taken for, and by how much the difference is magnified."""
-    largest = float(np.abs(example.adversarial - example.natural).max())
-    return [f"→ {example.before}", f"→ {example.after}", f"× {1 / largest:.3g}" if largest else "none"]
 
 
 def _name(axes: Axes, text: str, above: bool) -> None:

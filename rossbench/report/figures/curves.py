@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,20 +17,7 @@ from ...util.epsilons import EPS
 from ...util.errors import InvalidValue
 from ...util.statistics import mean_deviation
 from ..figure_data import FigureData, Model, labels
-from ..plot_style import (
-    COLUMN,
-    INK,
-    LINES,
-    MARKERS,
-    SHADE,
-    SMALL,
-    WIDE,
-    PaperFigure,
-    curve_looks,
-    laid_out,
-    styled,
-    wrapped,
-)
+from ..plot_style import COLUMN, INK, SMALL, WIDE, PaperFigure, curve_looks, laid_out, open_axes, styled, wrapped
 from .heatmaps import metric_values
 
 Ranges = Mapping[str, Mapping[float, tuple[float, float]]]
@@ -45,25 +30,16 @@ def robustness(data: FigureData, models: Sequence[Model], metric: str | None = N
     one sample deviation. Of several tasks each has a colour, and each model a dash.
     """
     metric, columns, values = metric_values(models, metric)
-    seeds: dict[tuple[object, ...], list[int]] = {}
-    for i, model in enumerate(models):
-        seeds.setdefault((model.matrix.name, model.matrix.family, model.row), []).append(i)
-    firsts = [models[some[0]] for some in seeds.values()]
-    curves, intervals, bands = {}, {}, {}
-    for label, first, some in zip(labels(firsts), firsts, seeds.values(), strict=True):
-        known = {
-            column: [value for value in values[some, k].tolist() if not math.isnan(value)]
-            for k, column in enumerate(columns)
-            if column in first.matrix.columns
-        }
-        curves[label] = {column: statistics.fmean(found) if found else math.nan for column, found in known.items()}
-        if len(some) > 1:
-            spread = {column: mean_deviation(found) for column, found in known.items() if len(found) > 1}
-            bands[label] = {column: (mean - by, mean + by) for column, (mean, by) in spread.items()}
+    curves, intervals, bands, kinds = {}, {}, {}, {}
+    for label, model, line in zip(labels(models), models, values.tolist(), strict=True):
+        curves[label] = {k: value for k, value in zip(columns, line, strict=True) if k in model.matrix.columns}
+        kinds[label] = (model.matrix.task, model.called(f"model {EPS} = "))
+        if model.others:
+            spread = {k: mean_deviation(found) for k in curves[label] if len(found := model.values(k, metric)) > 1}
+            bands[label] = {k: (mean - by, mean + by) for k, (mean, by) in spread.items()}
         else:
-            scale, bounds = METRICS[metric].scale, {c: one.interval(metric) for c, one in first.records.items()}
-            intervals[label] = {column: (scale * both[0], scale * both[1]) for column, both in bounds.items() if both}
-    kinds = {label: (first.matrix.task, first.short) for label, first in zip(curves, firsts, strict=True)}
+            scale, bounds = METRICS[metric].scale, {k: one.interval(metric) for k, one in model.records.items()}
+            intervals[label] = {k: (scale * both[0], scale * both[1]) for k, both in bounds.items() if both}
     told_apart = len({task for task, _ in kinds.values()}) > 1 and len({*kinds.values()}) == len(kinds)
     return plot_robustness(curves, METRICS[metric].label, intervals, bands, kinds if told_apart else None)
 
@@ -95,8 +71,7 @@ def plot_robustness(
         axes.plot([x for x, _ in points], [y for _, y in points], **look)
     axes.update_datalim([(min(x for curve in curves.values() for x in curve), 0)])  # heights compare from 0
     axes.set(xlabel=f"Attack {EPS}", ylabel=ylabel)
-    axes.grid(axis="y", color=SHADE, linewidth=0.4)
-    axes.spines[["top", "right"]].set_visible(False)
+    open_axes(axes)
     if kinds is None:
         return laid_out(figure, dict(zip(curves, axes.lines, strict=True)))
     legend = {task: Line2D([], [], color=drawn[label]["color"]) for label, (task, _) in kinds.items()}
@@ -110,14 +85,12 @@ def plot_robustness(
 def _looks(names: Sequence[str], kinds: Mapping[str, tuple[str, str]] | None) -> dict[str, dict[str, Any]]:
     """Of each curve: by its place, or by what it is of."""
     if kinds is None:
-        looks = enumerate(zip(names, curve_looks(len(names)), strict=True))
-        return {name: look | {"linestyle": LINES[i % len(LINES)]} for i, (name, look) in looks}
+        return dict(zip(names, curve_looks(len(names), dashed=True), strict=True))
     tasks, models = (list(dict.fromkeys(kind[k] for kind in kinds.values())) for k in (0, 1))
-    colours = [look["color"] for look in curve_looks(len(tasks))]
-    places = {name: (tasks.index(task), models.index(model)) for name, (task, model) in kinds.items()}
+    colours, dashes = curve_looks(len(tasks)), curve_looks(len(models), dashed=True)
     return {
-        name: {"color": colours[i], "marker": MARKERS[k % len(MARKERS)], "linestyle": LINES[k % len(LINES)]}
-        for name, (i, k) in places.items()
+        name: dashes[models.index(model)] | {"color": colours[tasks.index(task)]["color"]}
+        for name, (task, model) in kinds.items()
     }
 
 
@@ -164,8 +137,7 @@ def plot_training(curves: Mapping[str, Sequence[Mapping[str, float]]], constant_
     for axes, ylabel in ((loss, "Training loss"), (accuracy, "Training accuracy (%)")):
         axes.set(xlabel="Epoch", ylabel=ylabel)
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
-        axes.grid(axis="y", color=SHADE, linewidth=0.4)
-        axes.spines[["top", "right"]].set_visible(False)
+        open_axes(axes)
     shown["top-1"] = Line2D([], [], color=INK)
     shown["top-5"] = Line2D([], [], color=INK, linestyle="--")
     if marked:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import math
+import statistics
 from collections.abc import Sequence
 
 import numpy as np
@@ -27,12 +29,15 @@ from ..plot_style import (
 
 
 def metric_values(models: Sequence[Model], metric: str | None) -> tuple[str, list[float], np.ndarray]:
-    """A metric's name (by default that of the first matrix), the epsilons [c], and values [models, c], NaN: missing."""
+    """A metric's name (by default that of the first matrix), the epsilons [c], and values [models, c], NaN: missing.
+
+    Over seeds a value is the mean.
+    """
     if not models:
         raise InvalidValue("figure: expected a model or more, got none")
     name = metric or models[0].matrix.metric
     columns = sorted({column for model in models for column in model.matrix.columns})
-    rows = [[model.matrix.value(model.row, column, name) for column in columns] for model in models]
+    rows = [[statistics.fmean(model.values(column, name) or [math.nan]) for column in columns] for model in models]
     values = np.array(rows, float)
     if np.isnan(values).all():
         raise InvalidValue(f"figure: expected evaluations with {name}, got none; only images right without it attacked")

@@ -97,31 +97,26 @@ def cka(features: Tensor, others: Tensor) -> Tensor:
     return alignment
 
 
-class _Farthest:
-    """A loss for ``ascend``, which remembers the best of all images that it saw."""
-
-    def __init__(self, task: Task, distance: Callable[[Tensor], Tensor]) -> None:
-        self.task, self.distance = task, distance
-        self.images, self.best = task.images, torch.zeros_like(task.radii)
-
-    def __call__(self, adversarial: Tensor) -> Tensor:
-        found = self.distance(self.task.model(adversarial))
-        better = found.detach() > self.best  # never, if it is NaN
-        self.best = found.detach().where(better, self.best)
-        self.images = adversarial.detach().where(better.view(-1, 1, 1, 1), self.images)
-        return found.sum()
-
-
 def _farthest(task: Task, distance: Callable[[Tensor], Tensor]) -> Tensor:
     """The task's images, moved to where the distance of their features is the largest that was found."""
     if not task.has_gradient:
         return task.images
-    farthest = _Farthest(task, distance)
-    last = ascend(farthest, task.images, task.attack, task.radii, start_of(task))
+    images, best = task.images, torch.zeros_like(task.radii)
+
+    def look(adversarial: Tensor) -> Tensor:
+        """A loss, which keeps the best of all images that it saw."""
+        nonlocal images, best
+        found = distance(task.model(adversarial))
+        better = found.detach() > best  # never, if it is NaN
+        best = found.detach().where(better, best)
+        images = adversarial.detach().where(better.view(-1, 1, 1, 1), images)
+        return found.sum()
+
+    last = ascend(look, task.images, task.attack, task.radii, start_of(task))
     with torch.no_grad():
-        farthest(last)
-    check(extremes(farthest.images, task.images, task.attack.norm, task.radii).tolist(), task.attack.norm)
-    return farthest.images
+        look(last)
+    check(extremes(images, task.images, task.attack.norm, task.radii).tolist(), task.attack.norm)
+    return images
 
 
 def _moved(

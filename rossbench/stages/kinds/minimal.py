@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from ...attacks.pgd import EPS_FOR_DIVISION, lengths
+from ...attacks.pgd import EPS_FOR_DIVISION, lengths, unit, within
 from ...attacks.table import TARGETS, Norm
 from .subject import Found, Subject
 
@@ -103,17 +104,13 @@ class _Search:
 
 def _margin(logits: Tensor, labels: Tensor) -> Tensor:
     """By how much the likeliest other class is above the right one: [n]."""
-    right = logits.gather(1, labels[:, None])[:, 0]
-    return logits.scatter(1, labels[:, None], -torch.inf).amax(1) - right
+    return logits.scatter(1, labels[:, None], -torch.inf).amax(1) - logits.gather(1, labels[:, None])[:, 0]
 
 
 def _towards(classes: Tensor) -> Loss:
     """By how much the logit of a class, [n], is above that of the right one: [n]."""
 
-    def loss(logits: Tensor, labels: Tensor) -> Tensor:
-        return (logits.gather(1, classes[:, None]) - logits.gather(1, labels[:, None]))[:, 0]
-
-    return loss
+    return lambda logits, labels: (logits.gather(1, classes[:, None]) - logits.gather(1, labels[:, None]))[:, 0]
 
 
 def _nearest_class(search: _Search) -> Tensor:
@@ -144,34 +141,22 @@ def _fmn(search: _Search, steps: int, loss: Loss, signs: bool) -> None:
         outside = torch.where(search.distances.isfinite(), radius, boundary) * (1 + change)  # else it stays just inside
         radius = torch.where(wrong, (radius * (1 - change)).minimum(search.distances), outside)
         bound = radius.view(-1, 1, 1, 1)
-        direction = gradient.sign() * bound.clamp(max=1) if signs else _unit(gradient)
+        direction = gradient.sign() * bound.clamp(max=1) if signs else unit(gradient)
         moved = moved + (0.01 + 0.99 * share) * direction
-        if search.norm == "L2":
-            moved = moved * (bound / lengths(moved).clamp(min=EPS_FOR_DIVISION)).clamp(max=1)
-        else:
-            moved = moved.clamp(-bound, bound)
-        moved = (search.images + moved).clamp(0, 1) - search.images
+        moved = (search.images + within(moved, bound, search.norm)).clamp(0, 1) - search.images
 
 
 def _ddn(search: _Search, steps: int) -> None:
     """Steps along the gradient of the cross-entropy, on a sphere that shrinks where they are adversarial."""
     moved, radius = torch.zeros_like(search.images), torch.ones_like(search.distances)
     for k in range(steps):
-        _, gradient, wrong = search.look(search.images + moved, _cross_entropy)
+        _, gradient, wrong = search.look(search.images + moved, partial(nn.functional.cross_entropy, reduction="none"))
         radius = radius * torch.where(wrong, 0.95, 1.05)
-        moved = moved + (0.01 + 0.99 * _cosine(k, steps)) * _unit(gradient)
-        moved = radius.view(-1, 1, 1, 1) * _unit(moved)
+        moved = moved + (0.01 + 0.99 * _cosine(k, steps)) * unit(gradient)
+        moved = radius.view(-1, 1, 1, 1) * unit(moved)
         moved = (search.images + moved).clamp(0, 1) - search.images
-
-
-def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    return nn.functional.cross_entropy(logits, labels, reduction="none")
 
 
 def _cosine(step: int, steps: int) -> float:
     """From 1 at the first step towards 0 at the last."""
     return 0.5 + 0.5 * math.cos(math.pi * step / steps)
-
-
-def _unit(vectors: Tensor) -> Tensor:
-    return vectors / lengths(vectors).clamp(min=EPS_FOR_DIVISION)

@@ -74,6 +74,10 @@ class Subject:
 
         return torch.cat([made for _, made in AutoBatch(at_once(images, images.device)).of(of, images)])
 
+    def right(self, images: Tensor, places: Tensor | slice = slice(None)) -> Tensor:
+        """Which images, in the place of all test images or of some, the head gets right: bool [n]."""
+        return self.outputs(self.head, images).argmax(1) == self.labels[places]
+
 
 @dataclass(frozen=True)
 class Found:

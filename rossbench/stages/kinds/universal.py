@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from ...attacks.pgd import EPS_FOR_DIVISION, lengths
+from ...attacks.pgd import unit, within
 from ...attacks.table import Norm
 from ...util.seeds import derive
 from .subject import Found, Subject
@@ -27,7 +27,7 @@ def universal(subject: Subject) -> Found:
     kind, device = subject.kind, subject.labels.device
     source, image = subject.source().images, subject.images[:1].float()
     generator = torch.Generator().manual_seed(derive(subject.seed, "universal", "direction"))
-    random = _unit(torch.randn(image.shape, generator=generator).to(device), kind.norm)
+    random = unit(torch.randn(image.shape, generator=generator).to(device), kind.norm)
     made, control = [], []
     for k, epsilon in enumerate(subject.columns):
         found = torch.zeros_like(image)
@@ -60,11 +60,7 @@ def perturbation(encoder: nn.Module, batches: Iterator[Tensor], start: Tensor, n
         moved = moved.detach().requires_grad_()
         distance = (encoder((images + moved).clamp(0, 1)) - natural).square().sum(1).mean()
         (gradient,) = torch.autograd.grad(distance, moved)
-        moved = moved.detach() + _STEP * epsilon * _unit(gradient, norm)
-        if norm == "L2":
-            moved = moved * (epsilon / lengths(moved).clamp(min=EPS_FOR_DIVISION)).clamp(max=1)
-        else:
-            moved = moved.clamp(-epsilon, epsilon)
+        moved = within(moved.detach() + _STEP * epsilon * unit(gradient, norm), epsilon, norm)
     return moved
 
 
@@ -83,11 +79,7 @@ def _batches(source: Tensor, steps: int, seed: int) -> Iterator[Tensor]:
 def _right(subject: Subject, perturbation: Tensor) -> Tensor:
     """Which test images the head gets right with a perturbation: bool [n]."""
     parts = [
-        subject.outputs(subject.head, (subject.images[places].float() / 255 + perturbation).clamp(0, 1))
+        subject.right((subject.images[places].float() / 255 + perturbation).clamp(0, 1), places)
         for places in subject.batches()
     ]
-    return torch.cat(parts).argmax(1) == subject.labels
-
-
-def _unit(vectors: Tensor, norm: Norm) -> Tensor:
-    return vectors.sign() if norm == "Linf" else vectors / lengths(vectors).clamp(min=EPS_FOR_DIVISION)
+    return torch.cat(parts)
