@@ -15,20 +15,21 @@ import contextlib
 import functools
 import importlib.metadata
 import logging
+import re
 import runpy
 import sys
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from .attacks.table import ATTACKS, AttackFunction, AttackKind, kind, user_kind
 from .config.builtin import BUILTIN
 from .config.kinds import ATTACK, KINDS, KindFunction, KindRow, kind_of, user_row
 from .config.known_encoders import KNOWN_ENCODERS
-from .config.scenarios import Scenario, Suite, check_name
+from .config.scenarios import NAME, NAMED, Scenario, Suite
 from .config.zoo import KnownEncoder, PublishedNumbers
 from .data import datasets
-from .util.errors import InvalidValue, RossbenchError, UnknownName, one_line, unknown
+from .util.errors import InvalidValue, RossbenchError, UnknownName, check_known, expect, one_line
 from .util.signals import Interrupted
 
 __all__ = [
@@ -53,7 +54,7 @@ __all__ = [
 log = logging.getLogger(__name__)
 _scenarios: dict[str, Scenario] = {}
 _suites: dict[str, Suite] = {}
-_encoders: dict[str, KnownEncoder] = {one.name: one for one in KNOWN_ENCODERS}
+_encoders = {one.name: one for one in KNOWN_ENCODERS}
 Entry = TypeVar("Entry", bound=Scenario | Suite)
 
 
@@ -64,12 +65,11 @@ def register(entry: Entry) -> Entry:
     """
     if not isinstance(entry, (Scenario, Suite)):
         raise InvalidValue(f"register: expected a Scenario or a Suite, got {entry!r}")
-    if entry.name in _scenarios or entry.name in _suites:
-        raise InvalidValue(f"{entry.name!r} is registered already; choose another name")
+    _check_free("", entry.name, {**_scenarios, **_suites})
     if isinstance(entry, Suite):
         for name in entry.members:
-            if name not in {**_scenarios, **_suites} and name not in [*names(), *_suites]:  # then plug-ins may know it
-                raise unknown(f"member of suite {entry.name!r}", name, [*names(), *_suites])
+            if name not in {**_scenarios, **_suites}:  # then plug-ins may know it
+                check_known(f"member of suite {entry.name!r}", name, _all())
         _suites[entry.name] = entry
     else:
         _scenarios[entry.name] = entry
@@ -86,8 +86,7 @@ def register_attack(name: str, function: AttackFunction) -> AttackFunction:
     needs another.
     """
     _check_new("attack", name, ATTACKS)
-    if not callable(function):
-        raise InvalidValue(f"attack {name!r}: expected a function, got {function!r}")
+    expect(callable(function), f"attack {name!r}", "a function", f"{function!r}")
     ATTACKS[name] = user_kind(name, function)
     return function
 
@@ -110,8 +109,7 @@ def register_kind(
     columns alone: a function that has changed needs another name.
     """
     _check_new("evaluation kind", name, [ATTACK, *KINDS])
-    if not callable(function):
-        raise InvalidValue(f"kind {name!r}: expected a function, got {function!r}")
+    expect(callable(function), f"kind {name!r}", "a function", f"{function!r}")
     own = {} if columns is None else {"columns": tuple(map(float, columns)), "over": over}
     KINDS[name] = user_row(name, function, needs_head=needs_head, **own)
     return function
@@ -138,10 +136,8 @@ def register_encoder(entry: KnownEncoder) -> KnownEncoder:
 
     Its files stay where they are: ``--encoder-weights`` says where.
     """
-    if not isinstance(entry, KnownEncoder):
-        raise InvalidValue(f"register_encoder: expected a KnownEncoder, got {entry!r:.200}")
-    if entry.name in _encoders:
-        raise InvalidValue(f"encoder {entry.name!r} is registered already; choose another name")
+    expect(isinstance(entry, KnownEncoder), "register_encoder", "a KnownEncoder", f"{entry!r:.200}")
+    _check_free("encoder ", entry.name, _encoders)
     _encoders[entry.name] = entry
     return entry
 
@@ -154,16 +150,18 @@ def encoders() -> list[KnownEncoder]:
 
 def encoder(name: str) -> KnownEncoder:
     """The known encoder of that name, plug-ins included; UnknownName with the nearest names if there is none."""
-    known = {one.name: one for one in encoders()}
-    if name not in known:
-        raise unknown("encoder of the zoo", name, known)
-    return known[name]
+    check_known("encoder of the zoo", name, [one.name for one in encoders()])
+    return _encoders[name]
 
 
 def _check_new(what: str, name: str, known: Collection[str]) -> None:
-    check_name(f"{what} name", name)
+    expect(isinstance(name, str) and re.fullmatch(NAME, name), f"{what} name", NAMED, f"{name!r}")
+    _check_free(f"{what} ", name, known)
+
+
+def _check_free(what: str, name: str, known: Collection[str]) -> None:
     if name in known:
-        raise InvalidValue(f"{what} {name!r} is registered already; choose another name")
+        raise InvalidValue(f"{what}{name!r} is registered already; choose another name")
 
 
 def attack(name: str) -> AttackKind:
@@ -187,10 +185,10 @@ def check_kind(text: str) -> None:
 
 def get(name: str) -> Scenario:
     """The scenario of that name; UnknownName with the nearest names if there is none."""
-    if name not in names():
-        if name in [*_suites]:
-            raise UnknownName(f"{name!r} is a suite, not a scenario; run_suite runs it, members gives its scenarios")
-        raise unknown("scenario", name, names())
+    known = names()
+    if name in [*_suites]:
+        raise UnknownName(f"{name!r} is a suite, not a scenario; run_suite runs it, members gives its scenarios")
+    check_known("scenario", name, known)
     return _scenarios[name]
 
 
@@ -198,6 +196,11 @@ def names() -> list[str]:
     """The names of all scenarios, in the order of registration, plug-ins included."""
     _load_plugins()
     return list(_scenarios)
+
+
+def _all() -> list[str]:
+    """Of suites too."""
+    return [*names(), *_suites]
 
 
 def suites() -> list[Suite]:
@@ -213,12 +216,8 @@ def members(name: str | Suite) -> tuple[Scenario, ...]:
     """
     if isinstance(name, Suite):
         return tuple(dict.fromkeys(scenario for member in name.members for scenario in members(member)))
-    known = [*names(), *_suites]
-    if name not in known:
-        raise unknown("scenario or suite", name, known)
-    if name in _scenarios:
-        return (_scenarios[name],)
-    return members(_suites[name])
+    check_known("scenario or suite", name, _all())
+    return (_scenarios[name],) if name in _scenarios else members(_suites[name])
 
 
 def load_file(path: Path) -> None:
@@ -249,31 +248,23 @@ def _check_torch() -> None:
         check_settings(put_back=True)
 
 
-def own() -> tuple[list[Scenario], dict[str, AttackFunction], dict[str, datasets.DatasetInfo], dict[str, KindRow]]:
+def own() -> list[dict[str, Any]]:
     """What was registered beside the built-in, folders of images too: for other processes; see adopt."""
-    kinds = {name: row for name, row in KINDS.items() if row.user_function is not None}
-    folders = {name: facts for name, facts in datasets.DATASETS.items() if facts.folder is not None}
-    attacks = {name: row.user_function for name, row in ATTACKS.items() if row.user_function is not None}
-    return [one for one in _scenarios.values() if one not in BUILTIN], attacks, folders, kinds
+    tables = zip(_tables(), _BUILTIN, strict=True)
+    return [{name: row for name, row in table.items() if name not in known} for table, known in tables]
 
 
-def adopt(
-    scenarios: Iterable[Scenario],
-    attacks: Mapping[str, AttackFunction],
-    folders: Mapping[str, datasets.DatasetInfo],
-    kinds: Mapping[str, KindRow],
-) -> None:
+def adopt(registered: list[dict[str, Any]]) -> None:
     """Register what another process had registered, where it is not known yet."""
-    for name, row in kinds.items():
-        KINDS.setdefault(name, row)
-    for name, facts in folders.items():
-        datasets.DATASETS.setdefault(name, facts)
-    for one in scenarios:
-        if one.name not in names():
-            register(one)
-    for name, function in attacks.items():
-        if name not in ATTACKS:
-            register_attack(name, function)
+    _load_plugins()
+    for table, rows in zip(_tables(), registered, strict=True):
+        for name, row in rows.items():
+            table.setdefault(name, row)
+
+
+def _tables() -> tuple[dict[str, Any], ...]:
+    """Of what a stage may need to be known."""
+    return KINDS, datasets.DATASETS, _scenarios, ATTACKS
 
 
 @functools.cache
@@ -288,3 +279,4 @@ def _load_plugins() -> None:
 
 for _entry in BUILTIN:
     register(_entry)
+_BUILTIN = [{*table} for table in _tables()]

@@ -36,7 +36,6 @@ from rossbench.store.store import Store
 from rossbench.util.errors import RossbenchError
 from rossbench.util.values import read
 
-FIXTURES = Path(__file__).parent / "fixtures"
 settings.register_profile("rossbench", deadline=None)
 settings.load_profile("rossbench")
 
@@ -125,6 +124,12 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
+def copied(finished: Path, tmp_path: Path) -> Store:
+    """A copy of the finished store, to write to: where the command line looks for one."""
+    return Store(shutil.copytree(finished, tmp_path / "rossbench-store"))
+
+
+@pytest.fixture
 def matrix(finished: Path) -> ResultMatrix:
     """Of the finished store."""
     return results.load(Store(finished))[0]
@@ -142,9 +147,8 @@ def partly(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def audited(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The finished store, and audits of its models. Tests read it."""
-    root = tmp_path_factory.mktemp("audited") / "store"
-    shutil.copytree(finished, root)
+    """The finished store, and the audits of its models. Tests read it."""
+    root = shutil.copytree(finished, tmp_path_factory.mktemp("audited") / "store")
     runner.audit(store=root, device="cpu")
     return root
 
@@ -152,8 +156,7 @@ def audited(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def measured(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The finished store, and other evaluation kinds of its models. Tests read it."""
-    root = tmp_path_factory.mktemp("measured") / "store"
-    shutil.copytree(finished, root)
+    root = shutil.copytree(finished, tmp_path_factory.mktemp("measured") / "store")
     runner.run(tiny(), store=root, device="cpu", kinds=["features", "corruptions", "minimal,steps=5"])
     return root
 

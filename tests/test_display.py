@@ -2,7 +2,6 @@ import dataclasses
 import io
 import os
 import re
-import shutil
 import subprocess
 import sys
 
@@ -15,7 +14,6 @@ from rossbench import cli, registry
 from rossbench.runner import display
 from rossbench.runner.progress import Progress
 from rossbench.stages.train_loop import Tick
-from rossbench.store.store import Store
 
 SPEC = registry.get("digits").cells[1.0, 1.0, 0.0].finetune.pretrain
 TICK = Tick(0.35, "epoch 4/10", 64, torch.tensor(4.3119))
@@ -118,18 +116,17 @@ def test_a_dumb_terminal_gets_plain_lines(monkeypatch):
 
 
 @pytest.fixture
-def one_missing(finished, tmp_path, monkeypatch, own_registry):
+def one_missing(copied, monkeypatch, own_registry):
     """Runs a scenario that lacks a cell with another stdout: exit code and whether the cell is there then."""
-    store = Store(shutil.copytree(finished, tmp_path / "store"))
     registry._scenarios["digits"] = tiny(train_epsilons=(1,))
-    store.discard(tiny().cells[1, 1, 0.5])
+    copied.discard(tiny().cells[1, 1, 0.5])
     monkeypatch.setattr(display, "LIVE_EVERY", 0)
 
     def run(file):
         monkeypatch.setattr(sys, "stdout", file)
         with pytest.raises(SystemExit) as stop:
-            cli.main(["run", "digits", "--device", "cpu", "--no-audit", "--out", str(store.root)])
-        return stop.value.code, tiny().cells[1, 1, 0.5] in store
+            cli.main(["run", "digits", "--device", "cpu", "--no-audit", "--out", str(copied.root)])
+        return stop.value.code, tiny().cells[1, 1, 0.5] in copied
 
     return run
 

@@ -14,9 +14,8 @@ from rossbench.store.store import Store, write_atomically
 
 
 @pytest.fixture
-def store(finished, tmp_path):
-    shutil.copytree(finished, tmp_path / "rossbench-store")
-    return Store(tmp_path / "rossbench-store")
+def store(copied):
+    return copied
 
 
 def test_every_artifact_is_listed_with_its_size_and_its_users(store):

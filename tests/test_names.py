@@ -96,14 +96,13 @@ def test_the_newest_name_counts_and_changes_no_key(several, tmp_path, caplog):
     ]
 
 
-def test_without_a_name_a_run_has_the_note_of_before(finished, tmp_path):
-    shutil.copytree(finished, tmp_path / "store")
+def test_without_a_name_a_run_has_the_note_of_before(finished, copied):
     (path,) = (finished / "matrices").iterdir()
     assert not {"encoder_name", "named", "weights"} & set(json.loads(path.read_bytes()))
-    runner.run(tiny(), store=tmp_path / "store", device="cpu")
-    assert len(list((tmp_path / "store" / "matrices").iterdir())) == 1
-    runner.run(tiny(encoder_name="plain"), store=tmp_path / "store", device="cpu")
-    (matrix,) = results.load(Store(tmp_path / "store"))
+    runner.run(tiny(), store=copied, device="cpu")
+    assert len(list((copied.root / "matrices").iterdir())) == 1
+    runner.run(tiny(encoder_name="plain"), store=copied, device="cpu")
+    (matrix,) = results.load(copied)
     assert [matrix.model(row) for row in matrix.rows] == ["plain ε=0", "plain ε=1"]
 
 

@@ -141,18 +141,30 @@ def as_file(content):
     return json.dumps(content).encode()  # NaN too, which encode refuses to write
 
 
-@given(record=RECORDS)
-def test_any_record_is_read_as_it_was_written(path, record):
-    path.write_bytes(encode(record))
-    assert read_record(path) == record
+def use(found):
+    if isinstance(found, Audit):
+        assert found.summary.startswith(found.verdict)
+        assert all(isinstance(one, Verdict) for one in found.verdicts)
+    else:
+        for name in ("top1", "top5", "robust"):
+            assert found.metric(name) is None or 0 <= found.metric(name) <= 1
+            assert found.interval(name) is None or len(found.interval(name)) == 2
+        assert found.key == found.spec.key
 
 
-@given(audit=AUDITS)
-def test_any_audit_is_read_as_it_was_written(path, audit):
-    path.write_bytes(encode(audit))
-    found = read_audit(path)
-    assert found == audit
-    assert found.summary.startswith(found.verdict)
+READ = pytest.mark.parametrize(
+    ("read", "some"), [(read_record, RECORDS), (read_audit, AUDITS)], ids=["record", "audit"]
+)
+
+
+@READ
+@given(data=st.data())
+def test_any_record_and_any_audit_is_read_as_it_was_written(path, read, some, data):
+    written = data.draw(some)
+    path.write_bytes(encode(written))
+    found = read(path)
+    assert found == written
+    use(found)
 
 
 @pytest.mark.parametrize("read", [read_record, read_audit])
@@ -164,26 +176,11 @@ def test_whatever_bytes_are_no_record_and_no_audit(path, read, content):
     assert refused(read, path, content)
 
 
-@given(data=st.data(), record=RECORDS)
-def test_a_record_with_anything_in_it_is_used_or_refused_by_name(path, data, record):
-    content = changed(data, dataclasses.asdict(record))
-    if refused(read_record, path, as_file(content)):
-        return
-    found = read_record(path)
-    for name in ("top1", "top5", "robust"):
-        assert found.metric(name) is None or 0 <= found.metric(name) <= 1
-        assert found.interval(name) is None or len(found.interval(name)) == 2
-    assert found.key == found.spec.key
-
-
-@given(data=st.data(), audit=AUDITS)
-def test_an_audit_with_anything_in_it_is_used_or_refused_by_name(path, data, audit):
-    content = changed(data, dataclasses.asdict(audit))
-    if refused(read_audit, path, as_file(content)):
-        return
-    found = read_audit(path)
-    assert found.summary.startswith(found.verdict)
-    assert all(isinstance(one, Verdict) for one in found.verdicts)
+@READ
+@given(data=st.data())
+def test_one_with_anything_in_it_is_used_or_refused_by_name(path, read, some, data):
+    if not refused(read, path, as_file(changed(data, dataclasses.asdict(data.draw(some))))):
+        use(read(path))
 
 
 GOOD = dict.fromkeys(("check", "verdict", "figure", "meaning"), "pass")

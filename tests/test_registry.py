@@ -2,6 +2,7 @@ import importlib.metadata
 import logging
 
 import pytest
+from conftest import refusal
 
 from rossbench import registry
 from rossbench.config.recipes import Attack, Evaluation, Recipe
@@ -56,26 +57,20 @@ def test_suites_in_suites_give_each_scenario_once():
 
 
 @pytest.mark.parametrize(
-    ("entry", "error", "message"),
+    ("entry", "message"),
     [
-        (Suite("digits", ("digits",)), InvalidValue, "'digits' is registered already; choose another name"),
-        (Suite("ross2022", ("digits",)), InvalidValue, "'ross2022' is registered already; choose another name"),
-        (mine("ross2022"), InvalidValue, "'ross2022' is registered already; choose another name"),
-        (
-            Suite("mine", ("digits", "digitz")),
-            UnknownName,
-            "unknown member of suite 'mine' 'digitz'; did you mean digits",
-        ),
-        (Suite("mine", ("ross2O22",)), UnknownName, "unknown member of suite 'mine' 'ross2O22'; did you mean ross2022"),
-        (Suite("mine", ("mine",)), UnknownName, "unknown member of suite 'mine' 'mine'"),
+        (Suite("digits", ("digits",)), "'digits' is registered already; choose another name"),
+        (Suite("ross2022", ("digits",)), "'ross2022' is registered already; choose another name"),
+        (mine("ross2022"), "'ross2022' is registered already; choose another name"),
+        (Suite("mine", ("digits", "digitz")), "unknown member of suite 'mine' 'digitz'; did you mean digits"),
+        (Suite("mine", ("ross2O22",)), "unknown member of suite 'mine' 'ross2O22'; did you mean ross2022"),
+        (Suite("mine", ("mine",)), "unknown member of suite 'mine' 'mine'"),
+        ("digits", "expected a Scenario or a Suite, got 'digits'"),
     ],
 )
-def test_a_suite_that_cannot_be_is_refused_and_leaves_nothing(entry, error, message):
+def test_what_cannot_be_registered_is_refused_and_leaves_nothing(entry, message):
     before = registry.names(), registry.suites()
-    with pytest.raises(error) as raised:
-        registry.register(entry)
-    assert message in str(raised.value)
-    assert "\n" not in str(raised.value)
+    assert message in refusal(registry.register, entry)
     assert (registry.names(), registry.suites()) == before
 
 
@@ -110,11 +105,6 @@ def test_a_study_is_the_three_experiments(suite, counts, sets, rows, columns):
             assert one.cells[1, 1, column].key == base.cells[1, 1, column].key
             assert one.cells[1, 0, column].finetune.pretrain.key == base.cells[1, 1, column].finetune.pretrain.key
             assert one.cells[1, 0, column].key not in {cell.key for cell in base.cells.values()}
-
-
-def test_only_scenarios_and_suites_are_registered():
-    with pytest.raises(InvalidValue, match="expected a Scenario or a Suite, got 'digits'"):
-        registry.register("digits")
 
 
 @pytest.mark.parametrize(
@@ -160,10 +150,9 @@ def test_a_file_registers_scenarios_and_suites(tmp_path):
 def test_a_file_that_fails_is_named_in_one_line(tmp_path, text, message):
     path = tmp_path / "my.py"
     path.write_text(text)
-    with pytest.raises(InvalidValue) as raised:
-        registry.load_file(path)
-    assert str(path) in str(raised.value)
-    assert message in str(raised.value)
+    said = refusal(registry.load_file, path)
+    assert str(path) in said
+    assert message in said
 
 
 def plugged(monkeypatch, folder, **plugins):
@@ -192,7 +181,7 @@ def own(model, images, labels, epsilon, attack):
     return images
 
 
-def test_an_attack_is_registered_and_a_scenario_may_name_it(own_registry):
+def test_an_attack_is_registered_and_a_scenario_may_name_it():
     recipe = Recipe(evaluation=Evaluation(attack=Attack("my-attack")))
     with pytest.raises(UnknownName, match="unknown attack 'my-attack'"):
         Scenario("x", "digits", "digits", recipe)
@@ -212,9 +201,8 @@ def test_an_attack_is_registered_and_a_scenario_may_name_it(own_registry):
         ("mine", "own", "attack 'mine': expected a function, got 'own'"),
     ],
 )
-def test_an_attack_that_cannot_be_registered(own_registry, name, function, message):
-    with pytest.raises(InvalidValue, match=message):
-        registry.register_attack(name, function)
+def test_an_attack_that_cannot_be_registered(name, function, message):
+    assert message in refusal(registry.register_attack, name, function)
 
 
 def test_leaderboards_scenarios_are_attacked_as_leaderboards_do():

@@ -3,12 +3,11 @@
 import collections
 import dataclasses
 import math
-import shutil
 import subprocess
 import sys
 
 import pytest
-from conftest import tiny
+from conftest import tamper, tiny
 
 import rossbench
 from rossbench.report import dataframe, tables
@@ -89,31 +88,28 @@ def test_a_frame_needs_pandas_and_no_torch(finished):
     subprocess.run([sys.executable, "-c", code, finished], check=True)
 
 
-def test_a_run_its_audit_and_its_tables_read_each_file_once(finished, tmp_path, monkeypatch):
-    shutil.copytree(finished, tmp_path / "store")
+def test_a_run_its_audit_and_its_tables_read_each_file_once(copied, monkeypatch):
     counts, real = collections.Counter(), records.read_file
     monkeypatch.setattr(records, "read_file", lambda path: counts.update([path.parent]) or real(path))
-    runner.run(tiny(), store=tmp_path / "store", device="cpu")
-    found = runner.audit(store=tmp_path / "store", device="cpu")
+    runner.run(tiny(), store=copied, device="cpu")
+    found = runner.audit(store=copied, device="cpu")
     for _ in range(2):
-        (matrix,) = results.load(Store(tmp_path / "store"))
+        (matrix,) = results.load(copied)
         assert tables.over_seeds([matrix], "top1").lines
-    assert len(rossbench.results(tmp_path / "store")) == 4
+    assert len(rossbench.results(copied)) == 4
     assert (len(matrix.records), len(matrix.audits), len(found)) == (4, 2, 2)
     assert sorted(counts.values()) == [1] * 6
 
 
 @pytest.mark.parametrize("name", ["record.json", "SHA256SUMS"])
-def test_what_was_changed_since_it_was_read_is_read_again(finished, tmp_path, name):
-    shutil.copytree(finished, tmp_path / "store")
-    store, place = Store(tmp_path / "store"), (0.0, 0.0, 0.5)
-    (matrix,) = results.load(store)
-    path = store.record_path(matrix.cells[place].key)
+def test_what_was_changed_since_it_was_read_is_read_again(copied, name):
+    place = 0.0, 0.0, 0.5
+    (matrix,) = results.load(copied)
+    path = copied.record_path(matrix.cells[place].key)
     if name == "record.json":
-        (path.parent / "SHA256SUMS").unlink()
-        path.write_bytes(encode(dataclasses.replace(matrix.cells[place], created="later")))
-        assert results.load(store)[0].cells[place].created == "later"
+        tamper(path, encode(dataclasses.replace(matrix.cells[place], created="later")))
+        assert results.load(copied)[0].cells[place].created == "later"
         path.unlink()
     else:
         (path.parent / "SHA256SUMS").write_text("0" * 64 + "  record.json\n")
-    assert results.load(store)[0].cells[place] is None
+    assert results.load(copied)[0].cells[place] is None

@@ -52,19 +52,6 @@ def test_a_field_out_of_its_range_is_refused_in_one_line(make, message):
     assert message in refusal(make)
 
 
-def test_without_an_attack_its_settings_are_in_no_key():
-    attack = Attack(norm="Linf", steps=7, step_size=0.1)
-    recipe = Recipe(
-        pretraining=Pretraining(attack=attack, attack_mode="train"),
-        finetuning=Finetuning(attack=attack),
-        evaluation=Evaluation(attack=attack),
-    )
-    plain, other = scenario(), scenario(recipe=recipe)
-    assert plain.cells[0, 0, 0].key == other.cells[0, 0, 0].key
-    assert plain.cells[0, 0, 0.2].key != other.cells[0, 0, 0.2].key
-    assert plain.cells[0.2, 0.2, 0].finetune.pretrain.key != other.cells[0.2, 0.2, 0].finetune.pretrain.key
-
-
 def test_a_limit_that_leaves_nothing_out_is_none():
     assert scenario(train_limit=50_000, test_limit=10_000) == scenario()
 

@@ -15,12 +15,6 @@ from rossbench.util.errors import StoreError, UnknownName
 PLACE = (1.0, 1.0, 0.5)
 
 
-@pytest.fixture
-def copy(finished, tmp_path):
-    shutil.copytree(finished, tmp_path / "copy")
-    return tmp_path / "copy"
-
-
 @pytest.fixture(scope="module")
 def another(tmp_path_factory):
     """Another row of digits, and another scenario."""
@@ -30,35 +24,36 @@ def another(tmp_path_factory):
     return root
 
 
-def change(root, **fields):
-    (matrix,) = results.load(Store(root))
+def change(store, **fields):
+    (matrix,) = results.load(store)
     record = dataclasses.replace(matrix.cells[PLACE], **fields)
-    tamper(Store(root).record_path(record.key), encode(record))
-    return record
+    tamper(store.record_path(record.key), encode(record))
 
 
-def test_equal_stores_are_one_without_conflict(finished, copy):
+def test_equal_stores_are_one_without_conflict(finished, copied):
     (one,) = results.load(Store(finished))
-    (both,) = load_several([Store(finished), Store(copy)])
+    (both,) = load_several([Store(finished), copied])
     assert both == one
     assert load_several([Store(finished)]) == [one]
 
 
-def test_other_numbers_of_one_key_are_named_and_not_shown(finished, copy):
-    change(copy, robust_right=0, created="later")
-    (one,) = results.load(Store(finished))
-    for stores, right in (([finished, copy], one.cells[PLACE].robust_right), ([copy, finished], 0)):
-        (both,) = load_several(list(map(Store, stores)))
+def test_other_numbers_of_one_key_are_named_and_not_shown(finished, copied):
+    change(copied, robust_right=0, created="later")
+    first = Store(finished)
+    (one,) = results.load(first)
+    for stores, right in (([first, copied], one.cells[PLACE].robust_right), ([copied, first], 0)):
+        (both,) = load_several(stores)
         assert both.cells[PLACE].robust_right == right
         (note,) = both.conflicts
-        assert note.startswith(f"{stores[1]} has other numbers of 1 cells, which are not shown: conv3 ε=1 at ε=0.5, ")
+        said = f"{stores[1].root} has other numbers of 1 cells, which are not shown: conv3 ε=1 at ε=0.5, "
+        assert note.startswith(said)
         assert note.endswith(f" of 40 robustly right, not {right}")
         assert note in both.notes()
 
 
-def test_another_time_or_machine_is_no_conflict(finished, copy):
-    change(copy, created="later", seconds={})
-    assert load_several([Store(finished), Store(copy)])[0].conflicts == ()
+def test_another_time_or_machine_is_no_conflict(finished, copied):
+    change(copied, created="later", seconds={})
+    assert load_several([Store(finished), copied])[0].conflicts == ()
 
 
 def test_rows_and_scenarios_of_all_stores_are_there(finished, another):

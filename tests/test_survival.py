@@ -264,10 +264,9 @@ READ = ("pretrain/weights.safetensors", "finetune/weights.safetensors", "finetun
 
 @pytest.mark.parametrize("change", ["flipped", "truncated", "gone"])
 @pytest.mark.parametrize("which", READ)
-def test_what_is_damaged_is_named_set_aside_and_built_again(finished, widest, tmp_path, caplog, which, change):
+def test_what_is_damaged_is_named_set_aside_and_built_again(copied, widest, caplog, which, change):
     stage, name = which.split("/")
-    store, wider = Store(tmp_path / "store"), tiny(eval_epsilons=WIDER)
-    shutil.copytree(finished, store.root)
+    store, wider = copied, tiny(eval_epsilons=WIDER)
     spec = next(made for made in wider.cells[1, 1, 0.5].chain if made.stage == stage)
     path = store.path(spec) / name
     before = path.read_bytes()
@@ -283,10 +282,8 @@ def test_what_is_damaged_is_named_set_aside_and_built_again(finished, widest, tm
     assert verify(store)[2] == []
 
 
-def test_a_report_goes_on_without_what_is_damaged_and_names_it(finished, tmp_path, rossbench, caplog):
-    shutil.copytree(finished, tmp_path / "rossbench-store")
-    store = Store(tmp_path / "rossbench-store")
-    path = store.record_path(tiny().cells[1, 1, 0.5].key)
+def test_a_report_goes_on_without_what_is_damaged_and_names_it(copied, tmp_path, rossbench, caplog):
+    path = copied.record_path(tiny().cells[1, 1, 0.5].key)
     flip(path)
     code, out, _ = rossbench("report", "digits")
     assert code == 0
@@ -295,13 +292,11 @@ def test_a_report_goes_on_without_what_is_damaged_and_names_it(finished, tmp_pat
     assert not path.exists()
 
 
-def test_the_same_damage_twice_ends_a_run(finished, tmp_path, monkeypatch):
+def test_the_same_damage_twice_ends_a_run(copied, monkeypatch):
     """As on a disk that gives back other bytes than it was given."""
-    store = Store(tmp_path / "store")
-    shutil.copytree(finished, store.root)
     real = evaluate.save_cell
     spec = tiny().cells[1, 1, 0.5]
-    flip(store.record_path(spec.key))
+    flip(copied.record_path(spec.key))
 
     def worse(store, cell, *arguments, **keywords):
         real(store, cell, *arguments, **keywords)
@@ -309,17 +304,16 @@ def test_the_same_damage_twice_ends_a_run(finished, tmp_path, monkeypatch):
 
     monkeypatch.setattr(evaluate, "save_cell", worse)
     with pytest.raises(StoreError, match=f"{spec.key}.*expected the SHA-256"):
-        runner.run(tiny(), store=store, device="cpu")
+        runner.run(tiny(), store=copied, device="cpu")
 
 
-def test_an_artifact_without_checksums_is_read_as_ever(finished, tmp_path):
+def test_an_artifact_without_checksums_is_read_as_ever(finished, copied):
     """Those of earlier versions."""
-    shutil.copytree(finished, tmp_path / "store")
-    for path in (tmp_path / "store").glob(f"*/*/{SUMS}"):
+    for path in copied.root.glob(f"*/*/{SUMS}"):
         path.unlink()
-    found = runner.run(tiny(), store=tmp_path / "store", device="cpu")
+    found = runner.run(tiny(), store=copied, device="cpu")
     assert comparable(found) == comparable(runner.run(tiny(), store=finished, device="cpu"))
-    assert verify(Store(tmp_path / "store"))[1:] == (8, [])
+    assert verify(copied)[1:] == (8, [])
 
 
 # --- disks -------------------------------------------------------------------------------------------------

@@ -56,15 +56,9 @@ def _leaderboard(norm: Norm) -> Recipe:
     )
 
 
-def _cifar(source: str, target: str) -> Scenario:
-    task = "the same task" if source == target else "another task"
-    text = f"Pretrained on {source}, finetuned and attacked on {task} (study, tables 5.1 to 5.5)."
-    return Scenario(f"{source}-to-{target}", source, target, ROSS2022, description=text)
-
-
-def _stl10(source: str) -> Scenario:
-    text = f"Pretrained on {source}, finetuned and attacked on STL-10 at 32 pixels, by the study's recipe."
-    return Scenario(f"{source}-to-stl10", source, "stl10", ROSS2022, description=text, size=32)
+def _studys(source: str, target: str, attacked_on: str, size: int | None = None) -> Scenario:
+    text = f"Pretrained on {source}, finetuned and attacked on {attacked_on}."
+    return Scenario(f"{source}-to-{target}", source, target, ROSS2022, description=text, size=size)
 
 
 def _laptop(base: Scenario) -> Scenario:
@@ -131,14 +125,14 @@ def _study(name: str, on: str, scenarios: tuple[Scenario, ...]) -> tuple[Scenari
     return (*heads, *experiments, whole)
 
 
-CIFAR = (
-    _cifar("cifar10", "cifar10"),
-    _cifar("cifar10", "cifar100"),
-    _cifar("cifar100", "cifar10"),
-    _cifar("cifar100", "cifar100"),
+_SETS = ("cifar10", "cifar100")
+CIFAR = tuple(
+    _studys(source, target, f"{'the same' if source == target else 'another'} task (study, tables 5.1 to 5.5)")
+    for source in _SETS
+    for target in _SETS
 )
 LAPTOPS = tuple(map(_laptop, CIFAR))
-STL10 = (_stl10("cifar10"), _stl10("cifar100"))
+STL10 = tuple(_studys(source, "stl10", "STL-10 at 32 pixels, by the study's recipe", 32) for source in _SETS)
 _LINF: tuple[Norm, float, str] = ("Linf", 8 / 255, "8/255")
 _L2: tuple[Norm, float, str] = ("L2", 0.5, "0.5")
 LEADERBOARDS = (

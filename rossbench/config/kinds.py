@@ -10,7 +10,7 @@ from typing import Any
 
 from ..attacks.table import Norm
 from ..util.epsilons import EPS
-from ..util.errors import one_line, unknown
+from ..util.errors import check_known, one_line
 from ..util.values import Count, Positive, parse_settings, value
 
 ATTACK = "attack"
@@ -133,8 +133,7 @@ def kind_of(text: str, norm: Norm) -> Kind:
     Raises InvalidValue or UnknownName.
     """
     name, *settings = text.split(",")
-    if name not in KINDS:
-        raise unknown("evaluation kind", name, [ATTACK, *KINDS])
+    check_known("evaluation kind", name, [ATTACK, *KINDS])
     row = KINDS[name]
     own: dict[str, Any] = {"norm": norm} if "{norm}" in row.detail else {}
     return replace(row.defaults, **own | parse_settings(Kind, "setting of an evaluation kind", settings))

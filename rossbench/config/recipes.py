@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from ..attacks.table import ATTACKS as ATTACKS
 from ..attacks.table import Attack as Attack
 from ..attacks.table import Norm as Norm
-from ..util.errors import InvalidValue
-from ..util.values import Count, NotNegative, Positive, Share, Whole, value
+from ..util.errors import expect
+from ..util.values import Count, Item, Many, NotNegative, Pair, Positive, Share, Whole, checked, value
 
 MODULE = "module:"
 """What the names of encoders begin with that are modules of a caller's own, and in no library."""
@@ -19,10 +19,7 @@ SMALL = "conv3"
 """rossbench's own encoder, for digits."""
 PADDINGS = {"cifar": 1, "cifar-pad2": 2}
 """Of a CIFAR stem's first convolution, by what stands behind an encoder's colon; solo-learn and DeACL pad by 2."""
-
-
-_Item = TypeVar("_Item")
-_Pair = Annotated[tuple[_Item, _Item], Field(strict=False)]
+_Range = Annotated[Pair[Item], checked(lambda pair: pair[0] <= pair[1], "(low, high)")]
 _Hue = Annotated[float, Field(ge=0, le=0.5)]
 
 
@@ -30,9 +27,9 @@ _Hue = Annotated[float, Field(ge=0, le=0.5)]
 class Augmentation:
     """SimCLR's random views (study, section 5.2). Numbers that the study leaves out follow sthalles/SimCLR."""
 
-    crop_scale: _Pair[Annotated[float, Field(ge=0.01, le=1)]] = (0.08, 1.0)
+    crop_scale: _Range[Annotated[float, Field(ge=0.01, le=1)]] = (0.08, 1.0)
     """Share of the image's area."""
-    crop_ratio: _Pair[Annotated[float, Field(ge=0.1, le=10)]] = (3 / 4, 4 / 3)
+    crop_ratio: _Range[Annotated[float, Field(ge=0.1, le=10)]] = (3 / 4, 4 / 3)
     flip_probability: Share = 0.5
     jitter: Annotated[tuple[Share, Share, Share, _Hue], Field(strict=False)] = (0.8, 0.8, 0.8, 0.2)
     """Strength of brightness, contrast, saturation and hue (hue: at most 0.5), in random order."""
@@ -40,14 +37,8 @@ class Augmentation:
     grayscale_probability: Share = 0.2
     blur_kernel: Share = 0.1
     """Kernel size over image size, rounded down to an odd number of pixels; below 3 pixels nothing is blurred."""
-    blur_sigma: _Pair[Positive] = (0.1, 2.0)
+    blur_sigma: _Range[Positive] = (0.1, 2.0)
     blur_probability: Share = 1.0
-
-    def __post_init__(self) -> None:
-        for name in ("crop_scale", "crop_ratio", "blur_sigma"):
-            low, high = getattr(self, name)
-            if low > high:
-                raise InvalidValue(f"Augmentation.{name}: expected (low, high), got {(low, high)}")
 
 
 @value
@@ -81,11 +72,8 @@ class Pretraining:
     """Layout of the convolutions; it changes speed, and numbers by rounding only."""
 
     def __post_init__(self) -> None:
-        if self.epsilon_warmup >= self.epochs:
-            raise InvalidValue(
-                f"Pretraining.epsilon_warmup: expected fewer than the {self.epochs} epochs, or it never "
-                f"reaches the full epsilon, got {self.epsilon_warmup:g}"
-            )
+        fewer = f"fewer than the {self.epochs} epochs, or it never reaches the full epsilon"
+        expect(self.epsilon_warmup < self.epochs, "Pretraining.epsilon_warmup", fewer, f"{self.epsilon_warmup:g}")
 
 
 @value
@@ -108,7 +96,7 @@ class Finetuning:
     optimizer: Literal["adam", "sgd"] = "adam"
     momentum: Share = 0.9
     """Of sgd."""
-    milestones: Annotated[tuple[Count, ...], Field(strict=False)] = ()
+    milestones: Many[Count] = ()
     """Epochs after each of which the learning rate falls to a tenth; without any it is constant."""
     crop_padding: Annotated[Whole, Field(ge=0, le=64)] = 0
     """Pixels of zeros around an image, from which a random crop of the image's size is taken."""

@@ -12,27 +12,40 @@ from functools import cached_property
 from itertools import pairwise
 from typing import Annotated, Any
 
-from pydantic import Field
-
-from ..attacks.table import kind
+from ..attacks.table import Attack, kind
 from ..data import datasets
 from ..util.epsilons import is_number
-from ..util.errors import InvalidValue
-from ..util.values import Count, Epsilons, Pixels, Seed, distinct, flatten, value, with_fields
+from ..util.errors import expect
+from ..util.values import Count, Epsilons, Many, Pixels, Seed, checked, distinct, flatten, spelled, value, with_fields
 from .kinds import ATTACK, kind_of
 from .recipes import Recipe
 from .specs import AnySpec, EvaluateSpec, FinetuneSpec, MeasureSpec, PretrainSpec
 
-_GRID = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+_STUDYS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+_Grid = Annotated[
+    Epsilons,
+    checked(lambda grid: grid and all(a < b for a, b in pairwise(grid)), "ascending epsilons, at least one"),
+]
 Row = tuple[float, float]
 """A model: the epsilons of its pretraining and its finetuning."""
 Place = tuple[float, float, float]
 """A cell's epsilons: of pretraining, finetuning and evaluation."""
 NAME = r"[a-z0-9][a-z0-9._-]{0,63}"
 """How names of scenarios, suites and data sets are spelled: such a file's name leads nowhere else."""
+NAMED = "lower-case letters, digits, . _ or -"
+"""The same in words."""
+_Name = Annotated[str, spelled(NAME, NAMED)]
 _CALLED = re.compile(r"\w([\w.+ -]{0,62}\w)?")
 """How names of encoders are spelled; one that reads as a number would be taken for an epsilon."""
-_ENCODER = re.compile(r"[a-z0-9][\w.-]{0,99}(:cifar(-pad2)?)?(,\w{1,40}=[\w.-]{1,40})*|module:.+", re.I | re.ASCII)
+Architecture = Annotated[
+    str,
+    spelled(
+        r"(?ai:[a-z0-9][\w.-]{0,99}(:cifar(-pad2)?)?(,\w{1,40}=[\w.-]{1,40})*|module:.+)",
+        "conv3, a timm model, or a timm ResNet with :cifar or :cifar-pad2 appended, and arguments such as "
+        ",patch_size=4",
+    ),
+]
+"""What may be the name of one, told without loading timm."""
 
 
 @value
@@ -43,24 +56,24 @@ class Scenario:
     target's images do not fit an encoder of the source.
     """
 
-    name: str
+    name: _Name
     source: str
     target: str
     recipe: Recipe = Recipe()
-    encoder: str = "resnet18"
+    encoder: Architecture = "resnet18"
     """A name of ``rossbench.encoders``: any timm model, with ``:cifar`` or ``:cifar-pad2`` appended for ResNets with
     a CIFAR stem, and then arguments of timm's, as in ``vit_small_patch16_224,patch_size=4``."""
-    train_epsilons: Epsilons = _GRID
+    train_epsilons: _Grid = _STUDYS
     """Of pretraining."""
-    finetune_epsilons: Epsilons | None = None
+    finetune_epsilons: _Grid | None = None
     """Of finetuning, each for every pretraining; None: the pretraining's own."""
-    eval_epsilons: Epsilons = _GRID
+    eval_epsilons: _Grid = _STUDYS
     seed: Seed = 0
     train_limit: Count | None = None
     """Class-balanced part of both training splits; None for all."""
     test_limit: Count | None = None
     description: str = ""
-    weights: str = ""
+    weights: Annotated[str, spelled("([0-9a-f]{16})?", "16 hex digits")] = ""
     """Of an encoder that was trained elsewhere, so that nothing is pretrained: 16 hex digits of a hash of them
     (``rossbench.weights``), whose encoder the run is given. The only training epsilon is then 0."""
     size: Pixels | None = None
@@ -70,31 +83,18 @@ class Scenario:
     no number. It changes no result and no key; empty: the architecture."""
 
     def __post_init__(self) -> None:
-        check_name("Scenario.name", self.name)
-        check_encoder("Scenario", self.encoder)
-        if self.encoder_name and (not _CALLED.fullmatch(self.encoder_name) or is_number(self.encoder_name)):
-            expected = "at most 64 letters, digits, spaces and . _ + -, and no number"
-            raise InvalidValue(f"name of the encoder: expected {expected}, got {self.encoder_name!r:.100}")
-        if self.weights and not re.fullmatch("[0-9a-f]{16}", self.weights):
-            raise InvalidValue(f"Scenario.weights: expected 16 hex digits, got {self.weights!r}")
-        if self.weights and self.train_epsilons != (0,):
-            raise InvalidValue(
-                f"Scenario.train_epsilons: expected 0 alone beside given weights, got {self.train_epsilons}"
-            )
-        for name in ("train_epsilons", "finetune_epsilons", "eval_epsilons"):
-            grid = getattr(self, name)
-            if grid is not None and (not grid or any(a >= b for a, b in pairwise(grid))):
-                raise InvalidValue(f"Scenario.{name}: expected ascending epsilons, at least one, got {grid}")
+        is_name = not self.encoder_name or (_CALLED.fullmatch(self.encoder_name) and not is_number(self.encoder_name))
+        called = "at most 64 letters, digits, spaces and . _ + -, and no number"
+        expect(is_name, "name of the encoder", called, f"{self.encoder_name!r:.100}")
+        alone = not self.weights or self.train_epsilons == (0,)
+        expect(alone, "Scenario.train_epsilons", "0 alone beside given weights", self.train_epsilons)
         source, target = datasets.facts(self.source), datasets.facts(self.target)
-        if self.size is None and source.size != target.size:
-            raise InvalidValue(
-                f"Scenario.target: expected images of {self.source}'s size, {source.size} pixels, got {self.target}'s, "
-                f"{target.size}; size={source.size} (--set size={source.size}) resizes them"
-            )
+        fit = f"images of {self.source}'s size, {source.size} pixels"
+        got = f"{self.target}'s, {target.size}; size={source.size} (--set size={source.size}) resizes them"
+        expect(self.size is not None or source.size == target.size, "Scenario.target", fit, got)
         if self.size == source.size == target.size:
             object.__setattr__(self, "size", None)  # nothing is resized
-        if target.classes < 2:
-            raise InvalidValue(f"Scenario.target: expected at least 2 classes, got {self.target}'s {target.classes}")
+        expect(target.classes >= 2, "Scenario.target", "at least 2 classes", f"{self.target}'s {target.classes}")
         self._check_attacks()
         version = self.recipe.evaluation.attack.version
         if self.recipe.evaluation.attack_version != version:
@@ -106,28 +106,20 @@ class Scenario:
             object.__setattr__(self, "test_limit", None)
 
     def _check_attacks(self) -> None:
-        recipe, classes = self.recipe, datasets.facts(self.target).classes
-        for stage, attack in (("pretraining", recipe.pretraining.attack), ("finetuning", recipe.finetuning.attack)):
-            if (attack.name, attack.restarts) != ("pgd", 1):
-                raise InvalidValue(f"{stage} attack: expected pgd without restarts, got {attack}")
-        grids = (
-            ("train", recipe.pretraining.attack, self.train_epsilons),
-            ("finetune", recipe.finetuning.attack, self.finetune_epsilons or ()),
-            ("eval", recipe.evaluation.attack, self.eval_epsilons),
-        )
-        for grid, attack, epsilons in grids:
+        row, classes = kind(name := self.recipe.evaluation.attack.name), datasets.facts(self.target).classes
+        for stage, grid in (("pretraining", "train"), ("finetuning", "finetune"), ("evaluation", "eval")):
+            attack: Attack = getattr(self.recipe, stage).attack
+            is_plain = stage == "evaluation" or (attack.name, attack.restarts) == ("pgd", 1)
+            expect(is_plain, f"{stage} attack", "pgd without restarts", attack)
+            largest = max(getattr(self, f"{grid}_epsilons") or (0,))
             most = 1.0 if attack.norm == "Linf" else math.sqrt(3 * self.pixels**2)
-            if max(epsilons, default=0) > most and attack.kind.is_distance:
-                raise InvalidValue(
-                    f"Scenario.{grid}_epsilons: expected at most {most:.4g}, the largest {attack.norm} distance of two "
-                    f"images in [0, 1], got {max(epsilons):g}"
-                )
-        row = kind(name := recipe.evaluation.attack.name)
-        if classes < (least := row.min_classes):
-            expected = f"a target with at least {least} classes, which its loss needs"
-            raise InvalidValue(f"{name}: expected {expected}, got {self.target} with {classes}")
-        if not row.is_distance and self.eval_epsilons[-1] > 1:
-            raise InvalidValue(f"{name}: expected shares of at most 1 as epsilons, got {self.eval_epsilons[-1]:g}")
+            within = f"at most {most:.4g}, the largest {attack.norm} distance of two images in [0, 1]"
+            is_within = largest <= most or not attack.kind.is_distance
+            expect(is_within, f"Scenario.{grid}_epsilons", within, f"{largest:g}")
+        enough = f"a target with at least {row.min_classes} classes, which its loss needs"
+        expect(classes >= row.min_classes, name, enough, f"{self.target} with {classes}")
+        are_shares = row.is_distance or self.eval_epsilons[-1] <= 1
+        expect(are_shares, name, "shares of at most 1 as epsilons", f"{self.eval_epsilons[-1]:g}")
 
     @property
     def pixels(self) -> int:
@@ -142,12 +134,11 @@ class Scenario:
     @cached_property
     def cells(self) -> dict[Place, EvaluateSpec]:
         """The matrix: (pretraining epsilon, finetuning epsilon, evaluation epsilon) -> spec."""
-        cells = {}
-        for row in self.rows:
-            finetune = self._finetune(row)
-            for column in self.eval_epsilons:
-                cells[*row, column] = EvaluateSpec(finetune, self.test_limit, column, self.recipe.evaluation)
-        return cells
+        return {
+            (*row, column): EvaluateSpec(head, self.test_limit, column, self.recipe.evaluation)
+            for row, head in self._heads.items()
+            for column in self.eval_epsilons
+        }
 
     def measures(self, kind: str) -> dict[Row, MeasureSpec]:
         """The models by an evaluation kind, such as ``features`` or ``knn,neighbours=20``; none of ``attack``, whose
@@ -155,18 +146,17 @@ class Scenario:
         if kind == ATTACK:
             return {}
         wanted = kind_of(kind, self.recipe.evaluation.attack.norm)
-        columns = self.eval_epsilons if wanted.row.columns is None else wanted.row.columns
-        train_limit = self.train_limit if wanted.row.needs_train else None
-        found = {}
-        for row in self.rows if wanted.row.needs_head else [(first, first) for first in self.train_epsilons]:
-            head = self._finetune(row) if wanted.row.needs_head else None
-            images = self._pretrain(row[0]), self.target, self.test_limit
-            found[row] = MeasureSpec(*images, wanted, columns, train_limit, head)
-        return found
+        needs = wanted.row
+        columns = self.eval_epsilons if needs.columns is None else needs.columns
+        how = self.target, self.test_limit, wanted, columns, self.train_limit if needs.needs_train else None
+        if not needs.needs_head:
+            return {(one, one): MeasureSpec(self._pretrain(one), *how) for one in self.train_epsilons}
+        return {row: MeasureSpec(head.pretrain, *how, head) for row, head in self._heads.items()}
 
-    def _finetune(self, row: Row) -> FinetuneSpec:
-        pretrain = self._pretrain(row[0])
-        return FinetuneSpec(pretrain, self.target, self.train_limit, row[1], self.recipe.finetuning)
+    @property
+    def _heads(self) -> dict[Row, FinetuneSpec]:
+        how = self.target, self.train_limit
+        return {row: FinetuneSpec(self._pretrain(row[0]), *how, row[1], self.recipe.finetuning) for row in self.rows}
 
     def _pretrain(self, epsilon: float) -> PretrainSpec:
         size = None if self.size == datasets.facts(self.source).size else self.size
@@ -207,51 +197,25 @@ class Scenario:
 VERSION = "recipe.evaluation.attack_version"
 """The field of a scenario, by its name in ``flatten``, which nobody sets."""
 _NOT_PROTOCOL = (
-    "name",
-    "description",
-    "encoder_name",
-    "recipe.name",
-    "train_epsilons",
-    "finetune_epsilons",
-    "eval_epsilons",
+    *("name", "description", "encoder_name", "recipe.name"),
+    *("train_epsilons", "finetune_epsilons", "eval_epsilons"),
 )
 
 
 def specs_of(scenarios: Iterable[Scenario]) -> Iterator[AnySpec]:
     """Every artifact of some scenarios once, each after those that it is made from."""
-    seen: set[str] = set()
-    for scenario in scenarios:
-        for cell in scenario.cells.values():
-            for spec in cell.chain:
-                if spec.key not in seen:
-                    seen.add(spec.key)
-                    yield spec
+    cells = (cell for scenario in scenarios for cell in scenario.cells.values())
+    yield from dict.fromkeys(spec for cell in cells for spec in cell.chain)
 
 
 @value
 class Suite:
     """A named list of scenarios and suites, run and reported as one. Raises InvalidValue."""
 
-    name: str
-    members: Annotated[tuple[str, ...], Field(strict=False)]
+    name: _Name
+    members: Many[str]
     """Names in the registry."""
     description: str = ""
 
     def __post_init__(self) -> None:
-        check_name("Suite.name", self.name)
-        if not self.members:
-            raise InvalidValue(f"Suite.members: expected names of scenarios, got none for {self.name}")
-
-
-def check_encoder(kind: str, name: str) -> None:
-    """InvalidValue for what cannot be the name of an architecture, without loading timm."""
-    if not _ENCODER.fullmatch(name):
-        expected = "conv3, a timm model, or a timm ResNet with :cifar or :cifar-pad2 appended"
-        expected += ", and arguments such as ,patch_size=4"
-        raise InvalidValue(f"{kind}.encoder: expected {expected}, got {name!r:.100}")
-
-
-def check_name(what: str, name: str) -> None:
-    """InvalidValue for a name that is not spelled as NAME says."""
-    if not isinstance(name, str) or not re.fullmatch(NAME, name):
-        raise InvalidValue(f"{what}: expected lower-case letters, digits, . _ or -, got {name!r}")
+        expect(self.members, "Suite.members", "names of scenarios", f"none for {self.name}")

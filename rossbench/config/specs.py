@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import fields
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 from ..data import datasets
 from ..util.epsilons import EPS, format_epsilon, format_model
@@ -34,8 +34,17 @@ class Spec:
 
     @property
     def parents(self) -> tuple[AnySpec, ...]:
-        """All that it is made from, in the order of their making."""
+        """All that it is made from, in the order of their making; first the pretraining."""
         return ()
+
+    @property
+    def chain(self) -> tuple[AnySpec, ...]:
+        """Its parents and itself."""
+        return *self.parents, cast("AnySpec", self)
+
+    @property
+    def seed(self) -> int:
+        return self.parents[0].seed
 
     @cached_property
     def identity(self) -> dict[str, Any]:
@@ -113,7 +122,6 @@ class PretrainSpec(Spec):
 
     @property
     def passes(self) -> int:
-        """See passes."""
         if self.weights:
             return 0
         step = 3 + (2 * self.recipe.attack.steps if self.epsilon else 0)
@@ -137,16 +145,8 @@ class FinetuneSpec(Spec):
     recipe: Finetuning = Finetuning()
 
     @property
-    def parents(self) -> tuple[PretrainSpec]:
+    def parents(self) -> tuple[AnySpec, ...]:
         return (self.pretrain,)
-
-    @property
-    def chain(self) -> tuple[PretrainSpec, FinetuneSpec]:
-        return self.pretrain, self
-
-    @property
-    def seed(self) -> int:
-        return self.pretrain.seed
 
     @property
     def model(self) -> str:
@@ -162,7 +162,7 @@ class FinetuneSpec(Spec):
 
     @property
     def passes(self) -> int:
-        """See passes. TRADES looks at natural images once for its attack and once for its loss."""
+        """TRADES looks at natural images once for its attack and once for its loss."""
         images, recipe = datasets.count(self.target, "train", self.limit), self.recipe
         if self.encodes_once:
             return images
@@ -182,10 +182,6 @@ class _TestSpec(Spec):
     finetune: FinetuneSpec
     limit: int | None
 
-    @property
-    def seed(self) -> int:
-        return self.finetune.seed
-
 
 @value
 class EvaluateSpec(_TestSpec):
@@ -196,16 +192,11 @@ class EvaluateSpec(_TestSpec):
     recipe: Evaluation = Evaluation()
 
     @property
-    def parents(self) -> tuple[PretrainSpec, FinetuneSpec]:
+    def parents(self) -> tuple[AnySpec, ...]:
         return self.finetune.chain
 
     @property
-    def chain(self) -> tuple[PretrainSpec, FinetuneSpec, EvaluateSpec]:
-        return *self.finetune.chain, self
-
-    @property
     def passes(self) -> int:
-        """See passes."""
         images = datasets.count(self.finetune.target, "test", self.limit)
         return images * (1 + (self.recipe.attack.passes if self.epsilon else 0))
 
@@ -230,20 +221,11 @@ class MeasureSpec(Spec):
     """For kinds that need one."""
 
     @property
-    def parents(self) -> tuple[PretrainSpec] | tuple[PretrainSpec, FinetuneSpec]:
+    def parents(self) -> tuple[AnySpec, ...]:
         return self.head.chain if self.head else (self.pretrain,)
 
     @property
-    def chain(self) -> tuple[AnySpec, ...]:
-        return *self.parents, self
-
-    @property
-    def seed(self) -> int:
-        return self.pretrain.seed
-
-    @property
     def passes(self) -> int:
-        """See passes."""
         return datasets.count(self.target, "test", self.limit) * self.kind.row.passes(self.kind, len(self.columns))
 
     def __str__(self) -> str:
@@ -276,7 +258,7 @@ class AuditSpec(_TestSpec):
 
     @property
     def passes(self) -> int:
-        """See passes; about what the checks need for each of 200 images."""
+        """About what the checks need for each of 200 images."""
         return 200 * 500
 
     def __str__(self) -> str:

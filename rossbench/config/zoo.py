@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-import re
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field
 
 from ..data import datasets
-from ..util.errors import InvalidValue
-from ..util.values import value, with_fields
+from ..util.errors import expect
+from ..util.values import Many, checked, spelled, value, with_fields
 from .recipes import FINETUNINGS
-from .scenarios import Scenario, check_encoder
+from .scenarios import Architecture, Scenario
 
 UNKNOWN = "unknown"
 Normalization = tuple[tuple[float, ...], tuple[float, ...]]
@@ -22,10 +21,20 @@ NORMALIZATIONS: dict[str, Normalization] = {
     "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
 }
 """Means and deviations of the channels, of images in [0, 1]."""
+_NORMALIZED = f"{', '.join(NORMALIZATIONS)} or R,G,B/R,G,B"
 Preset = Literal["field-slf", "field-alf", "field-aff", "deacl-slf", "deacl-alf", "deacl-aff"]
 PRESETS = get_args(Preset)
 _Percent = Annotated[float, Field(ge=0, le=100)]
-_NAME = r"[a-z0-9][a-z0-9.+_-]{0,63}"
+
+
+def normalization_of(text: str) -> Normalization:
+    """Mean and std of a name of NORMALIZATIONS, or of R,G,B/R,G,B. Raises ValueError."""
+    if text in NORMALIZATIONS:
+        return NORMALIZATIONS[text]
+    mean, std = (tuple(map(float, part.split(","))) for part in text.split("/"))
+    if len(mean) != 3 or len(std) != 3 or not all(map(math.isfinite, mean + std)) or min(std) <= 0:
+        raise ValueError(text)
+    return mean, std
 
 
 @value
@@ -55,15 +64,15 @@ class KnownEncoder:
     Raises InvalidValue or UnknownName when a field is out of its range.
     """
 
-    name: str
+    name: Annotated[str, spelled(r"[a-z0-9][a-z0-9.+_-]{0,63}", "lower-case letters, digits, . + _ or -")]
     paper: str
     source: str
     """Data set of the pretraining."""
-    encoder: str
-    """Architecture, as ``Scenario.encoder``."""
+    encoder: Architecture
+    """As ``Scenario.encoder``."""
     dialect: str = UNKNOWN
     """The layout of its file, in words."""
-    normalization: str = ""
+    normalization: Annotated[str, checked(lambda text: not text or normalization_of(text), _NORMALIZED)] = ""
     """As --encoder-normalization takes it; empty: as the file says, or none."""
     bn: Literal["clean", "adversarial"] | None = None
     """As --encoder-bn; None: adversarial, where there are several."""
@@ -72,54 +81,29 @@ class KnownEncoder:
     file: str = UNKNOWN
     offered: str = UNKNOWN
     """Where its authors offer it."""
-    sha256: str = ""
+    sha256: Annotated[str, spelled("([0-9a-f]{64})?", "64 hex digits")] = ""
     """Of the file, 64 hex digits; empty where it is not known."""
     preset: Preset = "field-slf"
     """The finetuning unless another is asked for."""
     own: dict[str, dict[str, Any]] = Field(default_factory=dict)
     """Its own settings in a preset: fields of ``Finetuning`` and their values, by "PRESET" or "TARGET PRESET"."""
-    published: Annotated[tuple[PublishedNumbers, ...], Field(strict=False)] = ()
+    published: Many[PublishedNumbers] = ()
     remark: str = ""
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(_NAME, self.name):
-            raise InvalidValue(
-                f"KnownEncoder.name: expected lower-case letters, digits, . + _ or -, got {self.name!r:.100}"
-            )
-        check_encoder("KnownEncoder", self.encoder)
-        if self.sha256 and not re.fullmatch("[0-9a-f]{64}", self.sha256):
-            raise InvalidValue(f"KnownEncoder.sha256: expected 64 hex digits, got {self.sha256!r:.100}")
-        try:
-            normalization_of(self.normalization or "none")
-        except ValueError:
-            expected = f"{', '.join(NORMALIZATIONS)} or R,G,B/R,G,B"
-            raise InvalidValue(
-                f"KnownEncoder.normalization: expected {expected}, got {self.normalization!r:.100}"
-            ) from None
         for one in (self.source, *(numbers.target for numbers in self.published)):
             datasets.facts(one)
         for place, fields in self.own.items():
             target, _, preset = place.rpartition(" ")
-            if preset not in PRESETS or (target and target not in datasets.DATASETS):
-                expected = f'"PRESET" or "TARGET PRESET", a preset of {", ".join(PRESETS)}'
-                raise InvalidValue(f"KnownEncoder.own: expected {expected}, got {place!r:.100}")
+            is_place = preset in PRESETS and (not target or target in datasets.DATASETS)
+            expected = f'"PRESET" or "TARGET PRESET", a preset of {", ".join(PRESETS)}'
+            expect(is_place, "KnownEncoder.own", expected, f"{place!r:.100}")
             with_fields(FINETUNINGS[preset]["recipe.finetuning"], fields)
 
     def finetuned(self, scenario: Scenario, finetuning: str) -> Scenario:
         """A scenario of its source with its architecture and a finetuning of FINETUNINGS, by its own settings."""
-        if scenario.source != self.source:
-            got = f"{scenario.name}, from {scenario.source}"
-            raise InvalidValue(f"encoder {self.name}: expected a scenario from {self.source}, got {got}")
+        got = f"{scenario.name}, from {scenario.source}"
+        expect(scenario.source == self.source, f"encoder {self.name}", f"a scenario from {self.source}", got)
         own = {**self.own.get(finetuning, {}), **self.own.get(f"{scenario.target} {finetuning}", {})}
         fields = {f"recipe.finetuning.{name}": item for name, item in own.items()}
         return with_fields(scenario, {"encoder": self.encoder, **FINETUNINGS[finetuning], **fields})
-
-
-def normalization_of(text: str) -> Normalization:
-    """Mean and std of a name of NORMALIZATIONS, or of R,G,B/R,G,B. Raises ValueError."""
-    if text in NORMALIZATIONS:
-        return NORMALIZATIONS[text]
-    mean, std = (tuple(map(float, part.split(","))) for part in text.split("/"))
-    if len(mean) != 3 or len(std) != 3 or not all(map(math.isfinite, mean + std)) or min(std) <= 0:
-        raise ValueError(text)
-    return mean, std

@@ -15,7 +15,7 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..util.errors import DataError, InvalidValue, unknown
+from ..util.errors import DataError, InvalidValue, check_known, expect
 from . import decoded, image_folder, torchvision_sets
 from .image_folder import balanced
 
@@ -91,8 +91,7 @@ DATASETS = {
 
 def facts(name: str) -> DatasetInfo:
     """The facts of a data set; UnknownName with the nearest names if there is none."""
-    if name not in DATASETS:
-        raise unknown("data set", name, DATASETS, "one of a scenario file needs --scenario-file")
+    check_known("data set", name, DATASETS, "one of a scenario file needs --scenario-file")
     return DATASETS[name]
 
 
@@ -103,15 +102,15 @@ def count(name: str, split: str, limit: int | None) -> int:
     if limit is None:
         return total
     least = max(1, known.classes)
-    if not least <= limit <= total:
-        raise InvalidValue(f"{split} limit for {name}: expected {least} (one image a class) to {total}, got {limit}")
+    within = f"{least} (one image a class) to {total}"
+    expect(least <= limit <= total, f"{split} limit for {name}", within, limit)
     return limit
 
 
 def folder_info(root: Path, size: int) -> DatasetInfo:
     """What is known of a folder of images, found by listing it; InvalidValue if it is not one."""
-    if not isinstance(size, int) or isinstance(size, bool) or not 1 <= size <= 4096:
-        raise InvalidValue(f"expected a whole number of pixels in [1, 4096] as size, got {size!r}")
+    is_size = isinstance(size, int) and not isinstance(size, bool) and 1 <= size <= 4096
+    expect(is_size, "", "a whole number of pixels in [1, 4096] as size", f"{size!r}")
     train = image_folder.find(root, "train")
     test = image_folder.find(root, "test", train.names)
     if train.names != test.names:
@@ -163,8 +162,7 @@ def load(
     nor to be downloaded, or when images cannot be decoded into ``data_dir``.
     """
     known, root = facts(name), data_dir or default_data_dir()
-    if not count(name, split, limit):
-        raise DataError(f"{name}: expected a split with images, train, got {split}")
+    expect(count(name, split, limit), name, "a split with images, train", split, DataError)
     if known.folder is not None or name in torchvision_sets.FILES:
         data = _files(name, split, limit, root)
     elif name == "stl10-unlabeled":
@@ -222,8 +220,8 @@ def _unlabeled(limit: int | None, root: Path) -> Data:
     import torch
 
     total, place = facts("stl10-unlabeled").train, torchvision_sets.unlabeled(root)
-    if (got := place.stat().st_size) != total * 3 * 96 * 96:
-        raise DataError(f"{place}: expected {total * 3 * 96 * 96:,} bytes, got {got:,}")
+    expected, got = total * 3 * 96 * 96, place.stat().st_size
+    expect(got == expected, str(place), f"{expected:,} bytes", f"{got:,}", DataError)
     chosen = np.arange(total) if limit is None else balanced(np.zeros(total, np.int64), limit)
     fingerprint, made = (
         hashlib.sha256(f"{part} {len(chosen)}".encode()).hexdigest()[:16]

@@ -14,7 +14,7 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..util.errors import DataError, StoreError, one_line
+from ..util.errors import DataError, StoreError, expect, one_line
 from ..util.locks import Locks
 
 if TYPE_CHECKING:
@@ -88,9 +88,8 @@ def _write(path: Path, shape: tuple[int, ...], what: str, make: Make) -> np.ndar
         shutil.rmtree(left, ignore_errors=True)
     needed, free = prod(shape), shutil.disk_usage(path.parent).free
     said = f"{needed / 1e9:.3g} GB for {shape[0]} {what}"
-    if needed > free:
-        got = f"{free / 1e9:.3g} GB free"
-        raise DataError(f"{path.parent}: expected {said}, got {got}; --data-dir names another folder")
+    got = f"{free / 1e9:.3g} GB free; --data-dir names another folder"
+    expect(needed <= free, str(path.parent), said, got, DataError)
     log.warning("%s: %s; images are decoded once", path, said)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=scratch) as folder:
         part, told = Path(folder) / path.name, time.monotonic()

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from ..util.errors import DataError, InvalidValue, one_line
+from ..util.errors import DataError, InvalidValue, expect, one_line
 from . import decoded, pixels
 
 if TYPE_CHECKING:
@@ -73,15 +73,11 @@ def listed(folder: Path, like: tuple[str, ...] = ()) -> Found:
         by_class = [_images(folder, name) for name in names]
     except OSError as error:
         raise InvalidValue(one_line(f"expected a folder that can be read, got {error}")) from error
-    if len(names) < 2:
-        raise InvalidValue(f"expected a folder for each of at least 2 classes in {folder}, got {names}")
+    expect(len(names) >= 2, "", f"a folder for each of at least 2 classes in {folder}", names)
     for name, files in zip(names, by_class, strict=True):
-        if not files:
-            raise InvalidValue(
-                f"expected images ({', '.join(ENDINGS)}) of every class in {folder}, got none of {name!r}"
-            )
-        if not re.sub(_JOINERS, "", name).isprintable():
-            raise InvalidValue(f"expected printable names of classes in {folder}, got {name!r}")
+        expect(files, "", f"images ({', '.join(ENDINGS)}) of every class in {folder}", f"none of {name!r}")
+        is_printable = re.sub(_JOINERS, "", name).isprintable()
+        expect(is_printable, "", f"printable names of classes in {folder}", f"{name!r}")
     twice = [name for name, count in Counter(map(_composed, names)).items() if count > 1]
     if twice:
         spelled = " and ".join(ascii(name) for name in names if _composed(name) == twice[0])
@@ -165,6 +161,6 @@ def workers() -> int:
     """Threads that decode: ``ROSSBENCH_WORKERS``, or one for each core that is this process's."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     wanted = os.environ.get("ROSSBENCH_WORKERS") or str(cores)
-    if not (wanted.isascii() and wanted.isdigit() and 1 <= int(wanted) <= 1024):
-        raise InvalidValue(f"ROSSBENCH_WORKERS: expected a whole number in [1, 1024], got {wanted!r}")
+    is_number = wanted.isascii() and wanted.isdigit() and 1 <= int(wanted) <= 1024
+    expect(is_number, "ROSSBENCH_WORKERS", "a whole number in [1, 1024]", f"{wanted!r}")
     return int(wanted)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..util.errors import DataError, InvalidValue, one_line
+from ..util.errors import DataError, InvalidValue, expect, one_line
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -42,15 +42,14 @@ def _rgb(image: Image) -> Image:
     several pages, and for numbers whose range is not known.
     """
     frames, mode = getattr(image, "n_frames", 1), image.mode
-    if frames > 1 and image.format != "MPO":  # a camera's file: the photo, and smaller ones of it
-        raise InvalidValue(f"expected one image in the file, got {frames} ({image.format}, mode {mode})")
+    is_one = frames <= 1 or image.format == "MPO"  # a camera's file: the photo, and smaller ones of it
+    expect(is_one, "", "one image in the file", f"{frames} ({image.format}, mode {mode})")
     if mode.startswith(_FROM_16_BITS) or (mode == "I" and image.format in ("PNG", "PPM")):  # which are of 16 bits then
         return _from_16_bits(image)
-    if mode not in _EIGHT_BITS:
-        expected = f"8 or 16 bits a channel, in gray, a palette, RGB or CMYK ({', '.join(_EIGHT_BITS)} or I;16)"
-        raise InvalidValue(f"expected {expected}, got mode {mode} in a {image.format} file; convert it to one of these")
-    if any(kind != 1 for kind in getattr(image, "tag_v2", {}).get(339, ())):  # SampleFormat; Pillow reads -1 as 255
-        raise InvalidValue(f"expected numbers without a sign, got signed ones of mode {mode}; convert it to unsigned")
+    bits = f"8 or 16 bits a channel, in gray, a palette, RGB or CMYK ({', '.join(_EIGHT_BITS)} or I;16)"
+    expect(mode in _EIGHT_BITS, "", bits, f"mode {mode} in a {image.format} file; convert it to one of these")
+    formats = {*getattr(image, "tag_v2", {}).get(339, ())}  # SampleFormat; Pillow reads -1 as 255
+    expect(formats <= {1}, "", "numbers without a sign", f"signed ones of mode {mode}; convert it to unsigned")
     # A transparent palette goes by way of RGBA to the same colours, without a warning.
     return (image.convert("RGBA") if "transparency" in image.info else image).convert("RGB")
 
@@ -61,8 +60,8 @@ def _from_16_bits(image: Image) -> Image:
     from PIL import Image
 
     tags = getattr(image, "tag_v2", {})
-    if tags.get(262) == 0:  # PhotometricInterpretation; Pillow inverts 8 bits alone
-        raise InvalidValue(f"expected black as 0, got white as 0 in mode {image.mode}; convert it to 8 bits first")
+    is_black = tags.get(262) != 0  # PhotometricInterpretation; Pillow inverts 8 bits alone
+    expect(is_black, "", "black as 0", f"white as 0 in mode {image.mode}; convert it to 8 bits first")
     white = 2 ** tags.get(258, (16,))[0] - 1  # BitsPerSample
     values = np.asarray(image).astype(np.int64)
     return Image.fromarray(((values * 255 + white // 2) // white).astype(np.uint8)).convert("RGB")

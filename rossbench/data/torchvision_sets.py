@@ -54,34 +54,38 @@ def arrays(name: str, split: str, root: Path) -> tuple[np.ndarray, np.ndarray]:
     from torchvision import datasets as tv
 
     if name == "stl10":
-        return _obtain(name, root, _stl10_digests(split), lambda: _stl10(split, root))
+        return _obtain(name, split, root, lambda: _stl10(split, root))
     maker = getattr(tv, ARRAYS[name])
     arguments: dict[str, Any] = {"split": split} if name == "svhn" else {"train": split == "train"}
-    digests = _digests(maker, split)
-    data = _obtain(name, root, digests, lambda: maker(str(root), download=False, **arguments), **arguments)
+    data = _obtain(name, split, root, lambda: maker(str(root), download=False, **arguments), **arguments)
     images, labels = np.asarray(data.data), np.asarray(getattr(data, "targets", getattr(data, "labels", None)))
     if images.ndim == 3:
         images = np.repeat(images[:, None], 3, axis=1)
     return images.transpose(0, 3, 1, 2) if images.shape[-1] == 3 else images, labels
 
 
-def _digests(maker: Any, split: str) -> Digests:
+def _digests(name: str, split: str) -> Digests:
+    from torchvision import datasets as tv
+
+    maker = getattr(tv, ARRAYS[name])
     if hasattr(maker, "split_list"):  # SVHN
-        _, file, digest = maker.split_list[split]
-        return [(file, digest)]
+        return [maker.split_list[split][1:]]
     if not hasattr(maker, "train_list"):  # MNIST, whose archives alone have digests
         return []
-    return [*maker.train_list, *maker.test_list, (maker.meta["filename"], maker.meta["md5"])]
+    files = [*maker.train_list, *maker.test_list]
+    if name.startswith("stl10"):  # the split's alone: torchvision would look at all five, 3 GB, for each
+        return [(file, digest) for file, digest in files if file.startswith(f"{split}_")]
+    return [*files, (maker.meta["filename"], maker.meta["md5"])]
 
 
-def _obtain(name: str, root: Path, files: Digests, read: Callable[[], Result], **arguments: Any) -> Result:
+def _obtain(name: str, part: str, root: Path, read: Callable[[], Result], **arguments: Any) -> Result:
     """What ``read`` returns; where nothing of a set is there, once it is downloaded, or extracted from its archive.
 
     ``read`` raises RuntimeError, as torchvision does, if a file is not there or has another digest.
     """
     from torchvision import datasets as tv
 
-    maker = getattr(tv, ARRAYS[name])
+    maker, files = getattr(tv, ARRAYS[name]), _digests(name, part)
     try:
         try:
             return read()
@@ -135,19 +139,11 @@ def _elsewhere(root: Path, base: str, files: Sequence[str]) -> str | None:
     return None
 
 
-def _stl10_digests(split: str) -> Digests:
-    """Of a split's files alone: torchvision would look at all five, 3 GB, for each."""
-    from torchvision.datasets import STL10
-
-    files = [*STL10.train_list, *STL10.test_list]
-    return [(file, digest) for file, digest in files if file.startswith(f"{split}_")]
-
-
 def _stl10(split: str, root: Path) -> tuple[np.ndarray, np.ndarray]:
     import numpy as np
 
     folder = root / "stl10_binary"
-    if wrong := _wrong(folder, _stl10_digests(split)):
+    if wrong := _wrong(folder, _digests("stl10", split)):
         raise RuntimeError(wrong)
     images, labels = (np.fromfile(folder / f"{split}_{part}.bin", np.uint8) for part in "Xy")
     return _upright(images), labels - 1
@@ -167,7 +163,7 @@ def unlabeled(root: Path) -> Path:
             raise RuntimeError(file)
         return file
 
-    return _obtain("stl10-unlabeled", root, _stl10_digests("unlabeled"), find)
+    return _obtain("stl10-unlabeled", "unlabeled", root, find)
 
 
 def unlabeled_pixels(root: Path, chosen: np.ndarray) -> Iterator[bytes]:
@@ -175,7 +171,7 @@ def unlabeled_pixels(root: Path, chosen: np.ndarray) -> Iterator[bytes]:
     import numpy as np
 
     folder = root / "stl10_binary"
-    if wrong := _wrong(folder, _stl10_digests("unlabeled")):
+    if wrong := _wrong(folder, _digests("stl10-unlabeled", "unlabeled")):
         raise DataError(f"stl10-unlabeled: {wrong}")
     images = _upright(np.memmap(folder / "unlabeled_X.bin", np.uint8, "r"))
     for places in np.array_split(chosen, 1 + len(chosen) * images[0].size // decoded.CHUNK):

@@ -203,7 +203,7 @@ class _Telling:
 
 
 def _work(
-    registered: tuple[Any, ...],
+    registered: list[dict[str, Any]],
     specs: list[AnySpec],
     origins: dict[str, Any],
     parents: list[tuple[AnySpec, Any]],
@@ -218,7 +218,7 @@ def _work(
     registered: what was registered where the run is, see registry.own; images: their split, and a reference to them
     if they were sent, else they are in data_dir; state: of an interrupted run, to go on from.
     """
-    registry.adopt(*registered)
+    registry.adopt(registered)
     with tempfile.TemporaryDirectory(prefix="rossbench-") as folder:
         store = Store(folder)
         for parent, files in parents:

@@ -13,7 +13,7 @@ from ..attacks.table import Attack, attack_of
 from ..config.recipes import FINETUNINGS, Recipe
 from ..config.scenarios import VERSION, Scenario
 from ..config.zoo import KnownEncoder, normalization_of
-from ..util.errors import InvalidValue, unknown
+from ..util.errors import InvalidValue, check_known, expect
 from ..util.values import flatten, parse, with_fields
 
 SAME = "same"
@@ -31,6 +31,8 @@ _SHORTHANDS = {
 """Options of one field each, and its path from the scenario."""
 _OF_FILE = ("normalization", "bn", "prefix")
 """What --encoder-... says of a file of weights."""
+_OF_LIBRARY = ("hf-hub:", "local-dir:")
+"""What weights begin with that timm reads."""
 
 
 def parse_setting(text: str) -> tuple[str, Any]:
@@ -39,15 +41,11 @@ def parse_setting(text: str) -> tuple[str, Any]:
     Raises InvalidValue, or UnknownName with the nearest fields.
     """
     field, equals, written = text.partition("=")
-    if not equals:
-        raise InvalidValue(f"--set: expected FIELD=VALUE, got {text!r:.200}")
+    expect(equals, "--set", "FIELD=VALUE", f"{text!r:.200}")
     recipe = Recipe()
-    known = [
-        *_OF_SCENARIO,
-        *(path for path in flatten(recipe) if path not in ("name", VERSION.removeprefix("recipe."))),
-    ]
-    if field not in known:
-        raise unknown("field", field, known)
+    unset = ("name", VERSION.removeprefix("recipe."))
+    known = [*_OF_SCENARIO, *(path for path in flatten(recipe) if path not in unset)]
+    check_known("field", field, known)
     if field in _OF_SCENARIO:
         return field, parse(Scenario, field, written)
     part, _, name = field.rpartition(".")
@@ -71,7 +69,7 @@ def changed_scenarios(name: str | None, given: Mapping[str, Any]) -> list[Scenar
         changes["train_epsilons"] = (0.0,)
     seeds = [{"seed": seed} for seed in given["seeds"] or ()] or [{}]
     return [
-        _changed(_finetuned(scenario, given["finetuning"], known), given["attack"], {**changes, **seed})
+        _changed(scenario, given["finetuning"], given["attack"], {**changes, **seed}, known)
         for seed in seeds
         for scenario in named
     ]
@@ -83,11 +81,9 @@ def known_encoder(given: Mapping[str, Any]) -> KnownEncoder | None:
         return None
     known = registry.encoder(given["zoo"])
     source: str = given["encoder_weights"] or ""
-    if not source or source.startswith(("hf-hub:", "local-dir:")):
-        got = source or "none"
-        raise InvalidValue(
-            f"--zoo {known.name}: expected its file as --encoder-weights FILE, got {got}; offered at: {known.offered}"
-        )
+    got = f"{source or 'none'}; offered at: {known.offered}"
+    is_file = source and not source.startswith(_OF_LIBRARY)
+    expect(is_file, f"--zoo {known.name}", "its file as --encoder-weights FILE", got)
     return known
 
 
@@ -128,46 +124,43 @@ def with_options(scenario: Scenario, options: Mapping[str, Any]) -> Scenario:
     """
     known = [*_OF_PYTHON, "attack", "finetuning", "settings"]
     for name in options:
-        if name not in known:
-            raise unknown("option of evaluate_encoder", name, known)
+        check_known("option of evaluate_encoder", name, known)
     changes = {_SHORTHANDS[own]: options[name] for name, own in _OF_PYTHON.items() if options.get(name) is not None}
     for grid in ("eval_epsilons", "finetune_epsilons"):
         if isinstance(changes.get(grid), (int, float)):
             changes[grid] = (changes[grid],)
     settings = options.get("settings") or {}
-    if not isinstance(settings, Mapping):
-        raise InvalidValue(f"settings: expected a dictionary such as {{'finetuning.epochs': 9}}, got {settings!r:.200}")
+    expected = "a dictionary such as {'finetuning.epochs': 9}"
+    expect(isinstance(settings, Mapping), "settings", expected, f"{settings!r:.200}")
     for field, item in settings.items():
         written = item if isinstance(item, str) else json.dumps(item, default=str)
         changes |= [parse_setting(f"{field}={written}")]
     for path in changes:
         if path.startswith(("recipe.pretraining.", "train_epsilons", "encoder")):
-            raise InvalidValue(
-                f"settings: {path.removeprefix('recipe.')} is of the pretraining, which the module replaces"
-            )
-    scenario = _finetuned(scenario, options.get("finetuning"))
-    return _changed(scenario, options.get("attack"), changes)
+            field = path.removeprefix("recipe.")
+            raise InvalidValue(f"settings: {field} is of the pretraining, which the module replaces")
+    return _changed(scenario, options.get("finetuning"), options.get("attack"), changes)
 
 
-def _finetuned(scenario: Scenario, finetuning: str | None, known: KnownEncoder | None = None) -> Scenario:
-    """With a finetuning of FINETUNINGS, as a known encoder has it; None: its preset, or the scenario's own."""
-    if finetuning is not None and finetuning not in [*FINETUNINGS]:
-        raise unknown("finetuning", finetuning, FINETUNINGS)
+def _changed(
+    scenario: Scenario,
+    finetuning: str | None,
+    attack: str | Attack | None,
+    changes: Mapping[str, Any],
+    known: KnownEncoder | None = None,
+) -> Scenario:
+    """``finetuning``: of FINETUNINGS, as a known encoder has it; None: its preset, or the scenario's own."""
+    if finetuning is not None:
+        check_known("finetuning", finetuning, FINETUNINGS)
     if known is not None:
-        return known.finetuned(scenario, finetuning or known.preset)
-    return with_fields(scenario, FINETUNINGS.get(finetuning or "", {}))
-
-
-def _changed(scenario: Scenario, attack: str | Attack | None, changes: Mapping[str, Any]) -> Scenario:
-    return with_fields(scenario, {**_attack(scenario, attack), **changes})
-
-
-def _attack(scenario: Scenario, given: str | Attack | None) -> dict[str, Any]:
-    base = scenario.recipe.evaluation.attack
-    if not isinstance(given, (str, Attack, NoneType)):
-        raise InvalidValue(f"attack: expected a name, settings or an Attack, got {given!r:.200}")
-    attack = attack_of(given, base) if isinstance(given, str) else given
-    return {} if attack is None else {"recipe.evaluation.attack": attack}
+        scenario = known.finetuned(scenario, finetuning or known.preset)
+    elif finetuning is not None:
+        scenario = with_fields(scenario, FINETUNINGS[finetuning])
+    is_attack = isinstance(attack, (str, Attack, NoneType))
+    expect(is_attack, "attack", "a name, settings or an Attack", f"{attack!r:.200}")
+    if isinstance(attack, str):
+        attack = attack_of(attack, scenario.recipe.evaluation.attack)
+    return with_fields(scenario, {**({"recipe.evaluation.attack": attack} if attack else {}), **changes})
 
 
 def _check_combination(given: Mapping[str, Any], changes: Mapping[str, Any]) -> None:
@@ -184,5 +177,5 @@ def _check_combination(given: Mapping[str, Any], changes: Mapping[str, Any]) -> 
             field = path.removeprefix("recipe.")
             raise InvalidValue(f"{field} cannot be set with --encoder-weights, which replaces pretraining")
     of_file = ["--encoder"] * ("encoder" in changes) + of_file
-    if source.startswith(("hf-hub:", "local-dir:")) and of_file:
+    if source.startswith(_OF_LIBRARY) and of_file:
         raise InvalidValue(f"{' and '.join(of_file)} cannot be set with {source}, which has its own")

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from .. import registry
 from ..config.scenarios import Row
 from ..util.epsilons import format_model
-from ..util.errors import InvalidValue, unknown
+from ..util.errors import expect, unknown
 from .records import read_notes
 from .results import ResultMatrix, load
 from .store import Store
@@ -55,27 +55,24 @@ def _called(store: Store, text: str, protocol: str | None) -> list[tuple[ResultM
     matrices = [one for one in load(store, [name] if name else [], protocol) if one.records]
     models = [(one, row) for one in matrices for row in one.audit_specs()]
     plain = _plain_model(model)
-    found = [(one, row) for one, row in models if plain in (_plain_model(one.model(row)), _plain_model(one.encoder))]
-    exact = [(one, row) for one, row in found if plain == _plain_model(one.model(row))]
-    found = exact or found or [(one, row) for one, row in models if model == one.weights[:8] != ""]
-    for given in (False, True):  # those that were given have no epsilon of their own
-        found = found or [
-            (one, row)
-            for one, row in models
-            if bool(one.weights) is given and _plain_model(format_model(*row)) == plain
-        ]
-    if not found:
-        raise unknown(f"model of {name or store.root}", model, {one.model(row) for one, row in models})
-    return found
+    ways: tuple[Callable[[ResultMatrix, Row], bool], ...] = (
+        lambda one, row: plain == _plain_model(one.model(row)),
+        lambda one, row: plain == _plain_model(one.encoder),
+        lambda one, row: model == one.weights[:8] != "",
+        lambda one, row: plain == _plain_model(format_model(*row)) and not one.weights,
+        lambda one, row: plain == _plain_model(format_model(*row)),  # of one that was given, which has none of its own
+    )
+    for is_meant in ways:
+        if found := [both for both in models if is_meant(*both)]:
+            return found
+    raise unknown(f"model of {name or store.root}", model, {one.model(row) for one, row in models})
 
 
 def _check_one(text: str, found: list[tuple[ResultMatrix, Row]], key: Callable[[ResultMatrix, Row], str]) -> None:
     """InvalidValue, with what there is to choose from, if the models differ in their key."""
-    if len({key(*one) for one in found}) > 1:
-        choices = "; ".join(
-            f"{one.name}@{one.model(row)}, protocol {one.protocol}, seed {one.seed}" for one, row in found
-        )
-        raise InvalidValue(f"{text}: expected one model, got several; name it, or give --protocol: {choices}")
+    choices = (f"{one.name}@{one.model(row)}, protocol {one.protocol}, seed {one.seed}" for one, row in found)
+    got = f"several; name it, or give --protocol: {'; '.join(choices)}"
+    expect(len({key(*one) for one in found}) == 1, text, "one model", got)
 
 
 def _plain_model(text: str) -> str:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from ..config.specs import AnySpec, AuditSpec, EvaluateSpec, FinetuneSpec, MeasureSpec, PretrainSpec
-from ..util.errors import Damaged, RossbenchError, unknown
+from ..util.errors import Damaged, RossbenchError, check_known
 from ..util.values import read
 from .records import RunNote, read_notes
 from .store import SUMS, Store, damaged, read_file, read_note, read_state
@@ -94,12 +94,11 @@ class Holdings:
 
         Raises UnknownName for a name or protocol of which there is none.
         """
+        check_known(f"scenario in {self.store.root}", name, {note.name for note in self.notes.values()})
         notes = {path: note for path, note in self.notes.items() if note.name == name}
-        if not notes:
-            raise unknown(f"scenario in {self.store.root}", name, {note.name for note in self.notes.values()})
+        if protocol is not None:
+            check_known(f"protocol of {name}", protocol, {note.protocol for note in notes.values()})
         chosen = {path: note for path, note in notes.items() if protocol in (None, note.protocol)}
-        if not chosen:
-            raise unknown(f"protocol of {name}", str(protocol), {note.protocol for note in notes.values()})
         others = {path: note for path, note in self.notes.items() if path not in chosen}
         rest, known = Holdings(self.store, others), self.garbage()
         found = {path: f"{note.name}, protocol {note.protocol}" for path, note in chosen.items()}
@@ -145,28 +144,27 @@ def read_spec(folder: Path) -> AnySpec:
 
 def verify(store: Store) -> tuple[int, int, list[Damaged]]:
     """Read all of a store: how many artifacts there are, how many of them have no checksums, and what is damaged."""
-    count, without, found = 0, 0, []
-    for folder in folders(store):
-        count, without = count + 1, without + (not (folder / SUMS).exists())
-        try:
-            for path in sorted(folder.iterdir()):
-                if path.name != SUMS:
-                    read_file(path)
-            read_spec(folder)
-            _check_whole(folder)
-        except Damaged as damage:
-            found.append(damage)
-    for check, pattern in ((read_note, "matrices/*.json"), (read_state, "resume/*.pt")):
-        for path in sorted(store.root.glob(pattern)):
+    artifacts, found = list(folders(store)), []
+    checks: list[tuple[Callable[[Path], object], Iterable[Path]]] = [
+        (_check_artifact, artifacts),
+        (read_note, sorted(store.root.glob("matrices/*.json"))),
+        (read_state, sorted(store.root.glob("resume/*.pt"))),
+    ]
+    for check, paths in checks:
+        for path in paths:
             try:
                 check(path)
             except Damaged as damage:
                 found.append(damage)
-    return count, without, found
+    return len(artifacts), sum(not (folder / SUMS).exists() for folder in artifacts), found
 
 
-def _check_whole(folder: Path) -> None:
-    """That all files are there which an artifact of its stage has had in every version."""
+def _check_artifact(folder: Path) -> None:
+    """That it is what its name says, its files are as they were written, and none is missing."""
+    for path in sorted(folder.iterdir()):
+        if path.name != SUMS:
+            read_file(path)
+    read_spec(folder)
     trained = ("stage.json", "history.jsonl", "weights.safetensors")
     names = {
         "evaluate": ("record.json", "predictions.safetensors"),

@@ -10,28 +10,28 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from html import escape
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import Field
 
 from ..config.scenarios import NAME
 from ..config.specs import AuditSpec, EvaluateSpec, MeasureSpec
-from ..util.errors import InvalidValue, error_context, unknown
-from ..util.values import Count, Epsilons, NotNegative, Seed, Share, encode, read, value
+from ..util.errors import check_known, error_context, expect
+from ..util.values import Count, Epsilons, Many, NotNegative, Pair, Seed, Share, encode, read, value
 from .store import SUMS, Store, read_file
 
 Verdicts = Literal["pass", "warn", "fail"]
+"""From the best to the worst."""
 _Hash = Annotated[str, Field(pattern="^[0-9a-f]{8}$")]
 _Key = Annotated[str, Field(pattern="^[0-9a-f]{16}$")]  # which is a folder's name
 _Name = Annotated[str, Field(pattern=f"^{NAME}$")]
-_Pair = Annotated[tuple[float, float], Field(strict=False)]
 _Cell = Annotated[tuple[NotNegative, NotNegative, NotNegative, _Key], Field(strict=False)]
 _Measure = Annotated[tuple[NotNegative, NotNegative, _Key], Field(strict=False)]
-_Numbers = Annotated[tuple[float | None, ...], Field(strict=False)]
-_Deviation = Annotated[tuple[Any, Any], Field(strict=False)]
+_Deviation = Pair[Any]
 """A field's value here, and in the registered scenario."""
-_Interval = Annotated[tuple[Share, Share], Field(strict=False)]
-_METRICS = ("top1", "top5", "robust", "mcc", "precision", "recall", "f1")
+_COUNTED = ("top1", "top5", "robust")
+_METRICS = (*_COUNTED, "mcc", "precision", "recall", "f1")
+_Read = TypeVar("_Read")
 _LIBRARIES = ("rossbench", "torch", "torchvision", "lightly", "torchattacks", "timm", "torchmetrics", "numpy")
 
 
@@ -59,8 +59,8 @@ class Record:
     """Macro, as recall and f1."""
     recall: float | None
     f1: float | None
-    right_by_class: Annotated[tuple[int, ...], Field(strict=False)] | None
-    wilson95: dict[str, _Interval]
+    right_by_class: Many[int] | None
+    wilson95: dict[str, Pair[Share]]
     """95 % score intervals, [low, high] in [0, 1], of top1, top5 and robust, those that are known."""
     seconds: dict[str, float]
     """Wall time of each stage."""
@@ -101,24 +101,20 @@ class Record:
         return self.wilson95.get(name)
 
     def __post_init__(self) -> None:
-        if self.key != self.spec.key:
-            raise InvalidValue(f"Record.key: expected that of its spec, {self.spec.key}, got {self.key!r:.50}")
+        own = self.spec.key
+        expect(self.key == own, "Record.key", f"that of its spec, {own}", f"{self.key!r:.50}")
         rights = (self.robust_right, self.top1_right, self.top5_right)
-        if any(right is not None and not 0 <= right <= self.n for right in rights):
-            raise InvalidValue(f"Record: expected counts of 0 to n, got {rights} of {self.n}")
+        are_counts = all(right is None or 0 <= right <= self.n for right in rights)
+        expect(are_counts, "Record", "counts of 0 to n", f"{rights} of {self.n}")
 
     def metric(self, name: str) -> float | None:
         """``top1``, ``top5``, ``robust``, ``precision``, ``recall`` or ``f1`` in [0, 1], or ``mcc`` in [-1, 1].
 
         None where it is not known, as all but ``robust`` are where not all images were attacked. Raises UnknownName.
         """
-        if name not in _METRICS:
-            raise unknown("metric", name, _METRICS)
-        if name in ("top1", "top5", "robust"):
-            right: int | None = getattr(self, f"{name}_right")
-            return None if right is None else right / self.n
-        value: float | None = getattr(self, name)
-        return value
+        check_known("metric", name, _METRICS)
+        number: float | None = getattr(self, f"{name}_right" if name in _COUNTED else name)
+        return number / self.n if number is not None and name in _COUNTED else number
 
 
 @value
@@ -149,8 +145,7 @@ class Audit:
     @property
     def verdict(self) -> str:
         """The worst of all."""
-        found = {one.verdict for one in self.verdicts}
-        return next(verdict for verdict in ("fail", "warn", "pass") if verdict in found)
+        return max((one.verdict for one in self.verdicts), key=get_args(Verdicts).index)
 
     @property
     def summary(self) -> str:
@@ -167,7 +162,7 @@ class Measurement:
     """With its kind, its columns and the specs of the model nested inside."""
     n: Count
     """Test images."""
-    rows: dict[str, _Numbers]
+    rows: dict[str, Many[float | None]]
     """By title, a number for each column; None where it is not defined."""
     summary: dict[str, float | None]
     """By title, a number for all columns together."""
@@ -177,10 +172,9 @@ class Measurement:
     schema: Literal[5] = 5
 
     def __post_init__(self) -> None:
-        for title, numbers in self.rows.items():
-            if len(numbers) != len(self.spec.columns):
-                expected = f"{len(self.spec.columns)} numbers, one a column"
-                raise InvalidValue(f"Measurement: {title}: expected {expected}, got {len(numbers)}")
+        count = len(self.spec.columns)
+        for title, row in self.rows.items():
+            expect(len(row) == count, f"Measurement: {title}", f"{count} numbers, one a column", len(row))
 
 
 @value
@@ -196,11 +190,11 @@ class RunNote:
     seed: Seed
     deviations: dict[str, _Deviation]
     registered_seed: Seed
-    registered_rows: Annotated[tuple[_Pair, ...], Field(strict=False)]
+    registered_rows: Many[Pair[float]]
     registered_columns: Epsilons
-    cells: Annotated[tuple[_Cell, ...], Field(strict=False)] = ()
+    cells: Many[_Cell] = ()
     """Epsilons of pretraining, finetuning and evaluation, and the key of the evaluation."""
-    measures: Annotated[tuple[_Measure, ...], Field(strict=False)] = ()
+    measures: Many[_Measure] = ()
     """Epsilons of pretraining and finetuning, and the key of a measurement."""
     zoo: str = ""
     """The known encoder that the weights were said to be; see registry.encoder."""
@@ -227,22 +221,15 @@ def place_of_name(note: RunNote) -> str:
     return note.weights or f"{note.name}-{note.family}"
 
 
-def read_audit(path: Path) -> Audit:
-    """Raises StoreError if the file is no audit, Damaged if it is not as it was written."""
-    found: Audit = _read_once(Audit, path, _state(path))
+def _read(cls: type[_Read], path: Path) -> _Read:
+    """Raises StoreError if the file is none, Damaged if it is not as it was written."""
+    found: _Read = _read_once(cls, path, _state(path))  # type: ignore[arg-type]  # mypy takes a class's hash for its own
     return found
 
 
-def read_measurement(path: Path) -> Measurement:
-    """Raises StoreError if the file is no measurement, Damaged if it is not as it was written."""
-    found: Measurement = _read_once(Measurement, path, _state(path))
-    return found
-
-
-def read_record(path: Path) -> Record:
-    """Raises StoreError if the file is no record, Damaged if it is not as it was written."""
-    found: Record = _read_once(Record, path, _state(path))
-    return found
+read_audit = functools.partial(_read, Audit)
+read_measurement = functools.partial(_read, Measurement)
+read_record = functools.partial(_read, Record)
 
 
 @functools.lru_cache(maxsize=10_000)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -14,7 +15,7 @@ from ..config.recipes import MODULE, Evaluation
 from ..config.scenarios import Place, Row
 from ..config.specs import AuditSpec, PretrainSpec
 from ..util.epsilons import EPS, format_epsilon, format_model
-from ..util.errors import InvalidValue, StoreError, UnknownName, one_line, unknown
+from ..util.errors import InvalidValue, StoreError, UnknownName, check_known, one_line
 from .metrics import METRICS, MISSING
 from .records import (
     Audit,
@@ -140,12 +141,9 @@ class ResultMatrix:
             other = rows[beside][0].finetune if beside != row else None
             epsilons = tuple(cell.epsilon for cell in cells)
             recipe = cells[-1].recipe
-            minimal = [
-                one.spec
-                for (kind, measured), one in self.measures.items()
-                if (kind.name, kind.norm, measured) == ("minimal", recipe.attack.norm, row)
-            ]
-            others = other, next(iter(minimal), None)
+            measured = "minimal", recipe.attack.norm, row
+            measures = (one.spec for (kind, of), one in self.measures.items() if (kind.name, kind.norm, of) == measured)
+            others = other, next(measures, None)
             found[row] = AuditSpec(cells[-1].finetune, cells[-1].limit, epsilons, recipe, *others)
         return found
 
@@ -261,8 +259,7 @@ def load(
     if protocol is not None:
         for one in wanted if names else [None]:
             hashes = {known for name, known in chosen if one in (None, name)}
-            if protocol not in hashes:
-                raise unknown(f"protocol of {one}" if one else "protocol", protocol, hashes)
+            check_known(f"protocol of {one}" if one else "protocol", protocol, hashes)
         chosen = [place for place in chosen if place[1] == protocol]
     named = names_of_encoders(notes)
     matrices = [_merged(store, runs[place], named) for place in chosen]
@@ -276,15 +273,12 @@ def load(
 
 def _stored(name: str, stored: set[str], store: Store) -> list[str]:
     """The scenarios in the store that a name stands for."""
-    if name in stored:
-        return [name]
-    try:
-        found = [one.name for one in registry.members(name) if one.name in stored]
-    except UnknownName:
-        found = []
-    if not found:
-        raise unknown(f"scenario in {store.root}", name, stored)
-    return found
+    if name not in stored:
+        with contextlib.suppress(UnknownName):
+            if found := [one.name for one in registry.members(name) if one.name in stored]:
+                return found
+    check_known(f"scenario in {store.root}", name, stored)
+    return [name]
 
 
 def told_apart(matrices: Sequence[ResultMatrix]) -> list[ResultMatrix]:

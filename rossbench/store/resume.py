@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import logging
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from .store import read_state, write_atomically
 log = logging.getLogger(__name__)
 
 
-class Saving:
+class Saving(contextlib.AbstractContextManager["Saving"]):
     """Saves states into one file, each in place of the one before, on a thread of its own: to sync a disk takes longer
     than to make a state. None for a file: saves nothing. StoreError, with the next state, if one cannot be written.
     """
@@ -27,10 +27,7 @@ class Saving:
         self._thread = ThreadPoolExecutor(1)
         self._writing: Future[None] | None = None
 
-    def __enter__(self) -> Saving:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(self, kind: object, error: object, at: object) -> None:
         self._thread.shutdown()
         if self._writing is not None and error is None:
             self._writing.result()

@@ -21,43 +21,26 @@ def load_several(stores: Sequence[Store], names: Sequence[str] = (), protocol: s
     Where a cell has other numbers in a later store, or an encoder another name, those of the first are shown and a note
     says so. Raises as ``load``, for a name or protocol if no store has it, for a store if there is none.
     """
+    held: list[dict[tuple[str, str], ResultMatrix]] = [{} for _ in stores]
+    for wanted in [[name] for name in names] or [[]]:
+        refused = []
+        for store, there in zip(stores, held, strict=True):
+            try:
+                there.update({(one.name, one.protocol): one for one in load(store, wanted, protocol, apart=False)})
+            except UnknownName as error:  # another store may have it
+                refused.append(error)
+        if len(refused) == len(stores):
+            raise refused[0]
     merged: dict[tuple[str, str], ResultMatrix] = {}
     seen: dict[str, Record] = {}
-    for store in stores:
-        for matrix in _of_one(store, stores, names, protocol):
+    for store, there in zip(stores, held, strict=True):
+        for place, matrix in there.items():
             matrix = _with_conflicts(matrix, store, seen)
             for record in matrix.records:
                 seen.setdefault(record.key, record)
-            place = matrix.name, matrix.protocol
             merged[place] = _joined(merged[place], matrix, store) if place in merged else matrix
-    return told_apart(sorted(merged.values(), key=lambda one: _order(one, list(merged))))
-
-
-def _order(matrix: ResultMatrix, places: list[tuple[str, str]]) -> tuple[int, int]:
-    """By scenario, as it came first, so that runs of one are together."""
-    names = list(dict.fromkeys(name for name, _ in places))
-    return names.index(matrix.name), places.index((matrix.name, matrix.protocol))
-
-
-def _of_one(store: Store, stores: Sequence[Store], names: Sequence[str], protocol: str | None) -> list[ResultMatrix]:
-    """What one store holds of these; nothing where another store has them."""
-    found: dict[tuple[str, str], ResultMatrix] = {}
-    for wanted in [[name] for name in names] or [[]]:
-        try:
-            matrices = load(store, wanted, protocol, apart=False)
-        except UnknownName:
-            if not any(_has(other, wanted, protocol) for other in stores if other is not store):
-                raise
-            continue
-        found |= {(one.name, one.protocol): one for one in matrices}
-    return list(found.values())
-
-
-def _has(store: Store, names: Sequence[str], protocol: str | None) -> bool:
-    try:
-        return bool(load(store, names, protocol))
-    except UnknownName:
-        return False
+    order = [name for name, _ in merged]  # so that runs of a scenario are together
+    return told_apart(sorted(merged.values(), key=lambda one: order.index(one.name)))
 
 
 def _with_conflicts(matrix: ResultMatrix, store: Store, seen: dict[str, Record]) -> ResultMatrix:

@@ -51,7 +51,7 @@ class Store:
         if not isinstance(root, (str, Path)):
             raise InvalidValue(f"store: expected the path of a folder, got {root!r:.200}")
         self.root = Path(os.path.expanduser(root))
-        self.locks = Locks(self.root / "locks")
+        self.locks, self._format = Locks(self.root / "locks"), self.root / "FORMAT"
         with _one_line_errors(self.root):
             if self._format.exists():
                 found = self._format.read_text(errors="replace").strip()
@@ -62,10 +62,6 @@ class Store:
                 f"store {self.root}: expected format {FORMAT}, got {found:.20}, which another version of rossbench "
                 "wrote; give another folder as --store, or use that version"
             )
-
-    @property
-    def _format(self) -> Path:
-        return self.root / "FORMAT"
 
     @property
     def exists(self) -> bool:
@@ -108,8 +104,11 @@ class Store:
                 for name, content in {**files, SUMS: sums.encode()}.items():
                     _write_synced(staging / name, content)
                 staging.chmod(0o755)  # mkdtemp's folders are their owner's alone
-                with contextlib.suppress(FileExistsError):  # another process was first
-                    _rename_folder(staging, final)
+                try:
+                    os.rename(staging, final)
+                except OSError:
+                    if not final.is_dir():  # else another process was first
+                        raise
             finally:
                 shutil.rmtree(staging, ignore_errors=True)
             _sync_folder(final.parent)
@@ -184,14 +183,12 @@ class Store:
 def read_file(path: Path) -> bytes:
     """A file's bytes. Damaged if they are not those of the checksums beside it; StoreError if it cannot be read."""
     with _one_line_errors(path):
-        try:
-            content = path.read_bytes()
-        except FileNotFoundError:
-            if (path.parent / SUMS).exists():
-                raise Damaged(f"{path}: expected a file, got none", path.parent) from None
-            raise
-        expected = _sums(path.parent)
-        if expected is not None and expected.get(path.name) != _digest(content):
+        sums = path.parent / SUMS
+        said = sums.read_bytes().decode(errors="replace").split("\n") if sums.exists() else None
+        if said is not None and not path.exists():
+            raise Damaged(f"{path}: expected a file, got none", path.parent)
+        content = path.read_bytes()
+        if said is not None and f"{_digest(content)}  {path.name}" not in said:
             raise Damaged(f"{path}: expected the SHA-256 that {SUMS} says, got another", path.parent)
         return content
 
@@ -227,15 +224,6 @@ def read_state(path: Path) -> bytes:
 def damaged(path: Path, what: str) -> Damaged:
     """That a file is not what was written; what is lost with it is its artifact, if it is in one."""
     return Damaged(f"{path}: {what}", path.parent if (path.parent / "spec.json").exists() else path)
-
-
-def _sums(folder: Path) -> dict[str, str] | None:
-    """Checksums by file name; None where there are none."""
-    try:
-        text = (folder / SUMS).read_bytes().decode(errors="replace")
-    except FileNotFoundError:
-        return None
-    return {name: digest for digest, _, name in (line.partition("  ") for line in text.split("\n"))}
 
 
 def _digest(content: bytes) -> str:
@@ -275,15 +263,6 @@ def _sync_folder(path: Path) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
-
-
-def _rename_folder(source: Path, target: Path) -> None:
-    try:
-        os.rename(source, target)
-    except OSError:
-        if target.is_dir():
-            raise FileExistsError(target) from None
-        raise
 
 
 @contextlib.contextmanager

@@ -20,7 +20,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from . import torchrun
-from .errors import InvalidValue, RankError, RossbenchError, one_line
+from .errors import RankError, RossbenchError, expect, one_line
 
 TIMEOUT = timedelta(minutes=10)
 """Of a collective, and so of the other ranks' arrival at a pretraining, for which they load its images."""
@@ -102,11 +102,8 @@ def _tell(spec: object) -> Any:
 def check_batch(spec: object, batch: int) -> None:
     """InvalidValue unless all ranks get equal parts of a batch of so many images."""
     ranks = 1 if _waiting_room is None else dist.get_world_size()
-    if batch % ranks:
-        raise InvalidValue(
-            f"{spec}: expected a number of images a batch that {ranks} ranks share equally, got {batch} "
-            "(pretraining.batch_size)"
-        )
+    equal = f"a number of images a batch that {ranks} ranks share equally"
+    expect(batch % ranks == 0, str(spec), equal, f"{batch} (pretraining.batch_size)")
 
 
 def rank() -> int:

@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 from fractions import Fraction
 from itertools import pairwise
 
-from .errors import InvalidValue, one_line
+from .errors import InvalidValue, expect, one_line
 
 EPS = "ε"
 _NUMBER = re.compile(r"[+-]?(\d+/\d+|(\d+\.?\d*|\.\d+)(e[+-]?\d{1,3})?)", re.IGNORECASE)
@@ -42,16 +42,13 @@ def parse_epsilons(text: str) -> tuple[float, ...]:
         elif len(numbers) == 3 and numbers[2] > 0 and numbers[0] <= numbers[1]:
             start, stop, step = numbers
             steps = (stop - start) // step
-            if steps > 1000:
-                raise InvalidValue(f"epsilons {text!r}: expected at most 1000 steps, got {steps}")
+            expect(steps <= 1000, f"epsilons {text!r}", "at most 1000 steps", steps)
             found += [start + i * step for i in range(steps + 1)]
         else:
             raise InvalidValue(f"epsilons {text!r}: expected numbers or start:stop:step, got {part!r}")
     epsilons = tuple(map(float, found))
-    if any(a >= b for a, b in pairwise(epsilons)):
-        raise InvalidValue(
-            f"epsilons {text!r}: expected ascending numbers, got {', '.join(map(format_epsilon, epsilons))}"
-        )
+    ascend = all(a < b for a, b in pairwise(epsilons))
+    expect(ascend, f"epsilons {text!r}", "ascending numbers", ", ".join(map(format_epsilon, epsilons)))
     return epsilons
 
 
@@ -60,8 +57,7 @@ def _fraction(text: str, whole: str) -> Fraction:
         number = fraction(text)
     except (ValueError, ZeroDivisionError):
         raise InvalidValue(f"epsilons {whole!r}: expected numbers such as 0.5 or 8/255, got {text!r}") from None
-    if number < 0 or number > 1000:
-        raise InvalidValue(f"epsilons {whole!r}: expected numbers in [0, 1000], got {one_line(text)}")
+    expect(0 <= number <= 1000, f"epsilons {whole!r}", "numbers in [0, 1000]", one_line(text))
     return number
 
 
@@ -85,19 +81,16 @@ def parse_models(text: str) -> tuple[tuple[float, float], ...]:
     models = []
     for part in text.split(","):
         numbers = [float(_fraction(piece, text)) for piece in part.split(":")]
-        if len(numbers) > 2:
-            raise InvalidValue(f"models {text!r}: expected such as 1, or 1:0 (pretraining:finetuning), got {part!r}")
+        expect(len(numbers) <= 2, f"models {text!r}", "such as 1, or 1:0 (pretraining:finetuning)", f"{part!r}")
         models.append((numbers[0], numbers[-1]))
     return tuple(models)
 
 
 def check_models(wanted: Sequence[tuple[float, float]], known: Collection[tuple[float, float]]) -> None:
     """InvalidValue for a model that is not among the known ones."""
+    there = " or ".join(format_model(*one) for one in sorted(known))
     for model in wanted:
-        if model not in known:
-            there = " or ".join(format_model(*one) for one in sorted(known))
-            got = format_model(*model)
-            raise InvalidValue(f"models: expected the {EPS} of a model that was run, {there}, got {got}")
+        expect(model in known, "models", f"the {EPS} of a model that was run, {there}", format_model(*model))
 
 
 def check_epsilon(expected: str, wanted: float, known: Collection[float]) -> None:

@@ -73,6 +73,18 @@ def one_line(text: str) -> str:
     return " ".join(text.split())
 
 
+def expect(is_so: object, where: str, expected: str, got: object, error: type[RossbenchError] = InvalidValue) -> None:
+    """What is wrong where, in one line of one form, unless something is so."""
+    if not is_so:
+        raise error(f"{where}{': ' * bool(where)}expected {expected}, got {got}")
+
+
+def check_known(kind: str, name: object, known: Iterable[str], more: str = "") -> None:
+    """UnknownName, see ``unknown``, for a name that is none of the known ones."""
+    if name not in (there := [*known]):
+        raise unknown(kind, name, there, more)
+
+
 def unknown(kind: str, name: object, known: Iterable[str], more: str = "") -> UnknownName:
     """An UnknownName that suggests the nearest known names, or lists them all when none is near; and says ``more``."""
     known = sorted(known)

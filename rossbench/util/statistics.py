@@ -6,7 +6,7 @@ import math
 import statistics
 from collections.abc import Sequence
 
-from .errors import InvalidValue
+from .errors import expect
 
 
 def wilson(right: int, n: int) -> tuple[float, float]:
@@ -14,8 +14,7 @@ def wilson(right: int, n: int) -> tuple[float, float]:
 
     By its formula, without scipy: every table asks for it.
     """
-    if not 0 <= right <= n or not n:
-        raise InvalidValue(f"interval: expected counts with 0 <= right <= n and n above 0, got {right} of {n}")
+    expect(0 <= right <= n > 0, "interval", "counts with 0 <= right <= n and n above 0", f"{right} of {n}")
     z, rate = statistics.NormalDist().inv_cdf(0.975), right / n
     scale = 1 + z * z / n
     centre = (rate + z * z / (2 * n)) / scale
@@ -36,8 +35,7 @@ def mcnemar(only_first: int, only_second: int) -> float:
 
 def mean_deviation(values: Sequence[float]) -> tuple[float, float]:
     """The mean, and the sample standard deviation, over n - 1. InvalidValue for fewer than two values."""
-    if len(values) < 2:
-        raise InvalidValue(f"deviation: expected at least two values, got {len(values)}")
+    expect(len(values) >= 2, "deviation", "at least two values", len(values))
     return statistics.fmean(values), statistics.stdev(values)
 
 

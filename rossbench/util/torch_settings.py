@@ -49,13 +49,11 @@ _SETTINGS: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
         for name, hooks in vars(torch.nn.modules.module).items()
         if name.startswith("_global_") and name.endswith("_hooks")
     },
-    "mkldnn.enabled": (
-        partial(getattr, torch.backends.mkldnn, "enabled"),
-        partial(setattr, torch.backends.mkldnn, "enabled"),
-    ),
     **{
-        f"cudnn.{flag}": (partial(getattr, torch.backends.cudnn, flag), partial(setattr, torch.backends.cudnn, flag))
-        for flag in ("enabled", "benchmark", "deterministic", "allow_tf32")
+        f"{backend}.{flag}": (partial(getattr, module, flag), partial(setattr, module, flag))
+        for backend, flags in (("mkldnn", "enabled"), ("cudnn", "enabled benchmark deterministic allow_tf32"))
+        for module in [getattr(torch.backends, backend)]
+        for flag in flags.split()
     },
 }
 """How each is read and written."""

@@ -9,17 +9,19 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, fields, is_dataclass, replace
-from typing import Annotated, Any, TypeVar, dataclass_transform
+from typing import Annotated, Any, TypeVar, cast, dataclass_transform
 
 import pydantic.dataclasses
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
 from .epsilons import fraction
-from .errors import InvalidValue, RossbenchError, one_line, unknown
+from .errors import InvalidValue, RossbenchError, check_known, one_line, unknown
 
 V = TypeVar("V")
+Item = TypeVar("Item")
 
 Real = Annotated[float, AfterValidator(lambda number: number + 0.0)]
 """Finite; -0.0 is 0.0, in keys too."""
@@ -32,9 +34,28 @@ Seed = Annotated[int, Field(ge=0, le=2**62)]
 Positive = Annotated[Real, Field(gt=0)]
 NotNegative = Annotated[Real, Field(ge=0)]
 Share = Annotated[Real, Field(ge=0, le=1)]
-Epsilons = Annotated[tuple[NotNegative, ...], Field(strict=False)]
+Many = Annotated[tuple[Item, ...], Field(strict=False)]
+Pair = Annotated[tuple[Item, Item], Field(strict=False)]
+Epsilons = Many[NotNegative]
 
 _CONFIG = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+
+def checked(is_right: Callable[[Any], object], expected: str) -> AfterValidator:
+    """For a field: what is not right, or cannot be told by a ValueError, is refused with what was expected in words."""
+
+    def check(item: V) -> V:
+        with contextlib.suppress(ValueError):
+            if is_right(item):
+                return item
+        raise ValueError(expected)
+
+    return AfterValidator(check)
+
+
+def spelled(pattern: str, expected: str) -> AfterValidator:
+    """For a field: text that matches as a whole."""
+    return checked(re.compile(pattern).fullmatch, expected)
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(Field,))
@@ -42,7 +63,7 @@ def value(cls: type[V]) -> type[V]:
     """Class decorator: a frozen dataclass whose fields are checked. What is wrong with them is an InvalidValue."""
     by_content = cls.__eq__ is object.__eq__  # a base may say what makes two values equal
     made: Any = pydantic.dataclasses.dataclass(cls, frozen=True, eq=by_content, config=_CONFIG)
-    check: Callable[..., None] = made.__init__
+    check = made.__init__
 
     @functools.wraps(check)
     def init(self: Any, *arguments: Any, **named: Any) -> None:
@@ -52,15 +73,13 @@ def value(cls: type[V]) -> type[V]:
             raise explain(cls, error) from None
 
     made.__init__ = init
-    checked: type[V] = made
-    return checked
+    return cast(type[V], made)
 
 
 def read(cls: type[V], content: bytes | str) -> V:
     """A value from the JSON that ``encode`` made. Raises InvalidValue, or UnknownName."""
     try:
-        made: V = _adapter(cls).validate_json(content)  # type: ignore[arg-type]  # mypy takes a class's hash for V's
-        return made
+        return cast(V, cls.__pydantic_validator__.validate_json(content))  # type: ignore[attr-defined]
     except ValidationError as error:
         raise explain(cls, error) from None
 
@@ -77,14 +96,13 @@ def parse(cls: type, field: str, text: str) -> Any:
     Raises InvalidValue, or UnknownName.
     """
     hint = cls.__pydantic_fields__[field].rebuild_annotation()  # type: ignore[attr-defined]
-    plain, refused = _plain(text), None
+    plain, refused = _plain(text), []
     for given, strict in ((plain, True), ([plain], True), (text, False)):  # a list of one; a number as text
         try:
             return TypeAdapter(hint, config=ConfigDict(strict=strict, allow_inf_nan=False)).validate_python(given)
         except ValidationError as error:
-            refused = refused or explain(cls, error, field)
-    assert refused is not None
-    raise refused
+            refused.append(error)
+    raise explain(cls, refused[0], field)
 
 
 def parse_settings(cls: type, what: str, texts: Iterable[str]) -> dict[str, Any]:
@@ -95,8 +113,7 @@ def parse_settings(cls: type, what: str, texts: Iterable[str]) -> dict[str, Any]
     found, known = {}, [field for field in cls.__pydantic_fields__ if field != "name"]  # type: ignore[attr-defined]
     for text in texts:
         field, _, written = text.partition("=")
-        if field not in known:
-            raise unknown(what, field, known)
+        check_known(what, field, known)
         found[field] = parse(cls, field, written)
     return found
 
@@ -109,11 +126,6 @@ def _plain(text: str) -> Any:
     with contextlib.suppress(ValueError, ArithmeticError):
         return float(fraction(text))
     return text
-
-
-@functools.cache
-def _adapter(cls: Any) -> TypeAdapter[Any]:
-    return TypeAdapter(cls)
 
 
 def explain(cls: type, error: ValidationError, *field: str) -> RossbenchError:

@@ -96,7 +96,7 @@ def _looks(names: Sequence[str], kinds: Mapping[str, tuple[str, str]] | None) ->
 
 def training(data: FigureData, models: Sequence[Model], stage: str = "pretrain") -> Figure:
     """Loss and accuracy of every epoch of a stage, each training once. A given encoder has none."""
-    trained = [spec for model in models for spec in model.spec.chain if spec.stage == stage]
+    trained = [spec for model in models for spec in (model.spec.pretrain, model.spec) if spec.stage == stage]
     specs = {spec.key: spec for spec in trained if isinstance(spec, FinetuneSpec) or not spec.weights}
     if not specs:
         raise InvalidValue("training: expected models that were pretrained here, got given encoders alone")
