@@ -10,25 +10,25 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from matplotlib.figure import Figure
+
 from rossbench.config.builtin import LAPTOP, ROSS2022
 from rossbench.config.specs import PretrainSpec
 from rossbench.data import datasets
-from rossbench.report.figures.curves import plot_training
-from rossbench.report.plot_style import to_bytes
+from rossbench.report.plot_style import INK, LINES, WIDE, PaperFigure, curve_looks, laid_out, styled, to_bytes
 from rossbench.stages.pretrain import pretrain
 from rossbench.stages.train_loop import Hooks, Tick
 
-IMAGES, EPOCHS, RESNET_EPOCHS = 12_800, 12, 2
+IMAGES, BATCH, EPOCHS, RESNET_EPOCHS = 12_800, 128, 12, 2
 
 
 def variant(encoder: str = "conv3", epochs: int = EPOCHS, **changes: Any) -> PretrainSpec:
     """A pretraining; ``changes``: fields of the recipe, or of its attack by ``attack_mode``."""
-    recipe = replace(ROSS2022.pretraining, epochs=epochs, batch_size=128, **changes)
+    recipe = replace(ROSS2022.pretraining, epochs=epochs, batch_size=BATCH, **changes)
     return PretrainSpec("cifar10", IMAGES, encoder, 1.0, recipe)
 
 
@@ -61,11 +61,30 @@ def main(data_dir: str, out: str, *names: str) -> None:
     for name in names or VARIANTS:
         if not (folder / f"{name}.json").exists():
             train(name, Path(data_dir), folder)
-    done: dict[str, Sequence[dict[str, float]]] = {
-        name: json.loads(path.read_text()) for name in VARIANTS if (path := folder / f"{name}.json").exists()
-    }
-    constant = sorted({VARIANTS[name].constant_loss for name in done})
-    (folder / "choices.png").write_bytes(to_bytes(plot_training(done, constant), "png"))
+    paths = {name: folder / f"{name}.json" for name in VARIANTS}
+    done = {name: json.loads(path.read_text()) for name, path in paths.items() if path.exists()}
+    (folder / "choices.png").write_bytes(to_bytes(plot(done), "png"))
+
+
+@styled
+def plot(done: dict[str, list[dict[str, float]]]) -> Figure:
+    """Loss near that of constant features, and how often a view's partner is the most similar, by epoch."""
+    figure, constant = PaperFigure((WIDE, 2.6)), VARIANTS["as the study"].constant_loss
+    loss, accuracy = figure.subplots(1, 2)
+    for k, (history, look) in enumerate(zip(done.values(), curve_looks(len(done)), strict=True)):
+        epochs, look = [entry["epoch"] for entry in history], look | {"linestyle": LINES[k % len(LINES)]}
+        loss.plot(epochs, [entry["loss"] for entry in history], **look)
+        accuracy.plot(epochs, [100 * entry["top1"] for entry in history], **look)
+    loss.axhline(constant, color=INK, linewidth=0.6, zorder=0)
+    accuracy.axhline(100 / (2 * BATCH - 1), color=INK, linewidth=0.6, zorder=0)
+    loss.annotate("constant features", (12, constant + 0.005), ha="right", fontsize=7)
+    accuracy.annotate("chance", (12, 100 / (2 * BATCH - 1) * 1.1), ha="right", fontsize=7)
+    loss.set(xlabel="Epoch", ylabel="Contrastive loss", ylim=(5.35, 5.6))
+    accuracy.set(xlabel="Epoch", ylabel="Contrastive top-1 (%)", yscale="log")
+    accuracy.yaxis.set_major_formatter("{x:g}")
+    for axes in (loss, accuracy):
+        axes.spines[["top", "right"]].set_visible(False)
+    return laid_out(figure, dict(zip(done, loss.lines, strict=False)))
 
 
 if __name__ == "__main__":
