@@ -298,9 +298,9 @@ def test_the_same_damage_twice_ends_a_run(copied, monkeypatch):
     spec = tiny().cells[1, 1, 0.5]
     flip(copied.record_path(spec.key))
 
-    def worse(store, cell, *arguments, **keywords):
-        real(store, cell, *arguments, **keywords)
-        flip(store.record_path(cell.key))
+    def worse(context, cell, *arguments, **keywords):
+        real(context, cell, *arguments, **keywords)
+        flip(context.store.record_path(cell.key))
 
     monkeypatch.setattr(evaluate, "save_cell", worse)
     with pytest.raises(StoreError, match=f"{spec.key}.*expected the SHA-256"):
