@@ -22,7 +22,7 @@ from ..util import distributed
 from ..util.cuda_graph import Replayed
 from ..util.errors import Diverged, OutOfMemory
 from ..util.memory import attempt
-from ..util.seeds import derive, seeded
+from ..util.seeds import derive, reseed, seeded
 from ..util.signals import Interrupted, defer_signals, waiting
 
 Rows = dict[torch.device, Tensor]
@@ -134,7 +134,8 @@ class Loop:
         if len(history) < epochs and hooks.ranks[-1:] != (distributed.world_size(),):
             hooks.ranks += (distributed.world_size(),)
         # Of several ranks none leaves by itself: a signal waits until all know of it.
-        with defer_signals() if several else contextlib.nullcontext(), resume.Saving(hooks.resume) as saving:
+        together = defer_signals() if several else contextlib.nullcontext()
+        with together, seeded(self.spec.seed, self.device), resume.Saving(hooks.resume) as saving:
             try:
                 for epoch in range(len(history), epochs):
                     _set_rate(self.optimizer, self.rate(epoch))
@@ -142,8 +143,8 @@ class Loop:
                         began = time.perf_counter()
                         self.before(epoch + k / batches)
                         with defer_signals():  # else the weights could have moved, and the account not
-                            with seeded(derive(self.spec.seed, self.spec.stage, epoch, k), self.device):
-                                found = attempt(partial(self._on, rows, step))
+                            reseed(derive(self.spec.seed, self.spec.stage, epoch, k), self.device)
+                            found = attempt(partial(self._on, rows, step))
                             if found is None:
                                 raise OutOfMemory(f"{self.spec}: {self._what_fits(rows, step)}")
                             done.add(_of_all_ranks(found), time.perf_counter() - began)

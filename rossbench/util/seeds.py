@@ -28,26 +28,24 @@ def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
     Not torch.manual_seed: it seeds every device there is, and they would stay so.
     """
     of_python, of_numpy = random.getstate(), np.random.get_state()
+    forked: contextlib.AbstractContextManager[None] = torch.random.fork_rng(devices=[])
+    current: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+    if device is not None and device.type != "cpu":
+        forked, module = torch.random.fork_rng([device], device_type=device.type), torch.get_device_module(device)
+        current = module.device(device) if hasattr(module, "device") else current
     try:
-        random.seed(seed)
-        np.random.seed(np.array([seed & 0xFFFFFFFF, seed >> 32]))
-        with _torch_seeded(seed, device):
+        with forked, current:
+            reseed(seed, device)
             yield
     finally:
         random.setstate(of_python)
         np.random.set_state(of_numpy)
 
 
-@contextlib.contextmanager
-def _torch_seeded(seed: int, device: torch.device | None) -> Iterator[None]:
-    if device is None or device.type == "cpu":
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)
-            yield
-        return
-    module = torch.get_device_module(device)
-    with torch.random.fork_rng([device], device_type=device.type):
-        torch.default_generator.manual_seed(seed)
-        with module.device(device) if hasattr(module, "device") else contextlib.nullcontext():
-            module.manual_seed(seed)  # of the current device
-        yield
+def reseed(seed: int, device: torch.device | None = None) -> None:
+    """Inside ``seeded`` with this device: the same generators start from another seed."""
+    random.seed(seed)
+    np.random.seed(np.array([seed & 0xFFFFFFFF, seed >> 32]))
+    torch.default_generator.manual_seed(seed)
+    if device is not None and device.type != "cpu":
+        torch.get_device_module(device).manual_seed(seed)  # of the current device
