@@ -3,7 +3,7 @@
 ``python benchmarks/choices.py DATA_DIR OUT [NAME ...]`` pretrains the variants of these names, or all, on real CIFAR-10
 and draws those that OUT has into OUT/choices.png; one that is there is not trained again. The base is the study's
 recipe at epsilon 1, with a small encoder, batches of 128 and 12,800 images, so that an epoch has 100 steps. On two
-cores all of it takes some 45 minutes.
+cores all of it takes less than an hour.
 """
 
 from __future__ import annotations

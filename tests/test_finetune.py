@@ -141,6 +141,15 @@ def test_a_full_finetuning_attacks_in_eval_mode_and_trains_in_train_mode(encoder
     assert batches == [*[False] * 3, True] * 3  # three steps of the attack, then the step of the training
 
 
+def test_a_full_finetuning_is_what_its_seed_says(data):
+    made = []
+    for _ in range(2):
+        encoder = build(spec(0).pretrain).encoder
+        made.append(finetune(spec(0.5, trained="full"), encoder, data.images, data.labels, 10, Hooks())[0])
+    for one, other in zip(*(classifier.state_dict().values() for classifier in made), strict=True):
+        assert torch.equal(one, other)
+
+
 # --- as the field finetunes ----------------------------------------------------------------------------------
 
 

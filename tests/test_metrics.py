@@ -74,6 +74,15 @@ def test_confusion_is_scikit_learns_with_a_row_for_each_true_class(generator, ki
     assert counts.sum(0).tolist() == predicted.bincount(minlength=classes).tolist()
 
 
+def test_mcc_is_the_studys_equation(generator):
+    """Equation 5.2, from the counts."""
+    predicted, labels = torch.randint(0, 4, (2, 200), generator=generator)
+    c, s = (predicted == labels).sum().double(), torch.tensor(200.0).double()
+    t, p = labels.bincount(minlength=4).double(), predicted.bincount(minlength=4).double()
+    expected = (c * s - t @ p) / ((s**2 - p @ p).sqrt() * (s**2 - t @ t).sqrt())
+    assert metrics.scores(predicted, labels, 4)["mcc"] == pytest.approx(float(expected), abs=1e-6)
+
+
 @pytest.mark.parametrize(
     ("predicted", "mcc", "precision", "recall", "f1"),
     [

@@ -16,7 +16,7 @@ from ..attacks.table import Attack, kind
 from ..data import datasets
 from ..util.epsilons import is_number
 from ..util.errors import expect
-from ..util.values import Count, Epsilons, Many, Pixels, Seed, checked, distinct, flatten, spelled, value, with_fields
+from ..util.values import Count, Epsilons, Many, Pixels, Seed, checked, distinct, flatten, matches, value, with_fields
 from .kinds import ATTACK, kind_of
 from .recipes import Recipe
 from .specs import AnySpec, EvaluateSpec, FinetuneSpec, MeasureSpec, PretrainSpec
@@ -34,12 +34,12 @@ NAME = r"[a-z0-9][a-z0-9._-]{0,63}"
 """How names of scenarios, suites and data sets are spelled: such a file's name leads nowhere else."""
 NAMED = "lower-case letters, digits, . _ or -"
 """The same in words."""
-_Name = Annotated[str, spelled(NAME, NAMED)]
+_Name = Annotated[str, matches(NAME, NAMED)]
 _CALLED = re.compile(r"\w([\w.+ -]{0,62}\w)?")
 """How names of encoders are spelled; one that reads as a number would be taken for an epsilon."""
 Architecture = Annotated[
     str,
-    spelled(
+    matches(
         r"(?ai:[a-z0-9][\w.-]{0,99}(:cifar(-pad2)?)?(,\w{1,40}=[\w.-]{1,40})*|module:.+)",
         "conv3, a timm model, or a timm ResNet with :cifar or :cifar-pad2 appended, and arguments such as "
         ",patch_size=4",
@@ -73,7 +73,7 @@ class Scenario:
     """Class-balanced part of both training splits; None for all."""
     test_limit: Count | None = None
     description: str = ""
-    weights: Annotated[str, spelled("([0-9a-f]{16})?", "16 hex digits")] = ""
+    weights: Annotated[str, matches("([0-9a-f]{16})?", "16 hex digits")] = ""
     """Of an encoder that was trained elsewhere, so that nothing is pretrained: 16 hex digits of a hash of them
     (``rossbench.weights``), whose encoder the run is given. The only training epsilon is then 0."""
     size: Pixels | None = None

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from ..data import datasets
 from ..util.errors import expect
-from ..util.values import Many, checked, spelled, value, with_fields
+from ..util.values import Many, checked, matches, value, with_fields
 from .recipes import FINETUNINGS
 from .scenarios import Architecture, Scenario
 
@@ -64,7 +64,7 @@ class KnownEncoder:
     Raises InvalidValue or UnknownName when a field is out of its range.
     """
 
-    name: Annotated[str, spelled(r"[a-z0-9][a-z0-9.+_-]{0,63}", "lower-case letters, digits, . + _ or -")]
+    name: Annotated[str, matches(r"[a-z0-9][a-z0-9.+_-]{0,63}", "lower-case letters, digits, . + _ or -")]
     paper: str
     source: str
     """Data set of the pretraining."""
@@ -81,7 +81,7 @@ class KnownEncoder:
     file: str = UNKNOWN
     offered: str = UNKNOWN
     """Where its authors offer it."""
-    sha256: Annotated[str, spelled("([0-9a-f]{64})?", "64 hex digits")] = ""
+    sha256: Annotated[str, matches("([0-9a-f]{64})?", "64 hex digits")] = ""
     """Of the file, 64 hex digits; empty where it is not known."""
     preset: Preset = "field-slf"
     """The finetuning unless another is asked for."""

@@ -53,7 +53,7 @@ def checked(is_right: Callable[[Any], object], expected: str) -> AfterValidator:
     return AfterValidator(check)
 
 
-def spelled(pattern: str, expected: str) -> AfterValidator:
+def matches(pattern: str, expected: str) -> AfterValidator:
     """For a field: text that matches as a whole."""
     return checked(re.compile(pattern).fullmatch, expected)
 
